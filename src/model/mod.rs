@@ -1,0 +1,13 @@
+//! The words that all other rooms speak. Hides nothing, does nothing: no IO, no clock, no logging.
+
+mod fault;
+mod position;
+mod relation;
+mod time;
+mod value;
+
+pub use fault::{Fault, Remedy};
+pub use position::{Lsn, Position, Xid};
+pub use relation::{Column, Relation, ReplicaIdentity};
+pub use time::Timestamp;
+pub use value::Value;
