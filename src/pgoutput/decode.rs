@@ -181,7 +181,10 @@ mod tests {
         for cut in 0..update.len() {
             assert!(decode(&update[..cut]).is_err());
         }
-        assert!(matches!(decode(b"D\0\0\0\x09O\0\x01b\0\0\0\0"), Ok(Message::Delete { old: Old::Row(_), .. })));
+        assert!(matches!(
+            decode(b"D\0\0\0\x09O\0\x01b\0\0\0\0"),
+            Ok(Message::Delete { old: Old::Row(_), .. })
+        ));
         assert_eq!(decode(b"I\0\0\0\x09N\0\x01t\xFF\xFF\xFF\xFF"), Err(Malformed::Short));
     }
 
