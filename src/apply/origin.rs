@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::model::{Fault, Position, quote_literal};
-use crate::pg::pipeline::Connection;
+use crate::pg::Pipeline;
 
 use super::session::Stream;
 
@@ -12,7 +12,7 @@ const TAKEOVER: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(100);
 
 /// Takes the stream's advisory lock and reads its progress, waiting for an old backend that may still be committing.
-pub(super) async fn fence(connection: &mut Connection, stream: &Stream) -> Result<Position, Fault> {
+pub(super) async fn fence(connection: &mut Pipeline, stream: &Stream) -> Result<Position, Fault> {
     let name = quote_literal(&stream.name);
     let lock = format!("SELECT pg_try_advisory_lock(hashtextextended('pgsluice ' || {name}, 0))");
     let started = Instant::now();
@@ -50,7 +50,7 @@ pub(super) async fn fence(connection: &mut Connection, stream: &Stream) -> Resul
 
 /// Sets the session's origin up at `progress`; false where the role may not, which costs only the tag on our changes.
 pub(super) async fn set_up_origin(
-    connection: &mut Connection,
+    connection: &mut Pipeline,
     stream: &Stream,
     progress: Position,
 ) -> Result<bool, Fault> {
@@ -86,7 +86,7 @@ pub(super) async fn set_up_origin(
     }
 }
 
-async fn value(connection: &mut Connection, sql: &str) -> Result<Option<String>, Fault> {
+async fn value(connection: &mut Pipeline, sql: &str) -> Result<Option<String>, Fault> {
     let rows = connection.simple(sql).await?;
     Ok(rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten())
 }

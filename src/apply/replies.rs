@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 
 use crate::model::Fault;
-use crate::pg::pipeline::{PipelineReader, Reply};
+use crate::pg::{PipelineReader, Reply};
 
 /// What the target said up to a Sync.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ pub(super) async fn read(
     let mut report = Report::default();
     let mut completed = 0;
     loop {
-        let reply = match reader.next().await {
+        let reply = match reader.next_result().await {
             Ok(reply) => reply,
             Err(fault) => {
                 lost.store(true, Ordering::Relaxed);
@@ -54,8 +54,8 @@ pub(super) async fn read(
                 }
                 completed += 1;
             }
-            Reply::DataRow(row) => {
-                let value = row.get(0).map(|text| String::from_utf8_lossy(text).into_owned());
+            Reply::DataRow(mut row) => {
+                let value = row.next().flatten().map(|text| String::from_utf8_lossy(text).into_owned());
                 report.value = report.value.take().or(value);
             }
             Reply::Error(fault) => {

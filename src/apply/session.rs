@@ -11,8 +11,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 
 use crate::model::{Fault, Position, Remedy, Timestamp};
-use crate::pg::Conninfo;
-use crate::pg::pipeline::{self, PipelineWriter};
+use crate::pg::{Conninfo, Pipeline, PipelineOptions, PipelineWriter};
 use crate::transform::{Statement, StatementKind};
 
 use super::copytext;
@@ -93,10 +92,16 @@ impl Session {
         stream: Stream,
         client_encoding: &str,
     ) -> Result<Session, Fault> {
-        let mut connection = pipeline::connect(target, "pgsluice apply", client_encoding).await?;
+        let options = PipelineOptions {
+            application_name: "pgsluice apply",
+            client_encoding: Some(client_encoding),
+            synchronous_commit: Some("off"),
+            replica_role: true,
+        };
+        let mut connection = Pipeline::connect(target, &options).await?;
         let row = fence(&mut connection, &stream).await?;
         let has_origin = set_up_origin(&mut connection, &stream, row).await?;
-        let (writer, reader) = connection.split();
+        let (writer, reader) = connection.into_halves();
         let lost = Lost::default();
         let (sender, reports) = mpsc::unbounded_channel();
         tokio::spawn(replies::read(reader, Arc::clone(&lost), sender));
@@ -130,18 +135,18 @@ impl Session {
     }
 
     async fn prepare(&mut self) -> Result<(), Fault> {
-        self.writer.parse(BEGIN, "BEGIN");
-        self.writer.parse(READ, "SELECT lsn FROM pgsluice.progress WHERE stream = $1 FOR UPDATE");
+        self.writer.parse(BEGIN, "BEGIN")?;
+        self.writer.parse(READ, "SELECT lsn FROM pgsluice.progress WHERE stream = $1 FOR UPDATE")?;
         self.writer.parse(
             WRITE,
             "UPDATE pgsluice.progress SET lsn = $2, commit_time = $3, xid = $4, transactions = transactions + $5, \
              changes = changes + $6, updated_at = pg_catalog.now() WHERE stream = $1",
-        );
+        )?;
         if self.has_origin {
-            self.writer.parse(ORIGIN, "SELECT pg_catalog.pg_replication_origin_xact_setup($1, $2)");
+            self.writer.parse(ORIGIN, "SELECT pg_catalog.pg_replication_origin_xact_setup($1, $2)")?;
         }
-        self.writer.parse(COMMIT, "COMMIT");
-        self.writer.parse(ROLLBACK, "ROLLBACK");
+        self.writer.parse(COMMIT, "COMMIT")?;
+        self.writer.parse(ROLLBACK, "ROLLBACK")?;
         match self.sync().await?.failed {
             Some((_, fault)) => Err(fault),
             None => Ok(()),
@@ -152,18 +157,18 @@ impl Session {
     pub(super) async fn begin(&mut self) -> Result<(), Fault> {
         if self.prepared.len() >= PREPARED_MAX {
             for id in self.prepared.drain() {
-                self.writer.close_statement(name_of(id, &mut [0; 12]));
+                self.writer.close_statement(name_of(id, &mut [0; 12]))?;
             }
         }
         self.copied = 0;
-        self.run(BEGIN, &[]);
+        self.run(BEGIN, &[])?;
         let name = self.stream.name.clone();
-        self.run(READ, &[Some(name.as_bytes())]);
+        self.run(READ, &[Some(name.as_bytes())])?;
         self.writer.drain().await
     }
 
-    fn run(&mut self, name: &str, parameters: &[Option<&[u8]>]) {
-        self.writer.bind_execute(name, parameters.iter().copied());
+    fn run(&mut self, name: &str, parameters: &[Option<&[u8]>]) -> Result<(), Fault> {
+        self.writer.bind_execute(name, parameters.iter().copied())
     }
 
     /// Executes a planned statement.
@@ -172,23 +177,23 @@ impl Session {
         statement: &Statement,
         parameters: &[Option<&[u8]>],
     ) -> Result<(), Fault> {
-        self.end_copy();
+        self.end_copy()?;
         if statement.kind == StatementKind::Truncate {
-            self.writer.parse("", &statement.sql);
-            self.run("", parameters);
+            self.writer.parse("", &statement.sql)?;
+            self.run("", parameters)?;
         } else {
-            self.run_prepared(statement, parameters);
+            self.run_prepared(statement, parameters)?;
         }
-        self.writer.drain_above_threshold().await
+        self.writer.drain().await
     }
 
-    fn run_prepared(&mut self, statement: &Statement, parameters: &[Option<&[u8]>]) {
+    fn run_prepared(&mut self, statement: &Statement, parameters: &[Option<&[u8]>]) -> Result<(), Fault> {
         let mut buffer = [0; 12];
         let name = name_of(statement.id, &mut buffer);
         if self.prepared.insert(statement.id) {
-            self.writer.parse(name, &statement.sql);
+            self.writer.parse(name, &statement.sql)?;
         }
-        self.run(name, parameters);
+        self.run(name, parameters)
     }
 
     /// Adds a row to the COPY under way into this relation, or starts one.
@@ -199,8 +204,8 @@ impl Session {
         row: &[Option<&[u8]>],
     ) -> Result<(), Fault> {
         if self.copy.as_ref().is_none_or(|copy| copy.statement != statement.id) {
-            self.end_copy();
-            self.run_prepared(statement, &[]);
+            self.end_copy()?;
+            self.run_prepared(statement, &[])?;
             let rows = Vec::with_capacity(2 * COPY_BYTES);
             self.copy = Some(Copy { relation, statement: statement.id, rows });
         }
@@ -208,23 +213,24 @@ impl Session {
             copytext::write_row(&mut copy.rows, row);
             self.copied += 1;
             if copy.rows.len() >= COPY_BYTES {
-                self.writer.copy_data(&copy.rows);
+                self.writer.copy_data(&copy.rows)?;
                 copy.rows.clear();
             }
         }
-        self.writer.drain_above_threshold().await
+        self.writer.drain().await
     }
 
-    fn end_copy(&mut self) {
+    fn end_copy(&mut self) -> Result<(), Fault> {
         if let Some(copy) = self.copy.take() {
-            self.writer.copy_data(&copy.rows);
-            self.writer.copy_done();
+            self.writer.copy_data(&copy.rows)?;
+            self.writer.copy_done()?;
         }
+        Ok(())
     }
 
     /// Waits for what the target says to the batch so far.
     pub(super) async fn verdict(&mut self) -> Result<(), Refused> {
-        self.end_copy();
+        self.end_copy()?;
         let report = self.sync().await?;
         self.check(report)
     }
@@ -232,17 +238,17 @@ impl Session {
     /// Ends a batch: writes the progress, checks every answer, commits. On an error the target is as before the batch,
     /// or, where the remedy is [`Remedy::Reread`], may have taken it.
     pub(super) async fn commit(&mut self, advance: Advance) -> Result<(), Refused> {
-        self.end_copy();
+        self.end_copy()?;
         let (lsn, time, xid) = (advance.end.to_string(), advance.commit_time.to_string(), advance.xid.to_string());
         let (transactions, changes) = (advance.transactions.to_string(), advance.changes.to_string());
         let stream = self.stream.name.clone();
         let row = [&stream, &lsn, &time, &xid, &transactions, &changes].map(|text| Some(text.as_bytes()));
-        self.run(WRITE, &row);
+        self.run(WRITE, &row)?;
         if self.has_origin {
-            self.run(ORIGIN, &[Some(lsn.as_bytes()), Some(time.as_bytes())]);
+            self.run(ORIGIN, &[Some(lsn.as_bytes()), Some(time.as_bytes())])?;
         }
         self.verdict().await?;
-        self.run(COMMIT, &[]);
+        self.run(COMMIT, &[])?;
         let unknown = |fault| Fault { remedy: Remedy::Reread, ..fault };
         if let Some((_, fault)) = self.sync().await.map_err(unknown)?.failed {
             return Err(Refused { statement: None, fault });
@@ -278,12 +284,12 @@ impl Session {
 
     /// Gives the batch in hand up.
     pub(super) async fn rollback(&mut self) -> Result<(), Fault> {
-        self.end_copy();
-        self.run(ROLLBACK, &[]);
+        self.end_copy()?;
+        self.run(ROLLBACK, &[])?;
         let report = self.sync().await?;
         if report.failed.is_some() {
             // The ROLLBACK was skipped, as everything is after an error until a Sync.
-            self.run(ROLLBACK, &[]);
+            self.run(ROLLBACK, &[])?;
             self.sync().await?;
         }
         self.lost.store(false, Ordering::Relaxed);
@@ -294,13 +300,13 @@ impl Session {
     /// the last ones, rows and progress together.
     pub(super) async fn make_durable(&mut self) -> Result<(), Fault> {
         for sql in ["BEGIN", "SET LOCAL synchronous_commit = on"] {
-            self.writer.parse("", sql);
-            self.run("", &[]);
+            self.writer.parse("", sql)?;
+            self.run("", &[])?;
         }
-        self.writer.parse("", "UPDATE pgsluice.progress SET updated_at = pg_catalog.now() WHERE stream = $1");
+        self.writer.parse("", "UPDATE pgsluice.progress SET updated_at = pg_catalog.now() WHERE stream = $1")?;
         let stream = self.stream.name.clone();
-        self.run("", &[Some(stream.as_bytes())]);
-        self.run(COMMIT, &[]);
+        self.run("", &[Some(stream.as_bytes())])?;
+        self.run(COMMIT, &[])?;
         match self.sync().await?.failed {
             Some((_, fault)) => Err(fault),
             None => Ok(()),
@@ -309,9 +315,9 @@ impl Session {
 
     /// Waits for all answers so far.
     async fn sync(&mut self) -> Result<Report, Fault> {
-        self.writer.sync();
+        self.writer.sync()?;
         // A broken connection shows in the reading half too, which knows why.
-        let sent = self.writer.drain().await;
+        let sent = self.writer.flush().await;
         match self.reports.recv().await {
             Some(report) => report,
             None => Err(sent.err().unwrap_or_else(|| Fault::retry("the connection to the target has ended"))),

@@ -1,7 +1,7 @@
 //! What the source is told. The server believes any flush position, so this is the one place where it is made.
 
 use crate::model::Position;
-use crate::pg::replication::Status;
+use crate::pg::Status;
 
 /// The three positions of a status update, each only ever moving forward.
 #[derive(Clone, Copy, Debug, Default)]

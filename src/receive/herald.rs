@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::archive::Durable;
 use crate::model::{Fault, Position};
-use crate::pg::replication::StatusSender;
+use crate::pg::StatusSender;
 
 use super::acknowledge::Acknowledge;
 
@@ -23,7 +23,6 @@ pub(super) struct Herald {
     shared: Arc<Shared>,
     task: JoinHandle<Result<StatusSender, Fault>>,
     received: watch::Sender<Position>,
-    durable: watch::Receiver<Durable>,
     applied: watch::Receiver<Position>,
 }
 
@@ -43,8 +42,8 @@ impl Herald {
     ) -> Herald {
         let shared = Arc::new(Shared::default());
         let (received, seen) = watch::channel(durable.borrow().position);
-        let task = tokio::spawn(run(sender, Arc::clone(&shared), seen, durable.clone(), applied.clone()));
-        Herald { shared, task, received, durable, applied }
+        let task = tokio::spawn(run(sender, Arc::clone(&shared), seen, durable, applied.clone()));
+        Herald { shared, task, received, applied }
     }
 
     /// Tells how far whole transactions have been received.
@@ -74,7 +73,6 @@ impl Herald {
         self.shared.poke.notify_one();
         let Ok(Ok(mut sender)) = (&mut self.task).await else { return };
         let applied = *self.applied.borrow();
-        debug_assert!(durable <= self.durable.borrow().position);
         let status = Acknowledge::default().status(durable, durable, applied);
         if let Err(fault) = async { sender.send(status).await?; sender.finish().await }.await {
             tracing::debug!(error = %fault, "source did not hear the last status");
@@ -102,7 +100,7 @@ async fn run(
             () = shared.poke.notified() => {}
             () = tokio::time::sleep_until(last + INTERVAL) => {}
             changed = durable.changed() => {
-                changed.map_err(|_| Fault::stop("the log's thread has ended"))?;
+                changed.map_err(|_| super::log_ended())?;
                 tokio::time::sleep_until(last + PAUSE).await;
             }
         }

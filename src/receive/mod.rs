@@ -16,12 +16,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::archive::{Archive, Durable, Writer};
+use crate::archive::{Archive, Durable, Manifest, Writer, WriterState};
 use crate::model::{Fault, Position, Remedy};
-use crate::pg::Conninfo;
-use crate::pg::replication::ReplicationStream;
+use crate::pg::slot::Slot;
+use crate::pg::{self, Conninfo, ReplicationStream};
 
 use admit::{LogState, SlotState, SourceState};
+use herald::Herald;
 
 /// Where the changes come from.
 #[derive(Clone, Debug)]
@@ -43,6 +44,7 @@ pub struct Control {
     pub received: watch::Sender<Position>,
 }
 
+const APPLICATION: &str = "pgsluice receive";
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
@@ -100,32 +102,47 @@ async fn connection(
     source: &Source,
     control: &mut Control,
 ) -> Result<Ended, Fault> {
-    let mut stream = ReplicationStream::connect(&source.conninfo, "pgsluice receive").await?;
+    let mut stream = ReplicationStream::connect(&source.conninfo, APPLICATION, &[]).await?;
     let durable = settled(writer).await?;
     let timeline = check(archive, writer, &mut stream, source, durable).await?;
     writer.continue_on(timeline);
-    let publications = crate::pg::publication_list(&[&source.publication]);
+    let publications = pg::publication_names([source.publication.as_str()]);
     let options = [("proto_version", "1"), ("publication_names", publications.as_str()), ("messages", "true")];
     let (mut events, status) = stream.start(&source.slot, durable, &options).await?;
     tracing::info!(slot = source.slot, from = %durable, timeline, "receiving");
 
-    let herald = herald::Herald::start(status, writer.durable(), control.applied.clone());
+    let herald = Herald::start(status, writer.durable(), control.applied.clone());
     let ended = pump::pump(&mut events, writer, control, &herald).await;
     if let Ok(Ended::Finished) = ended {
         // Before the connection ends the source shall know all that will be kept.
-        writer.flush();
         let durable = settled(writer).await?;
         herald.finish(durable).await;
     }
     ended
 }
 
-/// Waits until all that was handed to the disk is durable.
-async fn settled(writer: &Writer) -> Result<Position, Fault> {
+/// Waits until all whole transactions that were received are durable.
+async fn settled(writer: &mut Writer) -> Result<Position, Fault> {
+    writer.flush();
+    let received = writer.received();
     let mut durable = writer.durable();
-    let settled = durable.wait_for(Durable::is_settled).await.map_err(|_| Fault::stop("the log's thread has ended"))?;
-    settled.check()?;
+    let reached = |durable: &Durable| durable.position >= received || matches!(durable.state, WriterState::Failed(_));
+    let settled = durable.wait_for(reached).await.map_err(|_| log_ended())?;
+    healthy(&settled)?;
     Ok(settled.position)
+}
+
+/// A log that can't be written any more is the end; a full disk is not, it is waited for.
+fn healthy(durable: &Durable) -> Result<(), Fault> {
+    match &durable.state {
+        WriterState::Running | WriterState::Stalled(_) => Ok(()),
+        WriterState::Failed(reason) => Err(Fault::stop(format!("the log can't be written: {reason}"))
+            .hint("mend the disk, then run the same command again: nothing that was not durable was confirmed")),
+    }
+}
+
+fn log_ended() -> Fault {
+    Fault::stop("the log's thread has ended")
 }
 
 /// Refuses a source that can't continue the log; gives its timeline.
@@ -139,25 +156,22 @@ async fn check(
     let system = stream.identify_system().await?;
     let switched_at = if system.timeline > writer.timeline() {
         let history = stream.timeline_history(system.timeline).await?;
-        history.iter().find(|switch| switch.timeline == writer.timeline()).map(|switch| switch.position)
+        history.iter().find(|switch| switch.timeline == writer.timeline()).map(|switch| switch.switched_at)
     } else {
         None
     };
-    let slot = stream.read_slot(&source.slot).await?;
-    let slot = slot.ok_or_else(|| {
+    let control = pg::control::connect(&source.conninfo, APPLICATION).await?;
+    let slot = pg::slot::read(&control, &source.slot).await?.ok_or_else(|| {
+        let missed = system.position.bytes_since(durable);
         Fault::person(format!(
-            "slot \"{}\" does not exist on the source; the archive ends at {durable}, {} bytes behind the source",
-            source.slot,
-            system.position.bytes_since(durable)
+            "slot \"{}\" does not exist on the source: the archive ends at {durable}, {missed} bytes before its end",
+            source.slot
         ))
-        .hint("a new slot can't give what came in between; start a new archive and copy the tables anew")
+        .hint("a new slot can't give what came in between: start a new archive and copy the tables anew")
     })?;
-    slot.usable_by(&archive.manifest().plugin, &archive.manifest().database)?;
-    let log = LogState {
-        system_identifier: archive.manifest().system_identifier,
-        timeline: writer.timeline(),
-        durable,
-    };
+    let manifest = archive.manifest();
+    let log =
+        LogState { system_identifier: manifest.system_identifier, timeline: writer.timeline(), durable };
     admit::admit(
         &log,
         &SourceState {
@@ -165,8 +179,26 @@ async fn check(
             timeline: system.timeline,
             flushed: system.position,
             switched_at,
-            slot: SlotState { name: source.slot.clone(), confirmed: slot.confirmed, lost: slot.lost },
+            slot: slot_state(&slot, manifest)?,
         },
     )?;
     Ok(system.timeline)
+}
+
+/// The slot as the decision needs it; refuses one that speaks of something else.
+fn slot_state(slot: &Slot, manifest: &Manifest) -> Result<SlotState, Fault> {
+    let is = |what: &Option<String>| what.clone().unwrap_or_else(|| "none".into());
+    let wrong = |what, found, wanted: &str| {
+        Err(Fault::person(format!("slot \"{}\" is of {what} {found}, but the archive of {wanted}", slot.name))
+            .hint("check --slot and --archive"))
+    };
+    if slot.plugin.as_ref() != Some(&manifest.plugin) {
+        return wrong("plugin", is(&slot.plugin), &manifest.plugin);
+    }
+    if slot.database.as_ref() != Some(&manifest.database) {
+        return wrong("database", is(&slot.database), &manifest.database);
+    }
+    let lost = slot.wal_status.as_deref() == Some("lost");
+    let confirmed = slot.confirmed_flush.unwrap_or_default();
+    Ok(SlotState { name: slot.name.clone(), confirmed, lost })
 }

@@ -6,11 +6,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::archive::Writer;
 use crate::model::{Fault, Position, Timestamp};
-use crate::pg::replication::{Event, ReplicationReceiver};
+use crate::pg::{Event, ReplicationReceiver};
 use crate::pgoutput::{Message, decode};
 
 use super::herald::Herald;
-use super::{Control, Ended, is_complete};
+use super::{Control, Ended, healthy, is_complete, log_ended};
 
 /// How long a frame may wait for more when the source is ahead of us and latency means nothing.
 const LINGER: Duration = Duration::from_millis(100);
@@ -34,6 +34,8 @@ struct Pump<'w> {
     idle: Option<Position>,
     idle_written: Instant,
     heard: Instant,
+    /// The end of what was given to the disk.
+    flushed: Position,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,7 +54,15 @@ pub(super) async fn pump(
 ) -> Result<Ended, Fault> {
     let mut durable = writer.durable();
     let now = Instant::now();
-    let mut pump = Pump { writer, inside: Inside::Nothing, live: false, idle: None, idle_written: now, heard: now };
+    let mut pump = Pump {
+        flushed: writer.received(),
+        writer,
+        inside: Inside::Nothing,
+        live: false,
+        idle: None,
+        idle_written: now,
+        heard: now,
+    };
     let mut tick = tokio::time::interval(LINGER);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -63,12 +73,12 @@ pub(super) async fn pump(
             biased;
             _ = control.stop.wait_for(|stop| *stop) => return Ok(Ended::Finished),
             _ = tick.tick() => {
-                durable.borrow().check()?;
+                healthy(&durable.borrow())?;
                 pump.tick(herald)?;
             }
             changed = durable.changed() => {
-                changed.map_err(|_| Fault::stop("the log's thread has ended"))?;
-                durable.borrow_and_update().check()?;
+                changed.map_err(|_| log_ended())?;
+                healthy(&durable.borrow_and_update())?;
             }
             filled = events.fill(), if !pump.writer.is_full() => {
                 if let Err(fault) = filled {
@@ -87,8 +97,8 @@ pub(super) async fn pump(
         }
         herald.received(pump.writer.received());
         control.received.send_replace(pump.writer.received());
-        if pump.live && durable.borrow().is_settled() {
-            pump.writer.flush();
+        if pump.live && durable.borrow().position >= pump.flushed {
+            pump.flush();
         }
     }
 }
@@ -162,17 +172,21 @@ impl Pump<'_> {
         }
     }
 
+    fn flush(&mut self) {
+        self.writer.flush();
+        self.flushed = self.writer.received();
+    }
+
     fn write_idle(&mut self) {
         if let Some(position) = self.idle.take() {
             self.writer.progress(position);
-            self.writer.flush();
+            self.flush();
             self.idle_written = Instant::now();
         }
     }
 
     fn tick(&mut self, herald: &Herald) -> Result<(), Fault> {
-        self.writer.flush();
-        self.writer.tick();
+        self.flush();
         if let Some(idle) = self.idle {
             let far = idle.bytes_since(self.writer.received()) >= IDLE_BYTES;
             if far || self.idle_written.elapsed() >= IDLE_INTERVAL {
