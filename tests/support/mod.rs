@@ -9,18 +9,23 @@
 
 mod cluster;
 mod compare;
+pub mod ledger;
 mod process;
 mod program;
+mod road;
 mod session;
 mod template;
 mod versions;
 
 use std::time::{Duration, Instant};
 
+pub use rustix::process::Signal;
+
 pub use cluster::{Cluster, Preparation, StopMode};
 pub use compare::{assert_tables_equal, tables_difference};
 pub use process::{Outcome, Running};
 pub use program::Pgsluice;
+pub use road::Road;
 pub use session::{Row, Session};
 pub use versions::Version;
 
