@@ -10,10 +10,13 @@ use super::config::File;
 use super::contents::has_receiver;
 use super::keepsake::KeptIdentity;
 use super::print;
+use super::reach::Side;
 use super::setup::PLUGIN;
 use crate::archive::Archive;
 use crate::model::{Fault, ReplicaIdentity};
-use crate::pg::{control, origin, progress, publication, slot, tables};
+use crate::pg::{origin, progress, publication, slot, tables};
+
+const APPLICATION: &str = "pgsluice cleanup";
 
 /// Drop slot, publication, origin and progress row; the archive stays
 ///
@@ -46,14 +49,9 @@ impl CleanupCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         let place = self.archive.place(file)?;
         let names = self.stream.names(&place, file)?;
-        let context = |side: &'static str| move |fault: Fault| fault.context(side);
-        let client = control::connect(&self.source.conninfo(file)?, "pgsluice cleanup")
-            .await
-            .map_err(context("source"))?;
+        let client = Side::Source.connect(&self.source.conninfo(file)?, APPLICATION).await?;
         let mut target = match self.target.conninfo(file)? {
-            Some(target) => {
-                Some(control::connect(&target, "pgsluice cleanup").await.map_err(context("target"))?)
-            }
+            Some(target) => Some(Side::Target.connect(&target, APPLICATION).await?),
             None => None,
         };
         let kept = KeptIdentity::read(&place.archive)?;
@@ -63,19 +61,19 @@ impl CleanupCommand {
         }
 
         let mut removed = Vec::new();
-        if slot::drop(&client, &names.slot).await.map_err(context("source"))? {
+        if slot::drop(&client, &names.slot).await.map_err(Side::Source.says())? {
             removed.push(format!("slot {}", names.slot));
         }
-        if publication::drop(&client, &names.publication).await.map_err(context("source"))? {
+        if publication::drop(&client, &names.publication).await.map_err(Side::Source.says())? {
             removed.push(format!("publication {}", names.publication));
         }
-        put_back(&client, &kept, &mut removed).await.map_err(context("source"))?;
+        put_back(&client, &kept, &mut removed).await.map_err(Side::Source.says())?;
         KeptIdentity::forget(&place.archive)?;
         if let Some(client) = &mut target {
-            if origin::drop(client, &names.origin).await.map_err(context("target"))? {
+            if origin::drop(client, &names.origin).await.map_err(Side::Target.says())? {
                 removed.push(format!("origin {}", names.origin));
             }
-            if progress::drop(client, &names.origin).await.map_err(context("target"))? {
+            if progress::drop(client, &names.origin).await.map_err(Side::Target.says())? {
                 removed.push(format!("progress row {}", names.origin));
             }
         } else {

@@ -9,6 +9,7 @@ mod keepsake;
 mod log;
 mod preflight;
 mod print;
+mod reach;
 mod sentinel;
 pub mod setup;
 mod status;

@@ -339,6 +339,7 @@ pub(crate) fn target_findings(source: &SourceFacts, target: &TargetFacts, plan: 
         findings.push(error("the target is a standby and can't be written", "connect to its primary"));
     }
     let same = server.system_identifier == source.server.system_identifier
+        && server.started == source.server.started
         && server.database == source.server.database;
     if same {
         findings.push(error("source and target are the same database", "give another --target"));

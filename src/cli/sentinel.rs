@@ -3,8 +3,9 @@
 use super::arguments::{ArchiveArguments, Endpos, Everywhere, SourceArguments};
 use super::config::File;
 use super::print;
+use super::reach::Side;
 use crate::model::{Fault, Position};
-use crate::pg::{control, inspect};
+use crate::pg::inspect;
 use crate::sentinel::{Control, Sentinel};
 
 /// Look at or change where a pipeline stops and whether it applies, also while it runs
@@ -91,10 +92,8 @@ pub(crate) async fn resolve(
     match endpos {
         Endpos::At(position) => Ok(position),
         Endpos::Current => {
-            let client = control::connect(&source.conninfo(file)?, "pgsluice sentinel")
-                .await
-                .map_err(|fault| fault.context("source"))?;
-            inspect::current_position(&client).await.map_err(|fault| fault.context("source"))
+            let client = Side::Source.connect(&source.conninfo(file)?, "pgsluice sentinel").await?;
+            inspect::current_position(&client).await.map_err(Side::Source.says())
         }
     }
 }

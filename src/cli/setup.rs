@@ -16,13 +16,14 @@ use super::config::File;
 use super::keepsake::{Intent, KeptIdentity};
 use super::preflight::{self, Finding, Plan, Severity, SourceFacts, TargetFacts, Wish};
 use super::print;
+use super::reach::Side;
 use crate::archive::{Archive, ArchiveId, Manifest};
 use crate::model::{Fault, Position, ReplicaIdentity};
 use crate::pg::pattern::Pattern;
 use crate::pg::progress::{Place, Progress};
 use crate::pg::publication::Published;
 use crate::pg::slot::Slot;
-use crate::pg::{Conninfo, control, inspect, origin, progress, publication, slot, tables};
+use crate::pg::{Conninfo, inspect, origin, progress, publication, slot, tables};
 use crate::sentinel::{Control, Sentinel};
 
 /// The only output plugin that is decoded.
@@ -103,21 +104,19 @@ struct Survey<'a> {
 
 impl<'a> Survey<'a> {
     async fn take(options: &'a Options) -> Result<Survey<'a>, Fault> {
-        let source = control::connect(&options.source, APPLICATION).await.map_err(|f| f.context("source"))?;
+        let source = Side::Source.connect(&options.source, APPLICATION).await?;
         let target = match &options.target {
-            Some(target) => {
-                Some(control::connect(target, APPLICATION).await.map_err(|f| f.context("target"))?)
-            }
+            Some(target) => Some(Side::Target.connect(target, APPLICATION).await?),
             None => None,
         };
-        let facts = source_facts(options, &source).await.map_err(|f| f.context("source"))?;
+        let facts = source_facts(options, &source).await.map_err(Side::Source.says())?;
         let (mut target_facts, mut progress) = (None, None);
         if let Some(client) = &target {
-            target_facts = Some(facts_of_target(options, client).await.map_err(|f| f.context("target"))?);
+            target_facts = Some(facts_of_target(options, client).await.map_err(Side::Target.says())?);
             let readable =
                 matches!(target_facts, Some(TargetFacts { progress: Place::Table { usable: true }, .. }));
             if readable {
-                progress = progress::read(client, &options.origin).await.map_err(|f| f.context("target"))?;
+                progress = progress::read(client, &options.origin).await.map_err(Side::Target.says())?;
             }
         }
         let archive = existing_archive(options)?;
@@ -159,7 +158,7 @@ impl<'a> Survey<'a> {
             (Some(client), Some(facts)) => self
                 .make_progress(client, facts, &archive, &mut created)
                 .await
-                .map_err(|f| f.context("target"))?,
+                .map_err(Side::Target.says())?,
             _ => None,
         };
         let manifest = archive.manifest();
@@ -249,7 +248,7 @@ impl<'a> Survey<'a> {
         for table in &self.plan.keyless {
             tables::set_identity(&self.source, &table.schema, &table.name, ReplicaIdentity::Full, None)
                 .await
-                .map_err(|f| f.context("source"))?;
+                .map_err(Side::Source.says())?;
             created.push(format!("replica identity full of {}", table.shown()));
         }
         Ok(())
@@ -257,14 +256,13 @@ impl<'a> Survey<'a> {
 
     async fn publish(&self, created: &mut Vec<String>) -> Result<(), Fault> {
         let name = &self.options.publication;
-        let context = |fault: Fault| fault.context("source");
         match (&self.facts.publication, &self.plan.published) {
             (None, published) => {
-                publication::create(&self.source, name, published).await.map_err(context)?;
+                publication::create(&self.source, name, published).await.map_err(Side::Source.says())?;
                 created.push(format!("publication {name}"));
             }
             (Some(existing), Published::Tables(wanted)) if existing.published != self.plan.published => {
-                publication::set_tables(&self.source, name, wanted).await.map_err(context)?;
+                publication::set_tables(&self.source, name, wanted).await.map_err(Side::Source.says())?;
                 created.push(format!("tables of publication {name}"));
             }
             (Some(_), _) => {}
@@ -283,11 +281,10 @@ impl<'a> Survey<'a> {
                     system_identifier: server.system_identifier.to_string(),
                 };
                 intent.write(&options.archive)?;
-                let watch =
-                    control::connect(&options.source, APPLICATION).await.map_err(|f| f.context("source"))?;
+                let watch = Side::Source.connect(&options.source, APPLICATION).await?;
                 let start = slot::create(&self.source, &watch, &options.slot, PLUGIN, options.slot_timeout)
                     .await
-                    .map_err(|f| f.context("source"))?;
+                    .map_err(Side::Source.says())?;
                 created.push(format!("slot {}", options.slot));
                 start
             }

@@ -27,6 +27,8 @@ pub struct Server {
     pub version: u32,
     pub system_identifier: u64,
     pub database: String,
+    /// Tells apart servers that are copies of one another and so share the system identifier.
+    pub started: String,
     /// The database's encoding, such as `UTF8`.
     pub encoding: String,
     pub wal_level: String,
@@ -51,7 +53,7 @@ SELECT current_setting('server_version_num')::int4,
        current_setting('max_wal_senders')::int4, (SELECT count(*) FROM pg_stat_replication),
        coalesce(current_setting('max_active_replication_origins', true),
                 current_setting('max_replication_slots'))::int4,
-       (SELECT count(*) FROM pg_replication_origin)
+       (SELECT count(*) FROM pg_replication_origin), pg_postmaster_start_time()::text
   FROM pg_database d, pg_roles r
  WHERE d.datname = current_database() AND r.rolname = current_user";
 
@@ -76,6 +78,7 @@ pub async fn server(client: &Client) -> Result<Server, Fault> {
         replication_slots: Pool { max: row.get(9), used: row.get(10) },
         wal_senders: Pool { max: row.get(11), used: row.get(12) },
         origins: Pool { max: row.get(13), used: row.get(14) },
+        started: row.get(15),
     })
 }
 
