@@ -12,6 +12,7 @@
 //! comes from. Values are never parsed here. Deliberately absent: what the messages of the stream mean (`pgoutput`),
 //! and when to try again (a [`Fault`](crate::model::Fault) only tells whether it makes sense).
 
+mod answer;
 mod auth;
 mod conninfo;
 pub mod control;
@@ -20,6 +21,7 @@ mod frames;
 mod pipeline;
 mod replication;
 mod server_message;
+pub mod slot;
 mod sql;
 mod tls;
 mod wire;
