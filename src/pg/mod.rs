@@ -18,11 +18,17 @@ mod conninfo;
 pub mod control;
 mod dial;
 mod frames;
+pub mod inspect;
+pub mod origin;
+pub mod pattern;
 mod pipeline;
+pub mod progress;
+pub mod publication;
 mod replication;
 mod server_message;
 pub mod slot;
 mod sql;
+pub mod tables;
 mod tls;
 mod wire;
 

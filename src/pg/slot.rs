@@ -98,12 +98,11 @@ pub async fn create(
     }
     let names = blockers.join("; ");
     let pids: Vec<_> = blockers.iter().filter_map(|blocker| blocker.split(' ').nth(1)).collect();
-    Err(Fault::stop(format!("{doing}: not possible within {} s, blocked by {names}", patience.as_secs())).hint(
-        format!(
+    Err(Fault::stop(format!("{doing}: not possible within {} s, blocked by {names}", patience.as_secs()))
+        .hint(format!(
             "end that transaction (SELECT pg_terminate_backend({})) or wait longer with --slot-timeout",
             pids.join("), pg_terminate_backend(")
-        ),
-    ))
+        )))
 }
 
 /// Who holds the transactions that `pid` waits for: `pid 123 (role app, psql, idle in transaction since …)`.
@@ -112,15 +111,20 @@ async fn blocking(watch: &Client, pid: i32) -> Result<Vec<String>, Fault> {
 SELECT format('pid %s (role %s, application \"%s\", %s, transaction since %s)', a.pid, a.usename, a.application_name,
               coalesce(a.state, 'state unknown'), to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'))
   FROM unnest(pg_blocking_pids($1)) b JOIN pg_stat_activity a ON a.pid = b";
-    let rows =
-        watch.query(query, &[&pid]).await.map_err(|e| fault("looking for what blocks the slot's creation", &e))?;
+    let rows = watch
+        .query(query, &[&pid])
+        .await
+        .map_err(|e| fault("looking for what blocks the slot's creation", &e))?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// Drops the slot; false where there was none.
 pub async fn drop(client: &Client, name: &str) -> Result<bool, Fault> {
     let dropped = client
-        .execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1", &[&name])
+        .execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1",
+            &[&name],
+        )
         .await
         .map_err(|e| fault(&format!("dropping replication slot \"{name}\""), &e))?;
     Ok(dropped > 0)
