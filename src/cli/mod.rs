@@ -1,6 +1,7 @@
 //! What was typed becomes what is needed: flags, then environment, then file, validated whole before anything runs.
 //! One small file a command.
 
+mod archive;
 mod arguments;
 mod cleanup;
 mod config;
@@ -41,6 +42,7 @@ enum Command {
     Setup(setup::SetupCommand),
     Sentinel(sentinel::SentinelCommand),
     Status(status::StatusCommand),
+    Archive(archive::ArchiveCommand),
     Cleanup(cleanup::CleanupCommand),
 }
 
@@ -50,6 +52,7 @@ impl Command {
             Command::Setup(command) => command.run(everywhere, file).await,
             Command::Sentinel(command) => command.run(everywhere, file).await,
             Command::Status(command) => command.run(everywhere, file).await,
+            Command::Archive(command) => command.run(everywhere, file).await,
             Command::Cleanup(command) => command.run(everywhere, file).await,
         }
     }
