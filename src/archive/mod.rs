@@ -1,1 +1,37 @@
-//! archive
+//! The log: where its bytes are now. Hides the folder, the open file, recovery, and whether a frame comes from memory.
+//!
+//! ```text
+//! ROOT/manifest.json   whose log this is; written once
+//!      lock            held by the one receiver
+//!      durable         how far the open segment may be read, overwritten after each fsync
+//!      segments/       the truth: a sorted listing is the log
+//!      catalog/        derived from the segments
+//! ```
+//!
+//! Received ≥ durable ≥ read: a [`Writer`] acknowledges what an fsync has covered, a [`Reader`] never passes it, and
+//! neither ever shows a part of a transaction whose commit is not durable. The [`Tail`] is a cache of frames by their
+//! place in a file and nothing else; a reader without it sees the same frames, later.
+
+mod builder;
+mod disk;
+mod folder;
+mod frame;
+mod inspect;
+mod manifest;
+mod mark;
+mod reader;
+mod recovery;
+mod scribe;
+mod segment_file;
+mod tail;
+mod writer;
+
+pub use folder::Archive;
+pub use frame::Frame;
+pub use manifest::{ArchiveId, Manifest};
+pub use mark::Mark;
+pub use reader::Reader;
+pub use segment_file::SegmentFile;
+pub use tail::Tail;
+pub use crate::segment::Records;
+pub use writer::{Durable, Writer, WriterOptions, WriterState};

@@ -1,1 +1,42 @@
-//! segment
+//! Our bytes on disk: the segment, one run of the log. `docs/FORMAT.md` tells it byte by byte.
+//!
+//! ```text
+//! open    0000…B0.open              Header, Frame, Frame, … (cut anywhere by a crash)
+//! sealed  0000…B0-0000…C8.seg       Header, Frame, …, Frame, Footer, Trailer
+//!                                                 │ relations, frame index, commits
+//!                 Frame = FrameHeader, records    │ record = varint length, pgoutput message verbatim
+//! ```
+//!
+//! A segment holds the whole transactions whose commits end in `(after, through]`, and describes every relation that
+//! they touch. Every byte lies under a CRC32C, and a running hash of the messages ([`Chain`]) links segment to segment.
+//!
+//! Pure: bytes in, bytes out. No file, no clock, no logging, and no panic on any input.
+
+mod chain;
+mod codec;
+mod damage;
+mod encoder;
+mod footer;
+mod frame;
+mod header;
+mod ledger;
+mod name;
+mod peek;
+mod prefix;
+mod record;
+mod take;
+mod trailer;
+
+pub use chain::Chain;
+pub use codec::Codec;
+pub use damage::Damage;
+pub use encoder::{Cut, Encoder};
+pub use footer::{Footer, FrameEntry};
+pub use frame::{FRAME_HEADER_BYTES, FrameHeader, FrameScratch, RAW_BYTES_MAX};
+pub use header::{HEADER_BYTES, Header};
+pub use ledger::{Commit, FrameContent, Ledger, RelationEntry, RelationVersion, Totals};
+pub use name::SegmentName;
+pub use peek::{Peek, RelationPeek, peek, relation_name, relation_type_oids, truncated_oids};
+pub use prefix::{Prefix, valid_prefix};
+pub use record::{MESSAGE_BYTES_MAX, Records, push_record};
+pub use trailer::{TRAILER_BYTES, Trailer};

@@ -1,0 +1,69 @@
+//! Files and folders as the archive wants them: private, not through links, durable.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use crate::model::Fault;
+
+/// An IO error told as a fault: what was being done, to what.
+pub(super) fn fault(doing: &str, path: &Path, error: &io::Error) -> Fault {
+    let fault = Fault::stop(format!("{doing} {}: {error}", path.display()));
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => fault.hint("the archive belongs to another user"),
+        _ if is_full(error) => fault.hint("free space on the archive's disk"),
+        _ => fault,
+    }
+}
+
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+pub(super) fn create_folder(path: &Path) -> Result<(), Fault> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| fault("cannot create the folder", path, &error))
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+    options
+}
+
+pub(super) fn open_to_read(path: &Path) -> io::Result<File> {
+    options().read(true).open(path)
+}
+
+pub(super) fn open_to_write(path: &Path) -> io::Result<File> {
+    options().read(true).write(true).open(path)
+}
+
+/// Opens a file, making it where it is not.
+pub(super) fn open_or_create(path: &Path) -> io::Result<File> {
+    options().read(true).write(true).create(true).truncate(false).open(path)
+}
+
+/// Makes a file that must not be there yet.
+pub(super) fn create_new(path: &Path) -> io::Result<File> {
+    options().read(true).write(true).create_new(true).open(path)
+}
+
+/// Makes the names in a folder durable.
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Writes a whole file so that after a crash it is there with all its bytes or not at all.
+pub(super) fn write_once(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let staged = folder.join(format!("{name}.tmp"));
+    let mut file = options().write(true).create(true).truncate(true).open(&staged)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&staged, folder.join(name))?;
+    sync_folder(folder)
+}

@@ -1,0 +1,44 @@
+//! What a reader gets.
+
+use bytes::Bytes;
+
+use crate::model::Position;
+use crate::segment::{FrameHeader, Records};
+
+/// A frame of the log, decoded. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// How far the log goes with it: the end of its last commit, or idle progress.
+    pub through: Position,
+    /// The end of the first commit inside; `through` where there is none.
+    pub first: Position,
+    /// Whether no transaction is unfinished at its end.
+    pub ends_on_commit: bool,
+    pub starts_in_transaction: bool,
+    pub transactions: u32,
+    pub changes: u32,
+    /// The records as they are in the file.
+    pub raw: Bytes,
+    /// Whether it came from the tail.
+    pub from_memory: bool,
+}
+
+impl Frame {
+    pub(super) fn new(header: &FrameHeader, raw: Bytes, from_memory: bool) -> Frame {
+        Frame {
+            through: header.through,
+            first: header.first,
+            ends_on_commit: header.ends_on_commit,
+            starts_in_transaction: header.starts_in_transaction,
+            transactions: header.transactions,
+            changes: header.changes,
+            raw,
+            from_memory,
+        }
+    }
+
+    /// The pgoutput messages, in order.
+    pub fn records(&self) -> Records<'_> {
+        Records::new(&self.raw)
+    }
+}

@@ -1,0 +1,338 @@
+//! The applier's end of the log.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::model::{Fault, Position};
+use crate::segment::{FrameScratch, HEADER_BYTES, Peek, Records, SegmentName, peek, push_record};
+
+use super::folder::gap;
+use super::segment_file::damaged;
+use super::{Archive, Durable, Frame, Mark, SegmentFile, Tail, disk};
+
+/// How often a reader in another process looks whether there is more.
+const POLL: Duration = Duration::from_millis(20);
+
+/// How far the current segment may be read.
+enum Limit {
+    /// It is sealed: to its last frame, and on to the next segment.
+    Sealed(SealedEnd),
+    /// It is open, or not there yet.
+    Open(u64),
+}
+
+#[derive(Clone, Copy)]
+struct SealedEnd {
+    offset: u64,
+    through: Position,
+    chain: [u8; 32],
+}
+
+/// Reads frames in the order of the log, from memory where the tail has them and else from the files. Its cursor is
+/// always (segment, offset), so it can go from one to the other at any frame.
+pub struct Reader {
+    archive: Archive,
+    tail: Option<Tail>,
+    watched: Option<watch::Receiver<Durable>>,
+    /// The current segment's `after`, and where its next frame is.
+    segment: Position,
+    offset: u64,
+    /// The chain's value where the segment before ended.
+    chain: Option<[u8; 32]>,
+    file: Option<SegmentFile>,
+    sealed: Option<SealedEnd>,
+    mark: Mark,
+    /// Relation definitions of the part of the first segment that was skipped.
+    definitions: VecDeque<Frame>,
+    /// Where the log stands behind the last frame that was given.
+    reached: Position,
+    in_transaction: bool,
+    scratch: FrameScratch,
+}
+
+impl Reader {
+    /// Reads what comes after a position. The first frame may begin with transactions that `after` covers, and is
+    /// preceded by a frame of the relation definitions that were skipped. Blocks on the disk.
+    pub fn open(archive: &Archive, after: Position, tail: Option<Tail>) -> Result<Reader, Fault> {
+        let watched = tail.as_ref().map(Tail::durable);
+        let mut reader = Reader {
+            archive: archive.clone(),
+            tail,
+            watched,
+            segment: after,
+            offset: HEADER_BYTES as u64,
+            chain: None,
+            file: None,
+            sealed: None,
+            mark: Mark::default(),
+            definitions: VecDeque::new(),
+            reached: after,
+            in_transaction: false,
+            scratch: FrameScratch::default(),
+        };
+        reader.look()?;
+        let listing = archive.listing()?;
+        let first = listing.first().map_or(archive.manifest().start, |name| name.after);
+        let sealed = listing.iter().filter_map(|name| name.through).max();
+        let end = sealed.unwrap_or(first).max(reader.mark.position);
+        if after < first || after > end {
+            return Err(Fault::person(format!(
+                "the log holds what comes after {first} up to {end}, and not what comes after {after}"
+            ))
+            .hint("give the archive that belongs to this target, or load the target anew"));
+        }
+        let holds =
+            |name: &&SegmentName| name.after <= after && name.through.is_none_or(|through| after < through);
+        reader.segment = match listing.iter().find(holds) {
+            Some(name) => name.after,
+            // Between segments: where one ends and the next is not begun, else in a gap.
+            None if sealed.unwrap_or(first) <= after => sealed.unwrap_or(first),
+            None => match listing.iter().find(|name| name.after > after) {
+                Some(next) => return Err(gap(after, *next)),
+                None => after,
+            },
+        };
+        if reader.segment < after {
+            reader.skip(after)?;
+        }
+        Ok(reader)
+    }
+
+    /// The next frame, or `None` at the durable end of the log. Blocks on the disk.
+    pub fn try_next(&mut self) -> Result<Option<Frame>, Fault> {
+        if let Some(frame) = self.definitions.pop_front() {
+            return Ok(Some(frame));
+        }
+        loop {
+            if let Some((frame, next)) =
+                self.tail.as_ref().and_then(|tail| tail.get((self.segment, self.offset)))
+            {
+                return self.give(frame, next).map(Some);
+            }
+            match self.limit()? {
+                Limit::Sealed(end) if self.offset >= end.offset => self.cross(end),
+                Limit::Sealed(SealedEnd { offset: limit, .. }) | Limit::Open(limit)
+                    if self.offset < limit =>
+                {
+                    self.renew_file()?;
+                    let Some(file) = &self.file else { return Ok(None) };
+                    let (header, raw) = file.frame(self.offset, limit, &mut self.scratch)?;
+                    let next = self.offset.saturating_add(header.len());
+                    return self.give(Frame::new(&header, Bytes::from(raw), false), next).map(Some);
+                }
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// Waits until there may be more; it may be wrong. May be dropped at any time.
+    pub async fn wait(&mut self) {
+        if let Some(watched) = &mut self.watched
+            && watched.changed().await.is_ok()
+        {
+            return;
+        }
+        for _ in 0..50 {
+            tokio::time::sleep(POLL).await;
+            if Mark::read(self.archive.root()).ok().flatten().is_some_and(|mark| mark != self.mark) {
+                return;
+            }
+        }
+    }
+
+    /// The end of what may be read, as last seen.
+    pub fn durable(&self) -> Position {
+        let watched = self.watched.as_ref().map(|watched| watched.borrow().position);
+        watched.unwrap_or(self.mark.position).max(self.reached)
+    }
+
+    fn give(&mut self, frame: Frame, next: u64) -> Result<Frame, Fault> {
+        if frame.starts_in_transaction != self.in_transaction || frame.through < self.reached_in_segment() {
+            return Err(damaged(
+                self.name(),
+                self.offset,
+                &crate::segment::Damage::Malformed("the order of the frames"),
+            ));
+        }
+        self.offset = next;
+        self.in_transaction = !frame.ends_on_commit;
+        self.reached = self.reached.max(frame.through);
+        Ok(frame)
+    }
+
+    /// What a frame of the current segment must reach at least. The first may lie before the position asked for.
+    fn reached_in_segment(&self) -> Position {
+        if self.chain.is_some() { self.reached } else { self.segment }
+    }
+
+    fn name(&self) -> SegmentName {
+        self.file.as_ref().map_or(SegmentName::open(self.segment), SegmentFile::name)
+    }
+
+    fn cross(&mut self, end: SealedEnd) {
+        self.segment = end.through;
+        self.offset = HEADER_BYTES as u64;
+        self.chain = Some(end.chain);
+        self.file = None;
+        self.sealed = None;
+        self.reached = self.reached.max(end.through);
+    }
+
+    /// Takes the newest mark in.
+    fn look(&mut self) -> Result<(), Fault> {
+        if let Some(watched) = &mut self.watched {
+            self.mark = watched.borrow_and_update().mark;
+        } else if let Some(mark) = Mark::read(self.archive.root())
+            .map_err(|error| disk::fault("cannot read the durable mark in", self.archive.root(), &error))?
+        {
+            self.mark = mark;
+        }
+        Ok(())
+    }
+
+    fn limit(&mut self) -> Result<Limit, Fault> {
+        if let Some(end) = self.sealed {
+            return Ok(Limit::Sealed(end));
+        }
+        let known =
+            self.file.is_some() && self.mark.segment == self.segment && self.offset < self.mark.offset;
+        if !known {
+            self.look()?;
+        }
+        // Files are there before the mark that speaks of them; but a listing may miss one that is being renamed.
+        for _ in 0..20 {
+            if self.file.is_some() && self.mark.segment == self.segment {
+                return Ok(Limit::Open(self.mark.offset));
+            }
+            let listing = self.archive.listing()?;
+            let mut here = listing.iter().filter(|name| name.after == self.segment);
+            let (one, other) = (here.next(), here.next());
+            if let (Some(one), Some(other)) = (one, other) {
+                return Err(Fault::person(format!("segments {one} and {other} overlap"))
+                    .hint("one of them is a copy or another archive's"));
+            }
+            match one {
+                Some(name) if name.through.is_some() => {
+                    if self.open_file(*name)?
+                        && let Some(end) = self.seal(*name)?
+                    {
+                        return Ok(Limit::Sealed(end));
+                    }
+                }
+                // Without a mark that speaks of it nothing of an open segment may be read.
+                Some(_) if self.mark.segment < self.segment => return Ok(Limit::Open(0)),
+                Some(name) if self.mark.segment == self.segment => {
+                    self.open_file(*name)?;
+                }
+                Some(_) => {}
+                None => match listing.iter().find(|name| name.after > self.segment) {
+                    None if self.mark.position <= self.segment => return Ok(Limit::Open(0)),
+                    _ => {}
+                },
+            }
+            std::thread::sleep(Duration::from_millis(2));
+            self.look()?;
+        }
+        let listing = self.archive.listing()?;
+        match listing.iter().find(|name| name.after > self.segment) {
+            Some(next) => Err(gap(self.segment, *next)),
+            None => Err(Fault::person(format!(
+                "the log was durable up to {}, and the segment that holds what comes after {} is missing",
+                self.mark.position, self.segment
+            ))
+            .hint("restore the missing segments from a copy")),
+        }
+    }
+
+    /// Opens the current segment's file, unless it is open. `false` where it was renamed meanwhile.
+    fn open_file(&mut self, name: SegmentName) -> Result<bool, Fault> {
+        if self.file.is_none() {
+            let Some(file) = SegmentFile::open(&self.archive, name)? else { return Ok(false) };
+            if self.chain.is_some_and(|chain| chain != file.header().chain) {
+                return Err(Fault::person(format!(
+                    "segment {name} does not follow the one before it: the chain of hashes is broken at {}",
+                    name.after
+                ))
+                .hint("it is of another run of this archive; restore the right one from a copy"));
+            }
+            self.file = Some(file);
+        }
+        Ok(true)
+    }
+
+    fn seal(&mut self, name: SegmentName) -> Result<Option<SealedEnd>, Fault> {
+        let Some(file) = &mut self.file else { return Ok(None) };
+        let (trailer, _) = file.sealed(name)?;
+        let end = SealedEnd { offset: trailer.footer_offset, through: trailer.through, chain: trailer.chain };
+        self.sealed = Some(end);
+        Ok(self.sealed)
+    }
+
+    /// Opens the file anew where a recovery has put another in its place.
+    fn renew_file(&mut self) -> Result<(), Fault> {
+        if self.sealed.is_none()
+            && let Some(file) = &self.file
+            && file.len()? <= self.offset
+        {
+            let name = file.name();
+            self.file = None;
+            self.open_file(name)?;
+        }
+        Ok(())
+    }
+
+    /// Moves to the first frame that is not covered by `after`, and keeps the definitions of the frames before it.
+    fn skip(&mut self, after: Position) -> Result<(), Fault> {
+        let (Limit::Sealed(SealedEnd { offset: limit, .. }) | Limit::Open(limit)) = self.limit()?;
+        let Some(file) = &self.file else { return Ok(()) };
+        // A transaction in several frames begins behind the last frame that ends on a commit.
+        let (mut at, mut start) = (HEADER_BYTES as u64, HEADER_BYTES as u64);
+        let mut describing = Vec::new();
+        while at < limit {
+            let header = file.frame_header(at, limit)?;
+            if header.ends_on_commit && header.through > after {
+                break;
+            }
+            if header.has_relations {
+                describing.push(at);
+            }
+            at = at.saturating_add(header.len());
+            if header.ends_on_commit {
+                start = at;
+            }
+        }
+        let mut definitions = BTreeMap::new();
+        for offset in describing.into_iter().filter(|offset| *offset < start) {
+            let (_, raw) = file.frame(offset, limit, &mut self.scratch)?;
+            for message in Records::new(&raw) {
+                let message = message.map_err(|damage| damaged(file.name(), offset, &damage))?;
+                // Types sort before the relations that use them.
+                let key = match peek(message) {
+                    Ok(Peek::Type { oid }) => (0, oid),
+                    Ok(Peek::Relation { oid }) => (1, oid),
+                    _ => continue,
+                };
+                definitions.insert(key, message.to_vec());
+            }
+        }
+        if !definitions.is_empty() {
+            let mut raw = Vec::new();
+            definitions.values().for_each(|message| push_record(&mut raw, message));
+            self.definitions.push_back(Frame {
+                through: after,
+                first: after,
+                ends_on_commit: true,
+                starts_in_transaction: false,
+                transactions: 0,
+                changes: 0,
+                raw: Bytes::from(raw),
+                from_memory: false,
+            });
+        }
+        self.offset = start;
+        Ok(())
+    }
+}

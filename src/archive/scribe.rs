@@ -1,0 +1,368 @@
+//! The writer's thread: compresses, hashes, writes, makes durable, publishes, seals. The only one that touches the disk.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::model::{Fault, Position};
+use crate::segment::{Cut, Encoder, Header, SegmentName};
+
+use super::mark::MarkFile;
+use super::recovery::End;
+use super::tail::{Place, cost};
+use super::writer::Shared;
+use super::{Archive, Durable, Frame, Mark, Tail, WriterState, disk};
+
+/// What the writer asks of its thread, in order.
+pub(super) enum Command {
+    Frame(Cut),
+    /// Forget the frames of the unfinished transaction.
+    Discard,
+    Seal,
+    /// Seal; what follows is of another timeline.
+    Timeline(u32),
+    /// Seal without beginning another segment, and end.
+    Finish,
+}
+
+/// How many bytes of records are written at most before they are synced and published.
+const GROUP_BYTES: usize = 8 << 20;
+
+pub(super) struct Scribe {
+    archive: Archive,
+    timeline: u32,
+    zstd_level: i32,
+    shared: Arc<Shared>,
+    tail: Tail,
+    durable: watch::Sender<Durable>,
+    mark: MarkFile,
+    /// Sealed segments go to the catalog's thread.
+    sealed: Sender<SegmentName>,
+    file: Arc<File>,
+    encoder: Encoder,
+    buffer: Vec<u8>,
+    /// What is written whole, up to the last frame that ends between transactions.
+    written: Mark,
+    dirty: bool,
+    stalled: bool,
+    /// Frames that wait for their commit and the sync.
+    unpublished: VecDeque<(Place, Frame, u64)>,
+    unpublished_bytes: usize,
+}
+
+/// What a [`Scribe`] starts with.
+pub(super) struct Start {
+    pub(super) archive: Archive,
+    pub(super) timeline: u32,
+    pub(super) zstd_level: i32,
+    pub(super) shared: Arc<Shared>,
+    pub(super) tail: Tail,
+    pub(super) durable: watch::Sender<Durable>,
+    pub(super) sealed: Sender<SegmentName>,
+    pub(super) end: End,
+}
+
+impl Scribe {
+    /// Begins a segment where the log ends.
+    pub(super) fn open(start: Start) -> Result<Scribe, Fault> {
+        let Start { archive, timeline, zstd_level, shared, tail, durable, sealed, end } = start;
+        let mark = MarkFile::open(archive.root())
+            .map_err(|error| disk::fault("cannot open the durable mark in", archive.root(), &error))?;
+        let encoder = Encoder::new(header(&archive, timeline, end), zstd_level);
+        let path = archive.segment_path(SegmentName::open(end.position));
+        let file =
+            begin_file(&archive, &encoder).map_err(|error| disk::fault("cannot create", &path, &error))?;
+        let written = beginning(&encoder);
+        let scribe = Scribe {
+            archive,
+            timeline,
+            zstd_level,
+            shared,
+            tail,
+            durable,
+            mark,
+            sealed,
+            file: Arc::new(file),
+            encoder,
+            buffer: Vec::new(),
+            written,
+            dirty: false,
+            stalled: false,
+            unpublished: VecDeque::new(),
+            unpublished_bytes: 0,
+        };
+        scribe.publish()?;
+        Ok(scribe)
+    }
+
+    /// Works until the writer is gone or says so. A fault is published, and ends it.
+    pub(super) fn run(mut self, commands: &Receiver<Command>) -> Result<Position, Fault> {
+        let result = self.work(commands);
+        if let Err(fault) = &result {
+            tracing::error!(error = %fault, "the log's writer has failed");
+            self.shared.failed.store(true, Ordering::Release);
+            self.durable
+                .send_modify(|durable| durable.state = WriterState::Failed(fault.message.as_str().into()));
+            self.shared.room.notify_waiters();
+        }
+        result.map(|()| self.encoder.ledger().through())
+    }
+
+    fn work(&mut self, commands: &Receiver<Command>) -> Result<(), Fault> {
+        while let Ok(first) = commands.recv() {
+            let mut next = Some(first);
+            let mut group = 0;
+            while let Some(command) = next {
+                match command {
+                    Command::Frame(cut) => {
+                        group += cut.raw.len();
+                        self.frame(cut)?;
+                    }
+                    Command::Discard => self.discard()?,
+                    Command::Seal => self.seal(true)?,
+                    Command::Timeline(timeline) => self.change_timeline(timeline)?,
+                    Command::Finish => return self.seal(false),
+                }
+                next = if group < GROUP_BYTES { commands.try_recv().ok() } else { None };
+            }
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, cut: Cut) -> Result<(), Fault> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        let entry = self.encoder.frame(&cut, &mut buffer).map_err(|damage| {
+            Fault::stop(format!(
+                "a frame after {} could not be made: {damage}",
+                self.encoder.ledger().through()
+            ))
+        })?;
+        self.write(&buffer, entry.offset)?;
+        self.buffer = buffer;
+        self.dirty = true;
+        if entry.header.ends_on_commit {
+            self.written.offset = self.encoder.end();
+            self.written.position = entry.header.through;
+        }
+        let raw_bytes = cut.raw.len();
+        let frame = Frame::new(&entry.header, cut.raw, true);
+        self.unpublished_bytes += cost(&frame);
+        self.unpublished.push_back(((self.encoder.header().after, entry.offset), frame, self.encoder.end()));
+        // A transaction may be larger than the tail: what would leave it at once need not wait for it.
+        while self.unpublished_bytes > self.tail.bytes_max()
+            && let Some((_, frame, _)) = self.unpublished.pop_front()
+        {
+            self.unpublished_bytes = self.unpublished_bytes.saturating_sub(cost(&frame));
+        }
+        self.shared.stored_bytes.store(self.encoder.end(), Ordering::Release);
+        self.shared.queued_bytes.fetch_sub(raw_bytes, Ordering::AcqRel);
+        self.shared.room.notify_waiters();
+        Ok(())
+    }
+
+    fn discard(&mut self) -> Result<(), Fault> {
+        let end = self.encoder.discard();
+        let place = (self.encoder.header().after, end);
+        self.unpublished.retain(|(at, _, _)| *at < place);
+        self.unpublished_bytes = self.unpublished.iter().map(|(_, frame, _)| cost(frame)).sum();
+        // Synced, so that a crash can't bring back a frame of it between those that follow.
+        self.file
+            .set_len(end)
+            .and_then(|()| self.file.sync_data())
+            .map_err(|error| self.fault("cannot cut", &error))
+    }
+
+    /// Makes durable what was written and tells everybody.
+    fn sync(&mut self) -> Result<(), Fault> {
+        if !self.dirty {
+            return Ok(());
+        }
+        // Never tried again: after a failed fsync the kernel may have dropped the pages and the next one succeeds.
+        self.file.sync_data().map_err(|error| self.fault("cannot make durable", &error))?;
+        self.dirty = false;
+        let written = (self.written.segment, self.written.offset);
+        let whole = self.unpublished.partition_point(|(place, _, _)| *place < written);
+        let published: Vec<_> = self.unpublished.drain(..whole).collect();
+        for (_, frame, _) in &published {
+            self.unpublished_bytes = self.unpublished_bytes.saturating_sub(cost(frame));
+        }
+        self.tail.extend(published);
+        self.publish()
+    }
+
+    fn publish(&self) -> Result<(), Fault> {
+        let mark = self.written;
+        self.mark.write(mark).map_err(|error| disk::fault("cannot write", &self.mark.path, &error))?;
+        let state = if self.stalled { self.durable.borrow().state.clone() } else { WriterState::Running };
+        self.durable.send_replace(Durable {
+            position: mark.position,
+            mark,
+            queued_bytes: self.shared.queued_bytes.load(Ordering::Acquire),
+            state,
+        });
+        Ok(())
+    }
+
+    /// Seals the segment when the log moved in it, and begins the next one there.
+    fn seal(&mut self, begin_next: bool) -> Result<(), Fault> {
+        self.sync()?;
+        let after = self.encoder.header().after;
+        if self.encoder.ledger().through() == after {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        let trailer = self.encoder.seal(&mut bytes);
+        self.write(&bytes, self.encoder.end())?;
+        self.file.sync_data().map_err(|error| self.fault("cannot make durable", &error))?;
+        let name = SegmentName::sealed(after, trailer.through);
+        let (old, new) =
+            (self.archive.segment_path(SegmentName::open(after)), self.archive.segment_path(name));
+        let folder = self.archive.segments_folder();
+        self.insist(|| match std::fs::rename(&old, &new) {
+            Ok(()) => disk::sync_folder(&folder),
+            Err(error) => Err(error),
+        })?;
+        tracing::debug!(segment = %name, transactions = trailer.totals.transactions, "sealed a segment");
+        let _ = self.sealed.send(name);
+        if begin_next {
+            let end = End { position: trailer.through, chain: trailer.chain };
+            self.encoder = Encoder::new(header(&self.archive, self.timeline, end), self.zstd_level);
+            self.file = {
+                let (archive, encoder) = (self.archive.clone(), &self.encoder);
+                let mut file = begin_file(&archive, encoder);
+                while let Err(error) = &file
+                    && disk::is_full(error)
+                {
+                    stall(&self.shared, &self.durable, &mut self.stalled, error)?;
+                    file = begin_file(&archive, &self.encoder);
+                }
+                Arc::new(file.map_err(|error| self.fault("cannot create the segment after", &error))?)
+            };
+            self.resumed();
+            self.written = beginning(&self.encoder);
+            self.shared.stored_bytes.store(0, Ordering::Release);
+            self.shared.sealed.fetch_add(1, Ordering::AcqRel);
+            self.publish()?;
+        }
+        Ok(())
+    }
+
+    fn change_timeline(&mut self, timeline: u32) -> Result<(), Fault> {
+        self.timeline = timeline;
+        let after = self.encoder.header().after;
+        if self.encoder.ledger().through() != after {
+            return self.seal(true);
+        }
+        // Nothing but the header is there.
+        let end = End { position: after, chain: self.encoder.header().chain };
+        self.encoder = Encoder::new(header(&self.archive, timeline, end), self.zstd_level);
+        let bytes = self.encoder.header().encode();
+        self.write(&bytes, 0)?;
+        self.file.sync_data().map_err(|error| self.fault("cannot make durable", &error))?;
+        self.shared.sealed.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Writes at `offset`; where the disk is full, takes back what was written in part and waits for space.
+    fn write(&mut self, bytes: &[u8], offset: u64) -> Result<(), Fault> {
+        let file = Arc::clone(&self.file);
+        self.insist(|| {
+            let written = file.write_all_at(bytes, offset);
+            if written.is_err() {
+                file.set_len(offset)?;
+            }
+            written
+        })
+    }
+
+    /// Does it, again and again while the disk is full. What was written before is made durable meanwhile.
+    fn insist(&mut self, mut act: impl FnMut() -> io::Result<()>) -> Result<(), Fault> {
+        loop {
+            match act() {
+                Ok(()) => {
+                    self.resumed();
+                    return Ok(());
+                }
+                Err(error) if disk::is_full(&error) => {
+                    self.sync()?;
+                    stall(&self.shared, &self.durable, &mut self.stalled, &error)?;
+                }
+                Err(error) => return Err(self.fault("cannot write", &error)),
+            }
+        }
+    }
+
+    fn resumed(&mut self) {
+        if std::mem::take(&mut self.stalled) {
+            tracing::info!("the archive's disk has space again");
+            self.durable.send_modify(|durable| durable.state = WriterState::Running);
+        }
+    }
+
+    fn fault(&self, doing: &str, error: &io::Error) -> Fault {
+        disk::fault(doing, &self.archive.segment_path(SegmentName::open(self.encoder.header().after)), error)
+    }
+}
+
+/// Says that the disk is full and waits a second, or gives up when the writer is being closed.
+fn stall(
+    shared: &Shared,
+    durable: &watch::Sender<Durable>,
+    stalled: &mut bool,
+    error: &io::Error,
+) -> Result<(), Fault> {
+    if !std::mem::replace(stalled, true) {
+        tracing::warn!(%error, "the archive's disk is full: nothing is acknowledged until there is space");
+        let message = format!("the archive's disk is full: {error}");
+        durable.send_modify(|durable| durable.state = WriterState::Stalled(message.as_str().into()));
+    }
+    for _ in 0..20 {
+        if shared.closing.load(Ordering::Acquire) {
+            return Err(Fault::stop(format!("the archive's disk is full: {error}"))
+                .hint("free space on the archive's disk; the source sends again what was not acknowledged"));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// The mark of a segment that holds nothing yet.
+fn beginning(encoder: &Encoder) -> Mark {
+    let after = encoder.header().after;
+    Mark { segment: after, offset: encoder.end(), position: after }
+}
+
+fn header(archive: &Archive, timeline: u32, end: End) -> Header {
+    Header {
+        archive_id: archive.manifest().archive_id.0,
+        system_identifier: archive.manifest().system_identifier,
+        timeline,
+        after: end.position,
+        chain: end.chain,
+    }
+}
+
+/// Makes the open file, durable with its name. Leaves nothing behind where it can't.
+fn begin_file(archive: &Archive, encoder: &Encoder) -> io::Result<File> {
+    let path = archive.segment_path(SegmentName::open(encoder.header().after));
+    let file = disk::create_new(&path)?;
+    let fill = || {
+        file.write_all_at(&encoder.header().encode(), 0)?;
+        file.sync_data()?;
+        disk::sync_folder(&archive.segments_folder())
+    };
+    if let Err(error) = fill() {
+        std::fs::remove_file(&path)?;
+        return Err(error);
+    }
+    Ok(file)
+}

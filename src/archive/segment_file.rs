@@ -1,0 +1,146 @@
+//! A segment's file, opened to be read.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use crate::model::Fault;
+use crate::segment::{
+    Damage, FRAME_HEADER_BYTES, Footer, FrameHeader, FrameScratch, HEADER_BYTES, Header, SegmentName,
+    TRAILER_BYTES, Trailer,
+};
+
+use super::{Archive, disk};
+
+/// The file is held open, so it can be read on when the segment is sealed and thus renamed.
+pub struct SegmentFile {
+    file: File,
+    name: SegmentName,
+    header: Header,
+}
+
+/// Damage, told with the segment, the place and the range that is in doubt.
+pub(super) fn damaged(name: SegmentName, offset: u64, damage: &Damage) -> Fault {
+    let range = match name.through {
+        Some(through) => format!("it holds ({}, {through}]", name.after),
+        None => format!("it holds what comes after {}", name.after),
+    };
+    Fault::person(format!("segment {name} is damaged at offset {offset}: {damage}; {range}"))
+        .hint("restore this segment from a copy; `pgsluice archive verify` tells what else is wrong")
+}
+
+impl SegmentFile {
+    /// Opens and checks the header against the name and the manifest. `None` where there is no such file (any more).
+    pub fn open(archive: &Archive, name: SegmentName) -> Result<Option<SegmentFile>, Fault> {
+        let path = archive.segment_path(name);
+        let file = match disk::open_to_read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(disk::fault("cannot open", &path, &error)),
+            Ok(file) => file,
+        };
+        let mut bytes = [0; HEADER_BYTES];
+        let header = match file.read_exact_at(&mut bytes, 0) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(Damage::Short("the segment header"))
+            }
+            Err(error) => return Err(disk::fault("cannot read", &path, &error)),
+            Ok(()) => Header::decode(&bytes),
+        };
+        let header = header.map_err(|damage| damaged(name, 0, &damage))?;
+        let manifest = archive.manifest();
+        let foreign = |what: &str| {
+            Fault::person(format!("segment {name} does not belong here: {what}"))
+                .hint("move it away and restore the archive's own segment from a copy")
+        };
+        if header.archive_id != manifest.archive_id.0 {
+            return Err(foreign("it is of another archive"));
+        }
+        if header.system_identifier != manifest.system_identifier {
+            return Err(foreign("it is of another source"));
+        }
+        if header.after != name.after {
+            return Err(foreign(&format!("its header says that it begins after {}", header.after)));
+        }
+        Ok(Some(SegmentFile { file, name, header }))
+    }
+
+    pub fn name(&self) -> SegmentName {
+        self.name
+    }
+
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    pub fn len(&self) -> Result<u64, Fault> {
+        let length = self.file.metadata().map(|metadata| metadata.len());
+        length.map_err(|error| Fault::stop(format!("cannot read segment {}: {error}", self.name)))
+    }
+
+    fn damaged(&self, offset: u64, damage: &Damage) -> Fault {
+        damaged(self.name, offset, damage)
+    }
+
+    fn read(&self, offset: u64, bytes: &mut [u8], what: &'static str) -> Result<(), Fault> {
+        self.file.read_exact_at(bytes, offset).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => self.damaged(offset, &Damage::Short(what)),
+            _ => Fault::stop(format!("cannot read segment {} at offset {offset}: {error}", self.name)),
+        })
+    }
+
+    /// The header of the frame at `offset`, which must end at or before `limit`. Its checksum is not looked at.
+    pub fn frame_header(&self, offset: u64, limit: u64) -> Result<FrameHeader, Fault> {
+        let mut bytes = [0; FRAME_HEADER_BYTES];
+        self.read(offset, &mut bytes, "a frame header")?;
+        let header = FrameHeader::decode(&bytes).map_err(|damage| self.damaged(offset, &damage))?;
+        if offset.checked_add(header.len()).is_none_or(|end| end > limit) {
+            return Err(self.damaged(offset, &Damage::Short("a frame")));
+        }
+        Ok(header)
+    }
+
+    /// The frame at `offset`, checked and decoded.
+    pub fn frame(
+        &self,
+        offset: u64,
+        limit: u64,
+        scratch: &mut FrameScratch,
+    ) -> Result<(FrameHeader, Vec<u8>), Fault> {
+        let header = self.frame_header(offset, limit)?;
+        let mut frame = vec![0; FRAME_HEADER_BYTES.saturating_add(header.stored_len as usize)];
+        self.read(offset, &mut frame, "a frame")?;
+        let again = FrameHeader::decode(&frame).map_err(|damage| self.damaged(offset, &damage))?;
+        if again != header {
+            return Err(self.damaged(offset, &Damage::Malformed("a frame header")));
+        }
+        let raw = header.payload(&frame, scratch).map_err(|damage| self.damaged(offset, &damage))?;
+        Ok((header, raw))
+    }
+
+    /// The trailer and the footer of a sealed segment. `name` is what it is called now; it may have been opened
+    /// under its open name.
+    pub fn sealed(&mut self, name: SegmentName) -> Result<(Trailer, Footer), Fault> {
+        self.name = name;
+        let length = self.len()?;
+        let short = || self.damaged(length, &Damage::Short("the segment trailer"));
+        let offset = length.checked_sub(TRAILER_BYTES as u64).ok_or_else(short)?;
+        let mut bytes = [0; TRAILER_BYTES];
+        self.read(offset, &mut bytes, "the segment trailer")?;
+        let trailer = Trailer::decode(&bytes, length).map_err(|damage| self.damaged(offset, &damage))?;
+        if name.through != Some(trailer.through) {
+            return Err(Fault::person(format!(
+                "segment {name} does not belong here: its trailer says that it ends at {}",
+                trailer.through
+            ))
+            .hint("it was renamed; restore the archive's own segment from a copy"));
+        }
+        let mut footer = vec![0; trailer.footer_len as usize];
+        self.read(trailer.footer_offset, &mut footer, "the segment footer")?;
+        let decoded = match crc32c::crc32c(&footer) == trailer.footer_checksum {
+            true => Footer::decode(&footer, self.header.after),
+            false => Err(Damage::Checksum("the segment footer")),
+        };
+        let decoded = decoded.map_err(|damage| self.damaged(trailer.footer_offset, &damage))?;
+        Ok((trailer, decoded))
+    }
+}

@@ -1,0 +1,334 @@
+//! The receiver's end of the log.
+
+use std::fs::{File, TryLockError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+
+use crate::model::{Fault, Position};
+use crate::segment::Cut;
+
+use super::builder::Builder;
+use super::scribe::{Command, Scribe, Start};
+use super::{Archive, Mark, Tail, disk, recovery};
+
+#[derive(Clone, Debug)]
+pub struct WriterOptions {
+    /// A segment is sealed at the first commit behind this many stored bytes.
+    pub segment_bytes_max: u64,
+    /// And at the first commit this long after its first transaction.
+    pub segment_age_seconds: u64,
+    /// Bytes of records that may wait for the disk before [`Writer::is_full`].
+    pub queue_bytes: usize,
+    pub tail_bytes: usize,
+    pub zstd_level: i32,
+}
+
+impl Default for WriterOptions {
+    fn default() -> WriterOptions {
+        WriterOptions {
+            segment_bytes_max: 64 << 20,
+            segment_age_seconds: 600,
+            queue_bytes: 16 << 20,
+            tail_bytes: 32 << 20,
+            zstd_level: 1,
+        }
+    }
+}
+
+/// How the writer's thread fares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriterState {
+    Running,
+    /// The disk is full. It goes on by itself when there is space.
+    Stalled(Arc<str>),
+    /// It has ended; what is not durable is lost and has to be received again.
+    Failed(Arc<str>),
+}
+
+/// How far the log is durable. What a receiver may acknowledge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Durable {
+    pub position: Position,
+    /// Where in the open segment that is.
+    pub mark: Mark,
+    /// Bytes of records that waited for the disk when this was published; 0: all that was sent is durable.
+    pub queued_bytes: usize,
+    pub state: WriterState,
+}
+
+/// What writer and thread share beside the queue.
+#[derive(Default)]
+pub(super) struct Shared {
+    pub(super) queued_bytes: AtomicUsize,
+    pub(super) room: Notify,
+    /// The length of the open file, and how many segments were sealed before it.
+    pub(super) stored_bytes: AtomicU64,
+    pub(super) sealed: AtomicU64,
+    pub(super) failed: AtomicBool,
+    pub(super) closing: AtomicBool,
+}
+
+/// An open file that holds nothing but idle progress is sealed from here on.
+const IDLE_BYTES_MAX: u64 = 1 << 20;
+
+/// The one writer of an archive. All but [`Writer::room`] and [`Writer::close`] is synchronous and never touches the
+/// disk. Dropped without `close`, it writes what it was given whole, and leaves the segment open for the next to recover.
+pub struct Writer {
+    builder: Builder,
+    options: WriterOptions,
+    timeline: u32,
+    shared: Arc<Shared>,
+    durable: watch::Receiver<Durable>,
+    tail: Tail,
+    commands: Option<Sender<Command>>,
+    thread: Option<JoinHandle<Result<Position, Fault>>>,
+    /// Segments that were asked to be sealed.
+    seals: u64,
+    seal_wanted: bool,
+    /// When the open segment got its first transaction.
+    segment_since: Option<Instant>,
+}
+
+impl Writer {
+    /// Takes the archive's lock, recovers what a crash left, and begins a segment. Blocks on the disk.
+    pub fn open(archive: &Archive, timeline: u32, options: WriterOptions) -> Result<Writer, Fault> {
+        let lock = lock(archive)?;
+        let end = recovery::recover(archive, options.zstd_level)?;
+        let shared = Arc::new(Shared::default());
+        let (durable_sender, durable) = watch::channel(Durable {
+            position: end.position,
+            mark: Mark::default(),
+            queued_bytes: 0,
+            state: WriterState::Running,
+        });
+        let tail = Tail::new(options.tail_bytes, durable.clone());
+        let (sealed, _sealed_receiver) = channel();
+        let scribe = Scribe::open(Start {
+            archive: archive.clone(),
+            timeline,
+            zstd_level: options.zstd_level,
+            shared: Arc::clone(&shared),
+            tail: tail.clone(),
+            durable: durable_sender,
+            sealed,
+            end,
+        })?;
+        let (commands, receiver) = channel();
+        let thread = std::thread::Builder::new().name("log".into()).spawn(move || {
+            let result = scribe.run(&receiver);
+            drop(lock);
+            result
+        });
+        let thread =
+            thread.map_err(|error| Fault::stop(format!("cannot start the log's thread: {error}")))?;
+        Ok(Writer {
+            builder: Builder::new(end.position),
+            options,
+            timeline,
+            shared,
+            durable,
+            tail,
+            commands: Some(commands),
+            thread: Some(thread),
+            seals: 0,
+            seal_wanted: false,
+            segment_since: None,
+        })
+    }
+
+    pub fn durable(&self) -> watch::Receiver<Durable> {
+        self.durable.clone()
+    }
+
+    pub fn tail(&self) -> Tail {
+        self.tail.clone()
+    }
+
+    /// The end of the last whole transaction, or idle progress, that was taken.
+    pub fn received(&self) -> Position {
+        self.builder.received()
+    }
+
+    /// The source's timeline that new segments carry.
+    pub fn timeline(&self) -> u32 {
+        self.timeline
+    }
+
+    /// Seals what is there when the source is on another timeline now. Only between transactions.
+    pub fn continue_on(&mut self, timeline: u32) {
+        if timeline == self.timeline {
+            return;
+        }
+        self.flush();
+        self.timeline = timeline;
+        self.segment_since = None;
+        self.builder.start_segment();
+        self.seals += 1;
+        self.send(Command::Timeline(timeline));
+    }
+
+    /// Takes one pgoutput message, verbatim. After an error the unfinished transaction is to be discarded.
+    pub fn append(&mut self, message: &[u8]) -> Result<(), Fault> {
+        let completed = self.builder.append(message)?;
+        while let Some(cut) = self.builder.due() {
+            self.send_frame(cut)?;
+        }
+        if completed {
+            if self.segment_since.is_none() {
+                self.segment_since = Some(Instant::now());
+            }
+            if self.seal_wanted || self.stored_bytes() >= self.options.segment_bytes_max {
+                self.seal();
+            }
+        }
+        Ok(())
+    }
+
+    /// Idle progress: everything up to `through` was seen and nothing of it is pending. Only between transactions; it
+    /// goes to the disk with the next frame.
+    pub fn progress(&mut self, through: Position) {
+        self.builder.progress(through);
+    }
+
+    /// Forgets the unfinished transaction, also what of it is in the file already.
+    pub fn discard(&mut self) {
+        if self.builder.discard() {
+            self.send(Command::Discard);
+        }
+    }
+
+    /// Closes the frame in hand at its last commit and gives it to the disk.
+    pub fn flush(&mut self) {
+        if let Some(cut) = self.builder.flush() {
+            // A failed thread has published why.
+            let _ = self.send_frame(cut);
+        }
+        self.tick();
+    }
+
+    /// Seals what is due by age; between transactions, else at the end of the one in hand.
+    pub fn tick(&mut self) {
+        let age = Duration::from_secs(self.options.segment_age_seconds);
+        let old = self.segment_since.is_some_and(|since| since.elapsed() >= age);
+        let idle = self.segment_since.is_none() && self.stored_bytes() >= IDLE_BYTES_MAX;
+        if old || idle {
+            self.seal_now(idle);
+        }
+    }
+
+    /// Flushes, and seals the segment where it holds a transaction. Inside a transaction: when that ends.
+    pub fn seal(&mut self) {
+        self.seal_now(false);
+    }
+
+    fn seal_now(&mut self, idle_too: bool) {
+        if self.builder.in_transaction() {
+            self.seal_wanted = true;
+            return;
+        }
+        self.seal_wanted = false;
+        if let Some(cut) = self.builder.flush() {
+            let _ = self.send_frame(cut);
+        }
+        if self.segment_since.take().is_some() || idle_too {
+            self.builder.start_segment();
+            self.seals += 1;
+            self.send(Command::Seal);
+        }
+    }
+
+    /// Bytes of records that wait in the frame in hand, up to its last commit.
+    pub fn frame_bytes(&self) -> usize {
+        self.builder.committed()
+    }
+
+    /// Whether so much waits for the disk that no more should be read from the source.
+    pub fn is_full(&self) -> bool {
+        self.shared.queued_bytes.load(Ordering::Acquire) >= self.options.queue_bytes && !self.failed()
+    }
+
+    /// Waits until it is not full, or has failed. May be dropped at any time.
+    pub async fn room(&self) {
+        loop {
+            let notified = self.shared.room.notified();
+            if !self.is_full() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Discards the unfinished transaction, makes the rest durable, seals, and ends the thread. On a full disk it
+    /// gives up at once. Returns the durable position.
+    pub async fn close(mut self) -> Result<Position, Fault> {
+        self.discard();
+        if let Some(cut) = self.builder.flush() {
+            self.send_frame(cut)?;
+        }
+        self.send(Command::Finish);
+        self.shared.closing.store(true, Ordering::Release);
+        self.commands = None;
+        let Some(thread) = self.thread.take() else { return Ok(self.builder.received()) };
+        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        match joined {
+            Ok(Ok(result)) => result,
+            _ => Err(Fault::stop("the log's thread has panicked")),
+        }
+    }
+
+    /// The length of the open file, as far as the thread has come; 0 while a seal is under way.
+    fn stored_bytes(&self) -> u64 {
+        let current = self.shared.sealed.load(Ordering::Acquire) == self.seals;
+        if current { self.shared.stored_bytes.load(Ordering::Acquire) } else { 0 }
+    }
+
+    fn failed(&self) -> bool {
+        self.shared.failed.load(Ordering::Acquire)
+    }
+
+    fn send_frame(&mut self, cut: Cut) -> Result<(), Fault> {
+        self.shared.queued_bytes.fetch_add(cut.raw.len(), Ordering::AcqRel);
+        if self.failed() || !self.send(Command::Frame(cut)) {
+            let reason = match &self.durable.borrow().state {
+                WriterState::Failed(reason) => reason.to_string(),
+                _ => "its thread has ended".into(),
+            };
+            return Err(Fault::stop(format!("the log cannot be written: {reason}")));
+        }
+        Ok(())
+    }
+
+    fn send(&self, command: Command) -> bool {
+        self.commands.as_ref().is_some_and(|commands| commands.send(command).is_ok())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.commands = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The archive's lock, held as long as the file is open.
+pub(super) fn lock(archive: &Archive) -> Result<File, Fault> {
+    let path = archive.root().join("lock");
+    let fault = |error: &std::io::Error| disk::fault("cannot lock", &path, error);
+    let file = disk::open_or_create(&path).map_err(|error| fault(&error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(Fault::stop(format!("archive {} is in use by another receiver", archive.root().display()))
+                .hint("stop the other pgsluice first; `pgsluice status` looks at the archive while it runs"))
+        }
+        Err(TryLockError::Error(error)) => Err(fault(&error)),
+    }
+}

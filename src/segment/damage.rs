@@ -1,0 +1,12 @@
+/// Bytes that are not what the format says, or not what was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    #[error("the bytes end inside {0}")]
+    Short(&'static str),
+    #[error("{0} has a wrong checksum")]
+    Checksum(&'static str),
+    #[error("{0} is malformed")]
+    Malformed(&'static str),
+    #[error("the segment has format version {0}, which this program does not read")]
+    Version(u16),
+}

@@ -1,0 +1,142 @@
+//! Writing a segment: records in, the file's next bytes out.
+
+use bytes::Bytes;
+
+use crate::model::Position;
+
+use super::codec::Squeeze;
+use super::{Damage, Footer, FrameEntry, FrameHeader, HEADER_BYTES, Header, Ledger, TRAILER_BYTES, Trailer};
+
+/// A run of records that is to become one frame.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    pub raw: Bytes,
+    /// Whether no transaction is unfinished at its end.
+    pub ends_on_commit: bool,
+    /// How far the log goes with it.
+    pub through: Position,
+}
+
+/// One segment in the making. It gives bytes and remembers what the footer will say; where they go is not its business.
+pub struct Encoder {
+    header: Header,
+    squeeze: Squeeze,
+    ledger: Ledger,
+    frames: Vec<FrameEntry>,
+    end: u64,
+    /// Frames and bytes up to the last frame that ends between transactions.
+    committed: (usize, u64),
+}
+
+impl Encoder {
+    pub fn new(header: Header, zstd_level: i32) -> Encoder {
+        Encoder {
+            squeeze: Squeeze::new(zstd_level),
+            ledger: Ledger::new(header.after, header.chain),
+            frames: Vec::new(),
+            end: HEADER_BYTES as u64,
+            committed: (0, HEADER_BYTES as u64),
+            header,
+        }
+    }
+
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub fn frames(&self) -> &[FrameEntry] {
+        &self.frames
+    }
+
+    /// Where the next frame goes: the length of the file so far.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// The length of the file up to the last frame that ends between transactions.
+    pub fn committed_end(&self) -> u64 {
+        self.committed.1
+    }
+
+    /// Appends the next frame's bytes to `out`.
+    pub fn frame(&mut self, cut: &Cut, out: &mut Vec<u8>) -> Result<FrameEntry, Damage> {
+        let content = self.ledger.frame(&cut.raw, cut.ends_on_commit, cut.through)?;
+        let raw_len =
+            u32::try_from(cut.raw.len()).map_err(|_| Damage::Malformed("a frame that is too long"))?;
+        let (codec, stored) = self.squeeze.encode(&cut.raw);
+        let header = FrameHeader {
+            codec,
+            ends_on_commit: content.ends_on_commit,
+            has_relations: content.has_relations,
+            starts_in_transaction: content.starts_in_transaction,
+            raw_len,
+            stored_len: stored.len() as u32,
+            transactions: content.transactions,
+            changes: content.changes,
+            first: content.first.unwrap_or(cut.through),
+            through: cut.through,
+        };
+        header.encode(stored, out);
+        Ok(self.push(header))
+    }
+
+    /// Takes in a frame that is in the file already.
+    pub fn restore(&mut self, header: FrameHeader, raw: &[u8]) -> Result<(), Damage> {
+        let content = self.ledger.frame(raw, header.ends_on_commit, header.through)?;
+        if !header.describes(&content) {
+            return Err(Damage::Malformed("a frame header"));
+        }
+        self.push(header);
+        Ok(())
+    }
+
+    fn push(&mut self, header: FrameHeader) -> FrameEntry {
+        let entry = FrameEntry { offset: self.end, header };
+        self.frames.push(entry);
+        self.end = self.end.saturating_add(header.len());
+        if header.ends_on_commit {
+            self.committed = (self.frames.len(), self.end);
+        }
+        entry
+    }
+
+    /// Forgets the frames of the unfinished transaction and gives the length that the file is to be cut to.
+    pub fn discard(&mut self) -> u64 {
+        self.ledger.discard();
+        self.frames.truncate(self.committed.0);
+        self.end = self.committed.1;
+        self.end
+    }
+
+    /// Appends footer and trailer to `out`. An unfinished transaction must have been discarded.
+    pub fn seal(&self, out: &mut Vec<u8>) -> Trailer {
+        assert_eq!(self.end, self.committed.1, "a segment is sealed between transactions");
+        let start = out.len();
+        Footer::encode(self.header.after, &self.frames, self.ledger.commits(), self.ledger.relations(), out);
+        let footer = out.get(start..).unwrap_or_default();
+        let trailer = Trailer {
+            footer_offset: self.end,
+            footer_len: footer.len() as u64,
+            footer_checksum: crc32c::crc32c(footer),
+            through: self.ledger.through(),
+            totals: self.ledger.totals(),
+            chain: self.ledger.chain(),
+        };
+        out.reserve(TRAILER_BYTES);
+        out.extend_from_slice(&trailer.encode());
+        trailer
+    }
+
+    /// What [`Encoder::seal`] writes as footer.
+    pub fn footer(&self) -> Footer {
+        Footer {
+            frames: self.frames.clone(),
+            commits: self.ledger.commits().to_vec(),
+            relations: self.ledger.relations().cloned().collect(),
+        }
+    }
+}
