@@ -110,6 +110,7 @@ impl<'a> Applier<'a> {
     async fn read(&mut self, run: &mut Run, mut reader: Reader, control: &mut Control) -> Result<Flow, Fault> {
         self.report(run, control);
         loop {
+            self.applied.log = self.applied.log.max(reader.durable());
             let flow = match tokio::task::block_in_place(|| reader.try_next())? {
                 Some(frame) => self.frame(run, &frame, control).await?,
                 None => self.at_the_end(run, &mut reader, control).await?,
