@@ -1,1 +1,105 @@
-//! apply
+//! Log to target, exactly once.
+//!
+//! One loop: it reads the log from where the target's progress row stands, in catchup and live alike. A batch is a run of whole
+//! source transactions applied as one target transaction; it grows while the log has more to give and is a single source
+//! transaction when it has not. What the target refuses is tried again carefully: one source transaction at a time,
+//! row by row, so that all before it is kept and the error names the very change.
+//!
+//! The target's progress lives in the target, in the transaction that carries the rows.
+
+mod batch;
+mod copytext;
+mod describe;
+mod lookup;
+mod origin;
+mod replies;
+mod session;
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::archive::{Archive, Tail};
+use crate::model::{Fault, Position, Remedy, Timestamp};
+use crate::pg::Conninfo;
+
+use batch::{Applier, Flow};
+
+/// Where the changes go.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub conninfo: Conninfo,
+    /// Names the progress row and the origin.
+    pub stream: String,
+}
+
+/// How a running applier is steered, and what it reports.
+#[derive(Clone)]
+pub struct Control {
+    /// Turns true when the applier shall finish the batch in hand and end.
+    pub stop: watch::Receiver<bool>,
+    pub endpos: watch::Receiver<Option<Position>>,
+    pub applied: watch::Sender<Applied>,
+}
+
+/// How far the target is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Applied {
+    /// Everything in the log up to here is on the target.
+    pub position: Position,
+    /// Of the last transaction applied by this process.
+    pub commit_time: Timestamp,
+    /// Applied by this process.
+    pub transactions: u64,
+    pub changes: u64,
+    /// The applier has met the end of the log and waits for more.
+    pub is_live: bool,
+}
+
+/// How a run ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything up to endpos is applied.
+    Reached,
+    Stopped,
+}
+
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// How often a transaction that the target refuses for a passing reason (lock, time-out, deadlock) is tried again.
+const ATTEMPTS_MAX: u32 = 10;
+
+/// Applies until stopped or until endpos, across lost connections to the target.
+pub async fn apply(
+    archive: &Archive,
+    tail: Option<Tail>,
+    target: &Target,
+    mut control: Control,
+) -> Result<Outcome, Fault> {
+    let mut applier = Applier::new(archive, tail, target);
+    let mut backoff = BACKOFF_MIN;
+    let mut attempts = 0;
+    loop {
+        let before = applier.position();
+        let fault = match applier.run(&mut control).await {
+            Ok(Flow::Reached) => return Ok(Outcome::Reached),
+            Ok(_) => return Ok(Outcome::Stopped),
+            Err(fault) => fault,
+        };
+        if applier.position() > before {
+            backoff = BACKOFF_MIN;
+            attempts = 0;
+        }
+        // A refused statement ends the run only where trying again can't help; a lost connection never does.
+        attempts += u32::from(fault.sqlstate.is_some());
+        if !matches!(fault.remedy, Remedy::Retry | Remedy::Reread) || attempts >= ATTEMPTS_MAX {
+            return Err(fault);
+        }
+        tracing::warn!(error = %fault, retry_seconds = backoff.as_secs_f64(), "target does not take the batch");
+        tokio::select! {
+            () = tokio::time::sleep(backoff) => {}
+            _ = control.stop.wait_for(|stop| *stop) => return Ok(Outcome::Stopped),
+        }
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}

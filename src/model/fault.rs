@@ -21,7 +21,7 @@ pub enum Remedy {
 
 /// An error with its remedy. The message says what happened and where; the hint says what to try.
 /// Neither ever holds a secret.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Fault {
     pub remedy: Remedy,
     pub message: String,

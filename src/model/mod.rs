@@ -3,11 +3,13 @@
 mod fault;
 mod position;
 mod relation;
+mod sql;
 mod time;
 mod value;
 
 pub use fault::{Fault, Remedy};
 pub use position::{Lsn, Position, Xid};
 pub use relation::{Column, Relation, ReplicaIdentity};
+pub use sql::{quote_ident, quote_literal};
 pub use time::Timestamp;
 pub use value::Value;

@@ -1,1 +1,34 @@
-//! pg
+//! Edges to PostgreSQL. Hides the wire protocol, authentication and TLS, and how a server is named.
+//!
+//! Three kinds of connection, all made by [`Conninfo`] and one road of start-up (`wire`):
+//!
+//! ```text
+//! Conninfo ─► dial (TCP, socket, TLS) ─► auth ─► wire ─┬─► ReplicationStream   slots, then the stream
+//!                                                      ├─► Pipeline            many statements under one Sync
+//!                                                      └─► control::connect    tokio-postgres, for the rest
+//! ```
+//!
+//! Every session pins the settings that decide how values print, so the same value is the same text wherever it
+//! comes from. Values are never parsed here. Deliberately absent: what the messages of the stream mean (`pgoutput`),
+//! and when to try again (a [`Fault`](crate::model::Fault) only tells whether it makes sense).
+
+mod auth;
+mod conninfo;
+pub mod control;
+mod dial;
+mod frames;
+mod pipeline;
+mod replication;
+mod server_message;
+mod sql;
+mod tls;
+mod wire;
+
+pub use conninfo::Conninfo;
+pub use pipeline::{Pipeline, PipelineOptions, PipelineReader, PipelineWriter, Reply, TransactionStatus};
+pub use replication::{
+    CreatedSlot, Event, ReplicationReceiver, ReplicationStream, SnapshotAction, Status, StatusSender,
+    SystemIdentity, TimelineSwitch,
+};
+pub use sql::{publication_names, quote_ident, quote_literal};
+pub use wire::{Fields, Rows};

@@ -1,1 +1,204 @@
-//! receive
+//! Source to log: takes the changes off the slot as fast as they come and confirms what is durable.
+//!
+//! Three tasks that never wait for each other: the pump reads messages into the log's frame in hand; the log's own thread
+//! compresses and syncs; the herald tells the source how far that is. When the disk can't keep up the pump stops
+//! reading, and the herald still answers, so that the source waits instead of hanging up.
+//!
+//! Invariants: nothing is confirmed before it is durable; a transaction enters the log whole and once, by the end LSN of its
+//! commit; the log is continued only from the source that it came from, without a gap ([`admit`]).
+
+mod acknowledge;
+mod admit;
+mod herald;
+mod pump;
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::archive::{Archive, Durable, Manifest, Writer, WriterState};
+use crate::model::{Fault, Position, Remedy};
+use crate::pg::slot::Slot;
+use crate::pg::{self, Conninfo, ReplicationStream};
+
+use admit::{LogState, SlotState, SourceState};
+use herald::Herald;
+
+/// Where the changes come from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub conninfo: Conninfo,
+    pub slot: String,
+    pub publication: String,
+}
+
+/// How a running receiver is steered.
+#[derive(Clone)]
+pub struct Control {
+    /// Turns true when the receiver shall finish.
+    pub stop: watch::Receiver<bool>,
+    pub endpos: watch::Receiver<Option<Position>>,
+    /// How far the target is, for the source's `replay_lsn`.
+    pub applied: watch::Receiver<Position>,
+    /// Told how far the log holds the source's changes.
+    pub received: watch::Sender<Position>,
+}
+
+const APPLICATION: &str = "pgsluice receive";
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// Why one connection came to its end.
+enum Ended {
+    /// Stopped by the operator, or everything up to endpos is in the log.
+    Finished,
+    Cut(Fault),
+}
+
+/// Receives until stopped or until endpos, across lost connections. Returns how far the log is durable.
+pub async fn receive(
+    archive: &Archive,
+    mut writer: Writer,
+    source: &Source,
+    mut control: Control,
+) -> Result<Position, Fault> {
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        if *control.stop.borrow() || is_complete(&writer, &control) {
+            return writer.close().await;
+        }
+        let started = writer.received();
+        let fault = match connection(archive, &mut writer, source, &mut control).await {
+            Ok(Ended::Finished) => continue,
+            Ok(Ended::Cut(fault)) | Err(fault) => fault,
+        };
+        writer.discard();
+        if fault.remedy != Remedy::Retry {
+            // What came before the fault is kept; the fault itself is what the caller must hear.
+            writer.close().await?;
+            return Err(fault);
+        }
+        if writer.received() > started {
+            backoff = BACKOFF_MIN;
+        }
+        tracing::warn!(error = %fault, retry_seconds = backoff.as_secs_f64(), "connection to the source lost");
+        tokio::select! {
+            () = tokio::time::sleep(backoff) => {}
+            _ = control.stop.wait_for(|stop| *stop) => {}
+        }
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// Whether everything up to endpos has been received.
+fn is_complete(writer: &Writer, control: &Control) -> bool {
+    control.endpos.borrow().is_some_and(|endpos| writer.received() >= endpos)
+}
+
+/// One connection from start to end; whole transactions that came over it stay in the log.
+async fn connection(
+    archive: &Archive,
+    writer: &mut Writer,
+    source: &Source,
+    control: &mut Control,
+) -> Result<Ended, Fault> {
+    let mut stream = ReplicationStream::connect(&source.conninfo, APPLICATION, &[]).await?;
+    let durable = settled(writer).await?;
+    let timeline = check(archive, writer, &mut stream, source, durable).await?;
+    writer.continue_on(timeline);
+    let publications = pg::publication_names([source.publication.as_str()]);
+    let options = [("proto_version", "1"), ("publication_names", publications.as_str()), ("messages", "true")];
+    let (mut events, status) = stream.start(&source.slot, durable, &options).await?;
+    tracing::info!(slot = source.slot, from = %durable, timeline, "receiving");
+
+    let herald = Herald::start(status, writer.durable(), control.applied.clone());
+    let ended = pump::pump(&mut events, writer, control, &herald).await;
+    if let Ok(Ended::Finished) = ended {
+        // Before the connection ends the source shall know all that will be kept.
+        let durable = settled(writer).await?;
+        herald.finish(durable).await;
+    }
+    ended
+}
+
+/// Waits until all whole transactions that were received are durable.
+async fn settled(writer: &mut Writer) -> Result<Position, Fault> {
+    writer.flush();
+    let received = writer.received();
+    let mut durable = writer.durable();
+    let reached = |durable: &Durable| durable.position >= received || matches!(durable.state, WriterState::Failed(_));
+    let settled = durable.wait_for(reached).await.map_err(|_| log_ended())?;
+    healthy(&settled)?;
+    Ok(settled.position)
+}
+
+/// A log that can't be written any more is the end; a full disk is not, it is waited for.
+fn healthy(durable: &Durable) -> Result<(), Fault> {
+    match &durable.state {
+        WriterState::Running | WriterState::Stalled(_) => Ok(()),
+        WriterState::Failed(reason) => Err(Fault::stop(format!("the log can't be written: {reason}"))
+            .hint("mend the disk, then run the same command again: nothing that was not durable was confirmed")),
+    }
+}
+
+fn log_ended() -> Fault {
+    Fault::stop("the log's thread has ended")
+}
+
+/// Refuses a source that can't continue the log; gives its timeline.
+async fn check(
+    archive: &Archive,
+    writer: &Writer,
+    stream: &mut ReplicationStream,
+    source: &Source,
+    durable: Position,
+) -> Result<u32, Fault> {
+    let system = stream.identify_system().await?;
+    let switched_at = if system.timeline > writer.timeline() {
+        let history = stream.timeline_history(system.timeline).await?;
+        history.iter().find(|switch| switch.timeline == writer.timeline()).map(|switch| switch.switched_at)
+    } else {
+        None
+    };
+    let control = pg::control::connect(&source.conninfo, APPLICATION).await?;
+    let slot = pg::slot::read(&control, &source.slot).await?.ok_or_else(|| {
+        let missed = system.position.bytes_since(durable);
+        Fault::person(format!(
+            "slot \"{}\" does not exist on the source: the archive ends at {durable}, {missed} bytes before its end",
+            source.slot
+        ))
+        .hint("a new slot can't give what came in between: start a new archive and copy the tables anew")
+    })?;
+    let manifest = archive.manifest();
+    let log =
+        LogState { system_identifier: manifest.system_identifier, timeline: writer.timeline(), durable };
+    admit::admit(
+        &log,
+        &SourceState {
+            system_identifier: system.system_identifier,
+            timeline: system.timeline,
+            flushed: system.position,
+            switched_at,
+            slot: slot_state(&slot, manifest)?,
+        },
+    )?;
+    Ok(system.timeline)
+}
+
+/// The slot as the decision needs it; refuses one that speaks of something else.
+fn slot_state(slot: &Slot, manifest: &Manifest) -> Result<SlotState, Fault> {
+    let is = |what: &Option<String>| what.clone().unwrap_or_else(|| "none".into());
+    let wrong = |what, found, wanted: &str| {
+        Err(Fault::person(format!("slot \"{}\" is of {what} {found}, but the archive of {wanted}", slot.name))
+            .hint("check --slot and --archive"))
+    };
+    if slot.plugin.as_ref() != Some(&manifest.plugin) {
+        return wrong("plugin", is(&slot.plugin), &manifest.plugin);
+    }
+    if slot.database.as_ref() != Some(&manifest.database) {
+        return wrong("database", is(&slot.database), &manifest.database);
+    }
+    let lost = slot.wal_status.as_deref() == Some("lost");
+    let confirmed = slot.confirmed_flush.unwrap_or_default();
+    Ok(SlotState { name: slot.name.clone(), confirmed, lost })
+}

@@ -1,1 +1,16 @@
-//! transform
+//! Changes to SQL: which statement a change of the log becomes on the target.
+//!
+//! Pure. The applier looks up what the target's table is like ([`TargetTable`]), gives it to the [`Planner`] with the
+//! relation of the log, and then every change comes out as [`Step`]s, in order. Columns are matched by name; the
+//! key is the one that the source sent, not the target's. A change that can't be expressed exactly is a [`Refusal`].
+//!
+//! A batch is a run of whole source transactions; its statements keep the source's order.
+
+mod columns;
+mod planner;
+mod statement;
+mod target;
+
+pub use planner::{Parameters, Planner, Refusal, Step};
+pub use statement::{Statement, StatementKind};
+pub use target::{Equality, Generated, Identity, TargetColumn, TargetTable};

@@ -1,0 +1,390 @@
+//! The one loop that turns frames of the log into batches on the target.
+
+use tokio_postgres::Client;
+
+use crate::archive::{Archive, Frame, Reader, Records, Tail};
+use crate::model::{Fault, Lsn, Position, Remedy};
+use crate::pg;
+use crate::pgoutput::{Begin, Message, decode};
+use crate::transform::{Parameters, Planner, Refusal, Step};
+
+use super::session::{Advance, FIRST_CHANGE, Refused, Session, Stream};
+use super::{Applied, Control, Target, describe, lookup};
+
+/// Changes after which a batch is committed although the log has more. A longer transaction gains little, and rows that
+/// change often can't be pruned inside it.
+const CHANGES_MAX: u64 = 1000;
+/// Inserts into one table in a row from which COPY is worth its start.
+const COPY_RUN: usize = 8;
+/// Our own schema, should it be published by a source that is itself a target.
+const OWN_SCHEMA: &str = "pgsluice";
+
+/// What is kept from one connection to the next.
+pub(super) struct Applier<'a> {
+    archive: &'a Archive,
+    tail: Option<Tail>,
+    target: &'a Target,
+    planner: Planner,
+    applied: Applied,
+    /// A batch up to the commit at this LSN was refused: until it is passed, one source transaction is a batch, row by row.
+    careful_until: Option<Lsn>,
+}
+
+/// How the loop goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    On,
+    /// The batch was given up: read again from the target's progress.
+    Again,
+    /// Everything up to endpos is applied.
+    Reached,
+    Stopped,
+}
+
+/// The transaction of the log that is being read.
+#[derive(Clone, Copy)]
+enum Inside {
+    Nothing,
+    Applying(Begin),
+    /// Applied already.
+    Known,
+}
+
+/// One connection and the batch in hand.
+struct Run {
+    session: Session,
+    /// For looking at the target's catalog while the session is busy.
+    catalog: Client,
+    /// Whether the target's transaction has begun.
+    is_open: bool,
+    advance: Advance,
+    inside: Inside,
+    /// The log has been read up to here.
+    read: Position,
+}
+
+impl<'a> Applier<'a> {
+    pub(super) fn new(archive: &'a Archive, tail: Option<Tail>, target: &'a Target) -> Applier<'a> {
+        Applier {
+            archive,
+            tail,
+            target,
+            planner: Planner::default(),
+            applied: Applied::default(),
+            careful_until: None,
+        }
+    }
+
+    pub(super) fn position(&self) -> Position {
+        self.applied.position
+    }
+
+    /// One connection to the target, from its progress on.
+    pub(super) async fn run(&mut self, control: &mut Control) -> Result<Flow, Fault> {
+        self.planner.unbind();
+        let manifest = self.archive.manifest();
+        let stream = Stream { name: self.target.stream.clone(), archive_id: manifest.archive_id.to_string() };
+        let session = Session::open(&self.target.conninfo, stream, &manifest.server_encoding).await?;
+        let catalog = pg::control::connect(&self.target.conninfo, "pgsluice apply").await?;
+        let read = session.progress();
+        let mut run =
+            Run { session, catalog, is_open: false, advance: Advance::default(), inside: Inside::Nothing, read };
+        loop {
+            run.inside = Inside::Nothing;
+            run.read = run.session.progress();
+            let reader = Reader::open(self.archive, run.read, self.tail.clone())?;
+            let flow = self.read(&mut run, reader, control).await;
+            self.applied.is_live = false;
+            control.applied.send_replace(self.applied);
+            match flow? {
+                Flow::On | Flow::Again => {}
+                end @ (Flow::Reached | Flow::Stopped) => {
+                    run.session.make_durable().await?;
+                    return Ok(end);
+                }
+            }
+        }
+    }
+
+    /// Reads the log until there is a reason not to.
+    async fn read(&mut self, run: &mut Run, mut reader: Reader, control: &mut Control) -> Result<Flow, Fault> {
+        self.report(run, control);
+        loop {
+            let flow = match tokio::task::block_in_place(|| reader.try_next())? {
+                Some(frame) => self.frame(run, &frame, control).await?,
+                None => self.at_the_end(run, &mut reader, control).await?,
+            };
+            if flow != Flow::On {
+                return Ok(flow);
+            }
+            if *control.stop.borrow() && matches!(run.inside, Inside::Nothing) {
+                return Ok(match self.commit(run, control).await? {
+                    Flow::On => Flow::Stopped,
+                    other => other,
+                });
+            }
+        }
+    }
+
+    /// The log has no more for now: commits what is in hand and waits.
+    async fn at_the_end(&mut self, run: &mut Run, reader: &mut Reader, control: &mut Control) -> Result<Flow, Fault> {
+        let flow = self.commit(run, control).await?;
+        if flow != Flow::On {
+            return Ok(flow);
+        }
+        self.applied.is_live = true;
+        self.report(run, control);
+        if control.endpos.borrow_and_update().is_some_and(|endpos| run.read >= endpos) {
+            return Ok(Flow::Reached);
+        }
+        tokio::select! {
+            () = reader.wait() => {}
+            _ = control.endpos.changed() => {}
+            _ = control.stop.wait_for(|stop| *stop) => {}
+        }
+        Ok(Flow::On)
+    }
+
+    /// Applies what is in a frame, committing where a batch is full.
+    async fn frame(&mut self, run: &mut Run, frame: &Frame, control: &Control) -> Result<Flow, Fault> {
+        let mut parameters = Parameters::default();
+        let mut records = frame.records();
+        while let Some(record) = records.next() {
+            let bytes = record?;
+            let message = decode(bytes).map_err(|error| run.unreadable(&error))?;
+            let flow = match &message {
+                Message::Begin(begin) => self.begin(run, *begin, control).await?,
+                Message::Commit(commit) => match std::mem::replace(&mut run.inside, Inside::Nothing) {
+                    Inside::Applying(begin) => {
+                        if control.endpos.borrow().is_some_and(|endpos| commit.end > endpos) {
+                            return self.overshot(run, begin).await;
+                        }
+                        run.advance.end = commit.end;
+                        run.advance.commit_time = commit.commit_time;
+                        run.advance.xid = begin.xid.0;
+                        run.advance.transactions += 1;
+                        if run.advance.changes >= CHANGES_MAX || self.careful_until.is_some() {
+                            self.commit(run, control).await?
+                        } else {
+                            Flow::On
+                        }
+                    }
+                    Inside::Known | Inside::Nothing => Flow::On,
+                },
+                Message::Relation(relation) => {
+                    self.planner.define(relation.clone());
+                    Flow::On
+                }
+                _ if matches!(run.inside, Inside::Applying(_)) => {
+                    let copies = self.careful_until.is_none() && is_insert_run(bytes, &records);
+                    self.change(run, &message, &mut parameters, copies).await?
+                }
+                _ => Flow::On,
+            };
+            if flow != Flow::On {
+                return Ok(flow);
+            }
+        }
+        run.read = run.read.max(frame.through);
+        Ok(Flow::On)
+    }
+
+    async fn begin(&mut self, run: &mut Run, begin: Begin, control: &Control) -> Result<Flow, Fault> {
+        // The commit ends after it starts, so one that starts at endpos ends behind it.
+        if control.endpos.borrow().is_some_and(|endpos| !endpos.covers_commit_at(begin.commit_lsn)) {
+            return Ok(match self.commit(run, control).await? {
+                Flow::On => Flow::Reached,
+                other => other,
+            });
+        }
+        let progress = run.session.progress();
+        run.inside = if progress.covers_commit_at(begin.commit_lsn) { Inside::Known } else { Inside::Applying(begin) };
+        Ok(Flow::On)
+    }
+
+    /// endpos lies inside the commit record of the transaction that was just read: it must not be applied.
+    async fn overshot(&mut self, run: &mut Run, begin: Begin) -> Result<Flow, Fault> {
+        let alone = run.advance.transactions == 0;
+        run.give_up().await?;
+        if alone {
+            return Ok(Flow::Reached);
+        }
+        self.careful_until = Some(begin.commit_lsn);
+        Ok(Flow::Again)
+    }
+
+    /// Sends one change. With `copies` an insert goes by COPY, as it does while a COPY into the same table is under way.
+    async fn change<'m>(
+        &mut self,
+        run: &mut Run,
+        message: &Message<'m>,
+        parameters: &mut Parameters<'m>,
+        copies: bool,
+    ) -> Result<Flow, Fault> {
+        let oid = loop {
+            match self.planner.plan(message, parameters).map_err(|refusal| run.refusal(refusal))? {
+                Step::Nothing => return Ok(Flow::On),
+                Step::LookUp(oid) => self.look_up(run, oid).await?,
+                Step::Execute(statement) => {
+                    if !run.is_open {
+                        run.session.begin().await?;
+                        run.is_open = true;
+                    }
+                    run.advance.changes += 1;
+                    match message {
+                        Message::Insert { relation, .. } if copies || run.session.copies() == Some(*relation) => {
+                            break *relation;
+                        }
+                        _ => run.session.execute(statement, parameters.values()).await?,
+                    }
+                    return self.go_on(run).await;
+                }
+            }
+        };
+        if let Some(copy) = self.planner.copy(oid) {
+            run.session.copy(oid, copy, parameters.values()).await?;
+        }
+        self.go_on(run).await
+    }
+
+    /// Ends a batch early that the target has already refused.
+    async fn go_on(&mut self, run: &mut Run) -> Result<Flow, Fault> {
+        if !run.session.is_lost() {
+            return Ok(Flow::On);
+        }
+        match run.session.verdict().await {
+            Ok(()) => Ok(Flow::On),
+            Err(refused) => self.refused(run, refused).await,
+        }
+    }
+
+    async fn look_up(&mut self, run: &mut Run, oid: u32) -> Result<(), Fault> {
+        let Some(relation) = self.planner.relation(oid).cloned() else { return Ok(()) };
+        if relation.schema == OWN_SCHEMA {
+            self.planner.leave_out(oid);
+            return Ok(());
+        }
+        let target = lookup::look_up(&run.catalog, &relation).await.map_err(|fault| run.at(fault))?;
+        self.planner.bind(oid, target).map_err(|refusal| run.refusal(refusal))
+    }
+
+    /// Commits the batch in hand, if there is one.
+    async fn commit(&mut self, run: &mut Run, control: &Control) -> Result<Flow, Fault> {
+        if !run.is_open {
+            // Transactions without changes for this target leave no mark on it.
+            run.advance = Advance::default();
+            return Ok(Flow::On);
+        }
+        if let Err(refused) = run.session.commit(run.advance).await {
+            return self.refused(run, refused).await;
+        }
+        run.is_open = false;
+        let advance = std::mem::take(&mut run.advance);
+        self.applied.transactions += advance.transactions;
+        self.applied.changes += advance.changes;
+        self.applied.commit_time = advance.commit_time;
+        self.applied.is_live = false;
+        if self.careful_until.is_some_and(|lsn| advance.end.covers_commit_at(lsn)) {
+            self.careful_until = None;
+        }
+        self.report(run, control);
+        Ok(Flow::On)
+    }
+
+    fn report(&mut self, run: &Run, control: &Control) {
+        let read = if run.is_open { Position::ZERO } else { run.read };
+        self.applied.position = self.applied.position.max(run.session.progress()).max(read);
+        control.applied.send_replace(self.applied);
+    }
+
+    /// The target refused the batch. Unless it was a single transaction, row by row, that is tried next.
+    async fn refused(&mut self, run: &mut Run, refused: Refused) -> Result<Flow, Fault> {
+        let Refused { statement, fault } = refused;
+        if fault.sqlstate.is_none() && statement.is_none() {
+            return Err(fault);
+        }
+        let begin = run.advance_until();
+        run.give_up().await?;
+        if self.careful_until.is_none() {
+            tracing::info!(error = %fault, "batch refused, going through it transaction by transaction");
+            self.careful_until = Some(begin);
+            return Ok(Flow::Again);
+        }
+        if matches!(fault.remedy, Remedy::Retry) {
+            return Err(fault);
+        }
+        Err(self.locate(run, statement).map_or(fault.clone(), |place| fault.context(place)))
+    }
+
+    /// Which change was number `statement` of the first transaction after the target's progress.
+    fn locate(&mut self, run: &Run, statement: Option<u64>) -> Option<String> {
+        let progress = run.session.progress();
+        let mut reader = Reader::open(self.archive, progress, self.tail.clone()).ok()?;
+        let mut begun = None;
+        let mut remaining = statement?.checked_sub(FIRST_CHANGE);
+        loop {
+            let frame = tokio::task::block_in_place(|| reader.try_next()).ok()??;
+            let mut parameters = Parameters::default();
+            for record in frame.records() {
+                let message = decode(record.ok()?).ok()?;
+                match (&message, begun) {
+                    (Message::Begin(begin), _) if !progress.covers_commit_at(begin.commit_lsn) => begun = Some(*begin),
+                    (Message::Commit(commit), Some(begin)) => return Some(describe::transaction(begin, commit.end)),
+                    (_, Some(begin)) => match self.planner.plan(&message, &mut parameters).ok()? {
+                        Step::Execute(_) if remaining == Some(0) => {
+                            return Some(describe::change(&self.planner, &message, begin));
+                        }
+                        Step::Execute(_) => remaining = remaining.map(|remaining| remaining - 1),
+                        Step::Nothing | Step::LookUp(_) => {}
+                    },
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+impl Run {
+    async fn give_up(&mut self) -> Result<(), Fault> {
+        self.advance = Advance::default();
+        if std::mem::replace(&mut self.is_open, false) {
+            self.session.rollback().await?;
+        }
+        Ok(())
+    }
+
+    /// An LSN that only the commits up to the end of the batch in hand lie before.
+    fn advance_until(&self) -> Lsn {
+        match self.inside {
+            Inside::Applying(begin) => begin.commit_lsn,
+            Inside::Known | Inside::Nothing => Lsn(self.advance.end.0.saturating_sub(1)),
+        }
+    }
+
+    /// Says in which transaction a fault arose.
+    fn at(&self, fault: Fault) -> Fault {
+        match self.inside {
+            Inside::Applying(begin) => fault.context(describe::begun(begin)),
+            Inside::Known | Inside::Nothing => fault,
+        }
+    }
+
+    fn refusal(&self, refusal: Refusal) -> Fault {
+        let fault = Fault::stop(refusal.message);
+        self.at(match refusal.hint {
+            Some(hint) => fault.hint(hint),
+            None => fault,
+        })
+    }
+
+    fn unreadable(&self, error: &impl std::fmt::Display) -> Fault {
+        self.at(Fault::person(format!("the log after {} can't be read: {error}", self.read)))
+    }
+}
+
+/// Whether this insert begins a run of inserts into one table that is worth a COPY.
+fn is_insert_run(insert: &[u8], following: &Records<'_>) -> bool {
+    let Some(head) = insert.get(..5).filter(|head| head.first() == Some(&b'I')) else { return false };
+    let mut next = following.clone().take(COPY_RUN - 1);
+    (1..COPY_RUN).all(|_| matches!(next.next(), Some(Ok(record)) if record.get(..5) == Some(head)))
+}

@@ -1,0 +1,78 @@
+//! Reading the target's answers while the statements are still being sent.
+//!
+//! A task of its own, so that neither side ever waits for a full socket buffer. Statements are numbered from 0 within a
+//! batch in the order of their completions, and every row change must report exactly one row.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::mpsc;
+
+use crate::model::Fault;
+use crate::pg::{PipelineReader, Reply};
+
+/// What the target said up to a Sync.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    /// The first statement that failed, and why. Those after it were not executed.
+    pub(super) failed: Option<(u64, Fault)>,
+    /// The first row change that touched no row or several, with the target's words (`UPDATE 0`).
+    pub(super) mismatch: Option<(u64, String)>,
+    /// Rows that came in by COPY.
+    pub(super) copied: u64,
+    /// First column of the first row that was returned.
+    pub(super) value: Option<String>,
+}
+
+/// Set as soon as the batch is known to be lost, so that the sender stops sending the rest of it.
+pub(super) type Lost = Arc<AtomicBool>;
+
+/// Reads until the connection ends; the fault that ended it is the last thing sent.
+pub(super) async fn read(
+    mut reader: PipelineReader,
+    lost: Lost,
+    reports: mpsc::UnboundedSender<Result<Report, Fault>>,
+) {
+    let mut report = Report::default();
+    let mut completed = 0;
+    loop {
+        let reply = match reader.next_result().await {
+            Ok(reply) => reply,
+            Err(fault) => {
+                lost.store(true, Ordering::Relaxed);
+                let _ = reports.send(Err(fault));
+                return;
+            }
+        };
+        match reply {
+            Reply::CommandComplete { tag, rows } => {
+                if tag.starts_with("COPY") {
+                    report.copied += rows.unwrap_or(0);
+                } else if rows != Some(1) && is_row_change(tag) && report.mismatch.is_none() {
+                    report.mismatch = Some((completed, tag.to_owned()));
+                    lost.store(true, Ordering::Relaxed);
+                }
+                completed += 1;
+            }
+            Reply::DataRow(mut row) => {
+                let value = row.next().flatten().map(|text| String::from_utf8_lossy(text).into_owned());
+                report.value = report.value.take().or(value);
+            }
+            Reply::Error(fault) => {
+                lost.store(true, Ordering::Relaxed);
+                report.failed.get_or_insert((completed, fault));
+            }
+            Reply::ReadyForQuery { .. } => {
+                completed = 0;
+                if reports.send(Ok(std::mem::take(&mut report))).is_err() {
+                    return;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn is_row_change(tag: &str) -> bool {
+    tag.starts_with("UPDATE") || tag.starts_with("DELETE") || tag.starts_with("INSERT")
+}

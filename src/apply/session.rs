@@ -1,0 +1,337 @@
+//! One connection to the target that takes a batch as a single pipeline.
+//!
+//! A batch is one target transaction: BEGIN, the progress row read FOR UPDATE, the changes, the new progress, Sync. Only
+//! when every answer has been read and is right does COMMIT follow. An origin is set up beside the row where privileges allow;
+//! it tags the changes, but is never trusted, since from PostgreSQL 16 on an aborted transaction advances it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::mpsc;
+
+use crate::model::{Fault, Position, Remedy, Timestamp};
+use crate::pg::{Conninfo, Pipeline, PipelineOptions, PipelineWriter};
+use crate::transform::{Statement, StatementKind};
+
+use super::copytext;
+use super::origin::{fence, set_up_origin};
+use super::replies::{self, Lost, Report};
+
+/// Prepared statements kept on the target before all are dropped and prepared anew.
+const PREPARED_MAX: usize = 1000;
+/// Size at which rows of a COPY are sent on.
+const COPY_BYTES: usize = 64 << 10;
+
+/// Number of a batch's first change: BEGIN and the reading of the progress come before it.
+pub(super) const FIRST_CHANGE: u64 = 2;
+
+/// Names of the statements that every batch uses; those of the planner are `s` and a number.
+const BEGIN: &str = "begin";
+const READ: &str = "read_progress";
+const WRITE: &str = "write_progress";
+const ORIGIN: &str = "origin";
+const COMMIT: &str = "commit";
+const ROLLBACK: &str = "rollback";
+
+/// Why a batch was not taken.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// The statement of the batch that the target refused, from 0; none where it was the commit or the connection.
+    pub(super) statement: Option<u64>,
+    pub(super) fault: Fault,
+}
+
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Refused {
+        Refused { statement: None, fault }
+    }
+}
+
+/// Which progress row this applier owns, and for which log.
+#[derive(Clone, Debug)]
+pub(super) struct Stream {
+    pub(super) name: String,
+    pub(super) archive_id: String,
+}
+
+/// What a batch adds to the progress row.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Advance {
+    pub(super) end: Position,
+    pub(super) commit_time: Timestamp,
+    pub(super) xid: u32,
+    pub(super) transactions: u64,
+    pub(super) changes: u64,
+}
+
+pub(super) struct Session {
+    writer: PipelineWriter,
+    reports: mpsc::UnboundedReceiver<Result<Report, Fault>>,
+    lost: Lost,
+    stream: Stream,
+    /// Where the row stood when it was last known.
+    progress: Position,
+    has_origin: bool,
+    prepared: HashSet<u32>,
+    copy: Option<Copy>,
+    copied: u64,
+}
+
+/// A COPY that is under way.
+struct Copy {
+    relation: u32,
+    statement: u32,
+    rows: Vec<u8>,
+}
+
+impl Session {
+    /// Connects, fences other appliers of the stream off, and reads the progress.
+    pub(super) async fn open(
+        target: &Conninfo,
+        stream: Stream,
+        client_encoding: &str,
+    ) -> Result<Session, Fault> {
+        let options = PipelineOptions {
+            application_name: "pgsluice apply",
+            client_encoding: Some(client_encoding),
+            synchronous_commit: Some("off"),
+            replica_role: true,
+        };
+        let mut connection = Pipeline::connect(target, &options).await?;
+        let row = fence(&mut connection, &stream).await?;
+        let has_origin = set_up_origin(&mut connection, &stream, row).await?;
+        let (writer, reader) = connection.into_halves();
+        let lost = Lost::default();
+        let (sender, reports) = mpsc::unbounded_channel();
+        tokio::spawn(replies::read(reader, Arc::clone(&lost), sender));
+        let mut session = Session {
+            writer,
+            reports,
+            lost,
+            stream,
+            progress: row,
+            has_origin,
+            prepared: HashSet::new(),
+            copy: None,
+            copied: 0,
+        };
+        session.prepare().await?;
+        Ok(session)
+    }
+
+    pub(super) fn progress(&self) -> Position {
+        self.progress
+    }
+
+    /// The relation into which a COPY is under way.
+    pub(super) fn copies(&self) -> Option<u32> {
+        self.copy.as_ref().map(|copy| copy.relation)
+    }
+
+    /// Whether the target has already refused something of the batch in hand.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    async fn prepare(&mut self) -> Result<(), Fault> {
+        self.writer.parse(BEGIN, "BEGIN")?;
+        self.writer.parse(READ, "SELECT lsn FROM pgsluice.progress WHERE stream = $1 FOR UPDATE")?;
+        self.writer.parse(
+            WRITE,
+            "UPDATE pgsluice.progress SET lsn = $2, commit_time = $3, xid = $4, transactions = transactions + $5, \
+             changes = changes + $6, updated_at = pg_catalog.now() WHERE stream = $1",
+        )?;
+        if self.has_origin {
+            self.writer.parse(ORIGIN, "SELECT pg_catalog.pg_replication_origin_xact_setup($1, $2)")?;
+        }
+        self.writer.parse(COMMIT, "COMMIT")?;
+        self.writer.parse(ROLLBACK, "ROLLBACK")?;
+        match self.sync().await?.failed {
+            Some((_, fault)) => Err(fault),
+            None => Ok(()),
+        }
+    }
+
+    /// Opens a batch.
+    pub(super) async fn begin(&mut self) -> Result<(), Fault> {
+        if self.prepared.len() >= PREPARED_MAX {
+            for id in self.prepared.drain() {
+                self.writer.close_statement(name_of(id, &mut [0; 12]))?;
+            }
+        }
+        self.copied = 0;
+        self.run(BEGIN, &[])?;
+        let name = self.stream.name.clone();
+        self.run(READ, &[Some(name.as_bytes())])?;
+        self.writer.drain().await
+    }
+
+    fn run(&mut self, name: &str, parameters: &[Option<&[u8]>]) -> Result<(), Fault> {
+        self.writer.bind_execute(name, parameters.iter().copied())
+    }
+
+    /// Executes a planned statement.
+    pub(super) async fn execute(
+        &mut self,
+        statement: &Statement,
+        parameters: &[Option<&[u8]>],
+    ) -> Result<(), Fault> {
+        self.end_copy()?;
+        if statement.kind == StatementKind::Truncate {
+            self.writer.parse("", &statement.sql)?;
+            self.run("", parameters)?;
+        } else {
+            self.run_prepared(statement, parameters)?;
+        }
+        self.writer.drain().await
+    }
+
+    fn run_prepared(&mut self, statement: &Statement, parameters: &[Option<&[u8]>]) -> Result<(), Fault> {
+        let mut buffer = [0; 12];
+        let name = name_of(statement.id, &mut buffer);
+        if self.prepared.insert(statement.id) {
+            self.writer.parse(name, &statement.sql)?;
+        }
+        self.run(name, parameters)
+    }
+
+    /// Adds a row to the COPY under way into this relation, or starts one.
+    pub(super) async fn copy(
+        &mut self,
+        relation: u32,
+        statement: &Statement,
+        row: &[Option<&[u8]>],
+    ) -> Result<(), Fault> {
+        if self.copy.as_ref().is_none_or(|copy| copy.statement != statement.id) {
+            self.end_copy()?;
+            self.run_prepared(statement, &[])?;
+            let rows = Vec::with_capacity(2 * COPY_BYTES);
+            self.copy = Some(Copy { relation, statement: statement.id, rows });
+        }
+        if let Some(copy) = &mut self.copy {
+            copytext::write_row(&mut copy.rows, row);
+            self.copied += 1;
+            if copy.rows.len() >= COPY_BYTES {
+                self.writer.copy_data(&copy.rows)?;
+                copy.rows.clear();
+            }
+        }
+        self.writer.drain().await
+    }
+
+    fn end_copy(&mut self) -> Result<(), Fault> {
+        if let Some(copy) = self.copy.take() {
+            self.writer.copy_data(&copy.rows)?;
+            self.writer.copy_done()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for what the target says to the batch so far.
+    pub(super) async fn verdict(&mut self) -> Result<(), Refused> {
+        self.end_copy()?;
+        let report = self.sync().await?;
+        self.check(report)
+    }
+
+    /// Ends a batch: writes the progress, checks every answer, commits. On an error the target is as before the batch,
+    /// or, where the remedy is [`Remedy::Reread`], may have taken it.
+    pub(super) async fn commit(&mut self, advance: Advance) -> Result<(), Refused> {
+        self.end_copy()?;
+        let (lsn, time, xid) = (advance.end.to_string(), advance.commit_time.to_string(), advance.xid.to_string());
+        let (transactions, changes) = (advance.transactions.to_string(), advance.changes.to_string());
+        let stream = self.stream.name.clone();
+        let row = [&stream, &lsn, &time, &xid, &transactions, &changes].map(|text| Some(text.as_bytes()));
+        self.run(WRITE, &row)?;
+        if self.has_origin {
+            self.run(ORIGIN, &[Some(lsn.as_bytes()), Some(time.as_bytes())])?;
+        }
+        self.verdict().await?;
+        self.run(COMMIT, &[])?;
+        let unknown = |fault| Fault { remedy: Remedy::Reread, ..fault };
+        if let Some((_, fault)) = self.sync().await.map_err(unknown)?.failed {
+            return Err(Refused { statement: None, fault });
+        }
+        self.progress = advance.end;
+        Ok(())
+    }
+
+    fn check(&self, report: Report) -> Result<(), Refused> {
+        if let Some((statement, fault)) = report.failed {
+            return Err(Refused { statement: Some(statement), fault });
+        }
+        if let Some((statement, tag)) = report.mismatch {
+            let rows = tag.rsplit(' ').next().unwrap_or_default();
+            let fault = Fault::stop(format!("the change touched {rows} rows on the target where it must touch 1"))
+                .hint("source and target differ: find out who else writes to the target, mend the row, run again");
+            return Err(Refused { statement: Some(statement), fault });
+        }
+        let expected = self.progress.to_string();
+        if report.value.as_deref() != Some(&expected) {
+            let found = report.value.unwrap_or_else(|| "gone".into());
+            let name = &self.stream.name;
+            let message = format!("progress of '{name}' on the target is {found}, expected {expected}");
+            return Err(Fault::reread(message).hint("somebody else applies to this target or changed its progress").into());
+        }
+        if report.copied != self.copied {
+            let fault = Fault::stop(format!("COPY stored {} of {} rows", report.copied, self.copied))
+                .hint("a trigger on the target leaves rows out");
+            return Err(Refused { statement: Some(FIRST_CHANGE), fault });
+        }
+        Ok(())
+    }
+
+    /// Gives the batch in hand up.
+    pub(super) async fn rollback(&mut self) -> Result<(), Fault> {
+        self.end_copy()?;
+        self.run(ROLLBACK, &[])?;
+        let report = self.sync().await?;
+        if report.failed.is_some() {
+            // The ROLLBACK was skipped, as everything is after an error until a Sync.
+            self.run(ROLLBACK, &[])?;
+            self.sync().await?;
+        }
+        self.lost.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes all commits so far survive a crash of the target; they are made with `synchronous_commit` off, which can lose
+    /// the last ones, rows and progress together.
+    pub(super) async fn make_durable(&mut self) -> Result<(), Fault> {
+        for sql in ["BEGIN", "SET LOCAL synchronous_commit = on"] {
+            self.writer.parse("", sql)?;
+            self.run("", &[])?;
+        }
+        self.writer.parse("", "UPDATE pgsluice.progress SET updated_at = pg_catalog.now() WHERE stream = $1")?;
+        let stream = self.stream.name.clone();
+        self.run("", &[Some(stream.as_bytes())])?;
+        self.run(COMMIT, &[])?;
+        match self.sync().await?.failed {
+            Some((_, fault)) => Err(fault),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for all answers so far.
+    async fn sync(&mut self) -> Result<Report, Fault> {
+        self.writer.sync()?;
+        // A broken connection shows in the reading half too, which knows why.
+        let sent = self.writer.flush().await;
+        match self.reports.recv().await {
+            Some(report) => report,
+            None => Err(sent.err().unwrap_or_else(|| Fault::retry("the connection to the target has ended"))),
+        }
+    }
+}
+
+/// The planner's statements are prepared as `s` and their number.
+fn name_of(id: u32, buffer: &mut [u8; 12]) -> &str {
+    use std::io::Write;
+    let mut rest = buffer.as_mut_slice();
+    let written = write!(rest, "s{id}").is_ok();
+    debug_assert!(written, "a u32 has at most ten digits");
+    let free = rest.len();
+    let length = buffer.len() - free;
+    std::str::from_utf8(buffer.get(..length).unwrap_or_default()).unwrap_or_default()
+}

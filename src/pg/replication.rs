@@ -1,0 +1,433 @@
+//! A logical replication connection: first commands (slots, identity, timelines), then the stream, whose two
+//! directions belong to different tasks: the receiver reads, the sender reports, and neither can hold up the other
+//! (PostgreSQL documentation, 55.4 and 55.5).
+
+use super::conninfo::Conninfo;
+use super::frames::{Frame, Incoming, Outgoing};
+use super::server_message::ServerMessage;
+use super::sql::{quote_ident, quote_replication_literal};
+use super::wire::{self, Rows, Session, Wire};
+use crate::model::{Fault, Lsn, Position, Timestamp};
+
+/// IDENTIFY_SYSTEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SystemIdentity {
+    pub system_identifier: u64,
+    pub timeline: u32,
+    /// The end of WAL flushed so far.
+    pub position: Position,
+    pub database: String,
+}
+
+/// Where a timeline ended and the next one began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimelineSwitch {
+    pub timeline: u32,
+    pub switched_at: Position,
+}
+
+/// What becomes of the snapshot of a new slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotAction {
+    /// Its name can be imported until the next command on this connection.
+    Export,
+    Nothing,
+}
+
+/// CREATE_REPLICATION_SLOT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatedSlot {
+    pub consistent_point: Position,
+    pub snapshot_name: Option<String>,
+}
+
+/// A connection in replication mode that takes commands.
+pub struct ReplicationStream {
+    wire: Wire,
+}
+
+impl ReplicationStream {
+    /// Values come in the server's encoding. `settings` are further ones of the session, such as
+    /// `wal_sender_timeout`.
+    pub async fn connect(
+        conninfo: &Conninfo,
+        application_name: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<ReplicationStream, Fault> {
+        let session = Session { application_name, replication: true, settings, ..Session::default() };
+        let wire =
+            wire::connect(conninfo, &session).await.map_err(|fault| match fault.sqlstate.as_deref() {
+                Some("42501") => {
+                    fault.hint(format!("ALTER ROLE {} REPLICATION", quote_ident(conninfo.user())))
+                }
+                Some("53300") => fault.hint("max_wal_senders or max_connections of the server is reached"),
+                _ => fault,
+            })?;
+        Ok(ReplicationStream { wire })
+    }
+
+    /// A setting that the server reported when the connection was made.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.wire.parameter(name)
+    }
+
+    /// For example 150020.
+    pub fn server_version_num(&self) -> u32 {
+        self.wire.server_version_num()
+    }
+
+    /// The encoding in which names and values come.
+    pub fn server_encoding(&self) -> &str {
+        self.wire.parameter("server_encoding").unwrap_or("SQL_ASCII")
+    }
+
+    /// Runs SQL, which this kind of connection takes too.
+    pub async fn simple(&mut self, sql: &str) -> Result<Rows, Fault> {
+        self.wire.simple(sql).await
+    }
+
+    pub async fn identify_system(&mut self) -> Result<SystemIdentity, Fault> {
+        let rows = self.wire.simple("IDENTIFY_SYSTEM").await?;
+        let field = |index| rows.first().and_then(|row| row.get(index)).and_then(Option::as_deref);
+        let parsed = || {
+            Some(SystemIdentity {
+                system_identifier: field(0)?.parse().ok()?,
+                timeline: field(1)?.parse().ok()?,
+                position: field(2)?.parse().ok()?,
+                database: field(3)?.into(),
+            })
+        };
+        parsed().ok_or_else(|| Fault::stop("the server's answer to IDENTIFY_SYSTEM makes no sense"))
+    }
+
+    /// The switches that led to a timeline, oldest first; none for the first timeline, which has no history.
+    pub async fn timeline_history(&mut self, timeline: u32) -> Result<Vec<TimelineSwitch>, Fault> {
+        if timeline <= 1 {
+            return Ok(Vec::new());
+        }
+        let rows = self.wire.simple(&format!("TIMELINE_HISTORY {timeline}")).await?;
+        let content = rows.first().and_then(|row| row.get(1)).and_then(Option::as_deref);
+        let content =
+            content.ok_or_else(|| Fault::stop("the server's answer to TIMELINE_HISTORY makes no sense"))?;
+        Ok(switches(content))
+    }
+
+    pub async fn create_slot(
+        &mut self,
+        slot: &str,
+        plugin: &str,
+        temporary: bool,
+        snapshot: SnapshotAction,
+    ) -> Result<CreatedSlot, Fault> {
+        let temporary = if temporary { " TEMPORARY" } else { "" };
+        let snapshot = match (snapshot, self.server_version_num() >= 150_000) {
+            (SnapshotAction::Export, true) => "(SNAPSHOT 'export')",
+            (SnapshotAction::Nothing, true) => "(SNAPSHOT 'nothing')",
+            (SnapshotAction::Export, false) => "EXPORT_SNAPSHOT",
+            (SnapshotAction::Nothing, false) => "NOEXPORT_SNAPSHOT",
+        };
+        let (name, plugin) = (quote_ident(slot), quote_ident(plugin));
+        let command = format!("CREATE_REPLICATION_SLOT {name}{temporary} LOGICAL {plugin} {snapshot}");
+        let rows = self.wire.simple(&command).await.map_err(|fault| {
+            let fault = fault.context(format!("creating slot \"{slot}\""));
+            match fault.sqlstate.as_deref() {
+                Some("55000") if fault.message.contains("wal_level") => {
+                    fault.hint("ALTER SYSTEM SET wal_level = 'logical', then restart the source")
+                }
+                Some("53400") => {
+                    fault.hint("raise max_replication_slots of the source, or drop a slot that nobody uses")
+                }
+                _ => fault,
+            }
+        })?;
+        let field = |index| rows.first().and_then(|row| row.get(index)).and_then(Option::as_deref);
+        let consistent_point = field(1).and_then(|text| text.parse().ok());
+        let consistent_point = consistent_point
+            .ok_or_else(|| Fault::stop("the server's answer to CREATE_REPLICATION_SLOT makes no sense"))?;
+        Ok(CreatedSlot { consistent_point, snapshot_name: field(2).map(str::to_owned) })
+    }
+
+    /// Drops a slot; with `wait`, once whoever uses it has let it go.
+    pub async fn drop_slot(&mut self, slot: &str, wait: bool) -> Result<(), Fault> {
+        let wait = if wait { " WAIT" } else { "" };
+        let command = format!("DROP_REPLICATION_SLOT {}{wait}", quote_ident(slot));
+        self.wire
+            .simple(&command)
+            .await
+            .map(drop)
+            .map_err(|fault| fault.context(format!("dropping slot \"{slot}\"")))
+    }
+
+    /// Begins streaming at `from`. The server believes it: below the slot's confirmed position it silently starts
+    /// there, above it skips, so compare the two before.
+    pub async fn start(
+        mut self,
+        slot: &str,
+        from: Position,
+        options: &[(&str, &str)],
+    ) -> Result<(ReplicationReceiver, StatusSender), Fault> {
+        let options: Vec<String> = options
+            .iter()
+            .map(|(name, value)| format!("{} {}", quote_ident(name), quote_replication_literal(value)))
+            .collect();
+        let options = if options.is_empty() { String::new() } else { format!(" ({})", options.join(", ")) };
+        let command = format!("START_REPLICATION SLOT {} LOGICAL {from}{options}", quote_ident(slot));
+        self.wire.outgoing.frame(b'Q', |body| super::frames::put_string(body, &command))?;
+        self.wire.outgoing.flush().await?;
+        loop {
+            let frame = self.wire.incoming.next().await?;
+            match frame.tag {
+                b'W' => break,
+                b'E' => {
+                    return Err(
+                        slot_fault(ServerMessage::parse(frame.body)).context(format!("slot \"{slot}\""))
+                    );
+                }
+                b'N' | b'S' => {}
+                tag => return Err(out_of_place(tag)),
+            }
+        }
+        let Wire { incoming, outgoing, .. } = self.wire;
+        Ok((ReplicationReceiver { incoming, slot: slot.into() }, StatusSender { outgoing }))
+    }
+}
+
+/// `timeline TAB switch point TAB reason`, and comments.
+fn switches(history: &str) -> Vec<TimelineSwitch> {
+    let parse = |line: &str| {
+        let mut words = line.split_whitespace();
+        let timeline = words.next()?.parse().ok()?;
+        Some(TimelineSwitch { timeline, switched_at: words.next()?.parse().ok()? })
+    };
+    history.lines().filter_map(parse).collect()
+}
+
+/// What an error about a slot, or of the stream, leaves to be done.
+fn slot_fault(message: ServerMessage) -> Fault {
+    let lost = matches!(message.sqlstate.as_str(), "55000" | "42704");
+    let fault = message.into_fault();
+    match fault.sqlstate.as_deref() {
+        Some("55006") => fault.hint("another receiver uses the slot; it is free when that one has ended"),
+        _ if lost => {
+            let hint = "the slot can't give what follows what is in the archive: look at pg_replication_slots on the \
+                        source (wal_status, plugin, database); a new slot leaves a gap";
+            let Fault { message, sqlstate, .. } = fault;
+            let fault = Fault::person(message).hint(hint);
+            match sqlstate {
+                Some(code) => fault.sqlstate(code),
+                None => fault,
+            }
+        }
+        _ => fault,
+    }
+}
+
+fn out_of_place(tag: u8) -> Fault {
+    Fault::retry(format!("message '{}' is out of place in a replication stream", tag.escape_ascii()))
+}
+
+/// What the stream brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// One message of the output plugin, as it came. Some carry no address (0/0).
+    Data { wal_start: Lsn, send_time: Timestamp, message: &'a [u8] },
+    /// All commits before `wal_end` have been sent.
+    Keepalive { wal_end: Position, send_time: Timestamp, reply_requested: bool },
+    /// The server has something to say that is no error.
+    Notice { sqlstate: String, message: String },
+}
+
+/// The reading direction of a stream.
+pub struct ReplicationReceiver {
+    incoming: Incoming,
+    slot: String,
+}
+
+impl ReplicationReceiver {
+    /// The next event out of what has been read already, without a system call.
+    pub fn try_next(&mut self) -> Result<Option<Event<'_>>, Fault> {
+        self.skip_reports()?;
+        let slot = &self.slot;
+        self.incoming.try_next()?.map(|frame| event(frame, slot)).transpose()
+    }
+
+    /// Reads more from the connection. Cancel-safe.
+    pub async fn fill(&mut self) -> Result<(), Fault> {
+        self.incoming.fill().await
+    }
+
+    /// The next event, waiting for it. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Event<'_>, Fault> {
+        self.skip_reports()?;
+        while !self.incoming.has_next()? {
+            self.fill().await?;
+            self.skip_reports()?;
+        }
+        self.try_next()?.ok_or_else(|| Fault::retry("the replication stream ended"))
+    }
+
+    /// Changed settings of the server (ParameterStatus): nobody waits for them.
+    fn skip_reports(&mut self) -> Result<(), Fault> {
+        while self.incoming.next_tag() == Some(b'S') && self.incoming.has_next()? {
+            self.incoming.try_next()?;
+        }
+        Ok(())
+    }
+}
+
+fn event<'a>(frame: Frame<'a>, slot: &str) -> Result<Event<'a>, Fault> {
+    match frame.tag {
+        b'd' => {
+            copy_data(frame.body).ok_or_else(|| Fault::retry("the server sent a broken replication message"))
+        }
+        b'E' => {
+            Err(slot_fault(ServerMessage::parse(frame.body))
+                .context(format!("replication from slot \"{slot}\"")))
+        }
+        b'N' => notice(ServerMessage::parse(frame.body)),
+        // CopyDone and CommandComplete: a server that shuts down says good-bye so.
+        b'c' | b'C' => Err(Fault::retry("the source ended the replication stream")),
+        tag => Err(out_of_place(tag)),
+    }
+}
+
+/// A publication that can't be read makes PostgreSQL 18 skip its changes with a mere warning: they would be lost.
+fn notice(notice: ServerMessage) -> Result<Event<'static>, Fault> {
+    if notice.severity == "WARNING" && notice.sqlstate == "55000" {
+        return Err(Fault::person(format!("the source leaves out changes: {}", notice.message))
+            .sqlstate(notice.sqlstate)
+            .hint("the publication must exist before the slot is created: create it, then a new slot"));
+    }
+    Ok(Event::Notice { sqlstate: notice.sqlstate, message: notice.message })
+}
+
+fn copy_data(body: &[u8]) -> Option<Event<'_>> {
+    let (kind, rest) = body.split_first()?;
+    let mut rest = rest;
+    let mut number = || {
+        let (bytes, tail) = rest.split_first_chunk::<8>()?;
+        rest = tail;
+        Some(u64::from_be_bytes(*bytes))
+    };
+    match kind {
+        b'w' => {
+            let (wal_start, _wal_end, send_time) = (number()?, number()?, number()?);
+            Some(Event::Data {
+                wal_start: Lsn(wal_start),
+                send_time: Timestamp(send_time.cast_signed()),
+                message: rest,
+            })
+        }
+        b'k' => {
+            let (wal_end, send_time) = (number()?, number()?);
+            Some(Event::Keepalive {
+                wal_end: Position(wal_end),
+                send_time: Timestamp(send_time.cast_signed()),
+                reply_requested: *rest.first()? != 0,
+            })
+        }
+        _ => None,
+    }
+}
+
+/// What is reported to the source. It believes it unseen: what is called flushed is gone from the source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    pub written: Position,
+    pub flushed: Position,
+    pub applied: Position,
+    /// Asks the server for a keepalive at once, to see whether it is still there.
+    pub reply_requested: bool,
+}
+
+/// The writing direction of a stream. It waits for nothing but the socket.
+pub struct StatusSender {
+    outgoing: Outgoing,
+}
+
+impl StatusSender {
+    /// Sends a status. Cancel-safe: a half-sent one is completed before the next.
+    pub async fn send(&mut self, status: Status) -> Result<(), Fault> {
+        // What was not confirmed must never look like it: with `flushed` zero the server takes `written` for it.
+        let written = if status.flushed == Position::ZERO { Position::ZERO } else { status.written };
+        let now = now();
+        self.outgoing.frame(b'd', |body| {
+            body.push(b'r');
+            for position in [written, status.flushed, status.applied] {
+                body.extend_from_slice(&position.0.to_be_bytes());
+            }
+            body.extend_from_slice(&now.0.to_be_bytes());
+            body.push(u8::from(status.reply_requested));
+        })?;
+        self.outgoing.flush().await
+    }
+
+    /// Ends the stream (CopyDone).
+    pub async fn finish(mut self) -> Result<(), Fault> {
+        self.outgoing.frame(b'c', |_| {})?;
+        self.outgoing.flush().await
+    }
+}
+
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_microseconds(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Remedy;
+
+    fn message(severity: &str, sqlstate: &str) -> ServerMessage {
+        ServerMessage { severity: severity.into(), sqlstate: sqlstate.into(), ..ServerMessage::default() }
+    }
+
+    #[test]
+    fn histories_are_parsed() {
+        let text = "1\t0/5000158\tno recovery target specified\n\n# note\n2\t1A/10\tbefore 2000-01-01\n";
+        let expected = [(1, Position(0x500_0158)), (2, Position(0x1A_0000_0010))];
+        let expected = expected.map(|(timeline, switched_at)| TimelineSwitch { timeline, switched_at });
+        assert_eq!(switches(text), expected);
+    }
+
+    #[test]
+    fn data_and_keepalives_are_parsed() {
+        let mut body = vec![b'w'];
+        for number in [1u64, 2, 3] {
+            body.extend_from_slice(&number.to_be_bytes());
+        }
+        body.extend_from_slice(b"hello");
+        let expected = Event::Data { wal_start: Lsn(1), send_time: Timestamp(3), message: b"hello" };
+        assert_eq!(copy_data(&body), Some(expected));
+        let mut body = vec![b'k'];
+        body.extend_from_slice(&7u64.to_be_bytes());
+        body.extend_from_slice(&(-1i64).to_be_bytes());
+        assert_eq!(copy_data(&body), None);
+        body.push(1);
+        let expected =
+            Event::Keepalive { wal_end: Position(7), send_time: Timestamp(-1), reply_requested: true };
+        assert_eq!(copy_data(&body), Some(expected));
+        for size in 0..body.len() {
+            assert_eq!(copy_data(body.get(..size).unwrap()), None);
+        }
+    }
+
+    #[test]
+    fn a_skipped_publication_is_no_mere_notice() {
+        assert_eq!(notice(message("WARNING", "55000")).unwrap_err().remedy, Remedy::Person);
+        assert!(matches!(notice(message("NOTICE", "00000")), Ok(Event::Notice { .. })));
+    }
+
+    #[test]
+    fn a_slot_in_use_may_become_free_a_lost_one_may_not() {
+        for (sqlstate, remedy) in [
+            ("55006", Remedy::Retry),
+            ("55000", Remedy::Person),
+            ("42704", Remedy::Person),
+            ("57P01", Remedy::Retry),
+        ] {
+            assert_eq!(slot_fault(message("ERROR", sqlstate)).remedy, remedy, "{sqlstate}");
+        }
+    }
+}

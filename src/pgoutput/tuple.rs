@@ -1,0 +1,72 @@
+//! Rows as they stand in a message.
+
+use crate::model::Value;
+
+use super::Malformed;
+use super::cursor::Cursor;
+
+/// The columns of a row, checked when the message was decoded and walked on demand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Tuple<'a> {
+    columns: u16,
+    bytes: &'a [u8],
+}
+
+impl<'a> Tuple<'a> {
+    /// Reads `count` and that many columns; everything that [`Values`] relies on is checked here.
+    pub(super) fn read(cursor: &mut Cursor<'a>) -> Result<Tuple<'a>, Malformed> {
+        let columns = cursor.u16()?;
+        let start = cursor.rest();
+        for _ in 0..columns {
+            read_value(cursor)?;
+        }
+        let length = start.len() - cursor.rest().len();
+        Ok(Tuple { columns, bytes: start.get(..length).ok_or(Malformed::Short)? })
+    }
+
+    pub fn len(&self) -> usize {
+        usize::from(self.columns)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.columns == 0
+    }
+
+    pub fn values(&self) -> Values<'a> {
+        Values { remaining: self.columns, cursor: Cursor::new(self.bytes) }
+    }
+}
+
+impl std::fmt::Debug for Tuple<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.values()).finish()
+    }
+}
+
+fn read_value<'a>(cursor: &mut Cursor<'a>) -> Result<Value<'a>, Malformed> {
+    match cursor.u8()? {
+        b'n' => Ok(Value::Null),
+        b'u' => Ok(Value::Unchanged),
+        kind @ (b't' | b'b') => {
+            let length = cursor.u32()?;
+            let bytes = cursor.bytes(length as usize)?;
+            Ok(if kind == b't' { Value::Text(bytes) } else { Value::Binary(bytes) })
+        }
+        other => Err(Malformed::Tag(other)),
+    }
+}
+
+/// The values of a [`Tuple`], in the order of the relation's columns.
+pub struct Values<'a> {
+    remaining: u16,
+    cursor: Cursor<'a>,
+}
+
+impl<'a> Iterator for Values<'a> {
+    type Item = Value<'a>;
+
+    fn next(&mut self) -> Option<Value<'a>> {
+        self.remaining = self.remaining.checked_sub(1)?;
+        read_value(&mut self.cursor).ok()
+    }
+}

@@ -1,0 +1,147 @@
+//! Whether the log may be continued from this source: the pure decision made at every connect.
+//!
+//! The server would not refuse: it silently forwards a start below the slot's position, takes one beyond the end of WAL,
+//! and knows nothing of what a client holds (logical.c, `CreateDecodingContext`). So a gap must be found here.
+
+use crate::model::{Fault, Position};
+
+/// What the log says of its source and how far it holds it.
+#[derive(Clone, Debug)]
+pub(super) struct LogState {
+    pub(super) system_identifier: u64,
+    pub(super) timeline: u32,
+    pub(super) durable: Position,
+}
+
+/// What the source says at connect.
+#[derive(Clone, Debug)]
+pub(super) struct SourceState {
+    pub(super) system_identifier: u64,
+    pub(super) timeline: u32,
+    /// End of WAL.
+    pub(super) flushed: Position,
+    /// Where the server left the log's timeline, if it is on a later one.
+    pub(super) switched_at: Option<Position>,
+    pub(super) slot: SlotState,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct SlotState {
+    pub(super) name: String,
+    pub(super) confirmed: Position,
+    /// Why the server can't serve the slot any more (`wal_status` lost).
+    pub(super) lost: bool,
+}
+
+/// Ok, or [`Fault::person`] with the size of what is missing.
+pub(super) fn admit(log: &LogState, source: &SourceState) -> Result<(), Fault> {
+    let slot = &source.slot.name;
+    if source.system_identifier != log.system_identifier {
+        return Err(Fault::person(format!(
+            "the archive belongs to the system {}, but the source is {}",
+            log.system_identifier, source.system_identifier
+        ))
+        .hint("check --source and --archive; a source made by pg_upgrade or restored with initdb needs a new archive"));
+    }
+    if source.slot.lost {
+        return Err(Fault::person(format!(
+            "slot \"{slot}\" is lost: the source has removed WAL after {} that the archive lacks ({} bytes up to its end)",
+            log.durable,
+            source.flushed.bytes_since(log.durable)
+        ))
+        .hint("what is archived can still be applied; to go on, start a new archive and copy the tables anew"));
+    }
+    if source.timeline < log.timeline {
+        return Err(Fault::person(format!(
+            "the source is on timeline {}, but the archive holds timeline {}",
+            source.timeline, log.timeline
+        ))
+        .hint("the source is an old primary or was restored to an earlier point; connect to the current primary"));
+    }
+    if let Some(switch) = source.switched_at
+        && log.durable > switch
+    {
+        return Err(Fault::person(format!(
+            "the archive is ahead of the new timeline {} by {} bytes: it holds {} and the switch was at {switch}",
+            source.timeline,
+            log.durable.bytes_since(switch),
+            log.durable
+        ))
+        .hint("the old primary had committed what the new one never received; start a new archive from the new primary"));
+    }
+    if source.slot.confirmed > log.durable {
+        return Err(Fault::person(format!(
+            "gap of {} bytes: slot \"{slot}\" is confirmed up to {}, but the archive ends at {}",
+            source.slot.confirmed.bytes_since(log.durable),
+            source.slot.confirmed,
+            log.durable
+        ))
+        .hint("the slot was made anew or somebody else has read from it, or the archive has lost its end; start a new archive"));
+    }
+    if log.durable > source.flushed {
+        return Err(Fault::person(format!(
+            "the archive ends at {}, {} bytes beyond the end of the source's WAL at {}",
+            log.durable,
+            log.durable.bytes_since(source.flushed),
+            source.flushed
+        ))
+        .hint("the source was restored to an earlier point, or this is another archive; start a new archive"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log() -> LogState {
+        LogState { system_identifier: 7, timeline: 1, durable: Position(100) }
+    }
+
+    fn source() -> SourceState {
+        SourceState {
+            system_identifier: 7,
+            timeline: 1,
+            flushed: Position(150),
+            switched_at: None,
+            slot: SlotState { name: "s".into(), confirmed: Position(90), lost: false },
+        }
+    }
+
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut SourceState), expected: &str) {
+        let mut source = source();
+        change(&mut source);
+        match admit(&log(), &source) {
+            Ok(()) => assert_eq!(expected, "admitted"),
+            Err(fault) => {
+                assert_eq!(fault.exit_code(), 4);
+                assert!(fault.message.contains(expected), "{}", fault.message);
+            }
+        }
+    }
+
+    #[test]
+    fn continues_only_without_a_gap() {
+        check(|_| {}, "admitted");
+        check(|s| s.slot.confirmed = Position(100), "admitted");
+        check(|s| s.slot.confirmed = Position(101), "gap of 1 bytes");
+        check(|s| s.flushed = Position(100), "admitted");
+        check(|s| s.flushed = Position(99), "1 bytes beyond the end");
+        check(|s| s.system_identifier = 8, "system 7");
+        check(|s| s.slot.lost = true, "is lost");
+    }
+
+    #[test]
+    fn follows_a_promotion_only_behind_the_switch() {
+        let promoted = |switch| {
+            move |s: &mut SourceState| {
+                s.timeline = 2;
+                s.switched_at = Some(Position(switch));
+            }
+        };
+        check(promoted(100), "admitted");
+        check(promoted(97), "ahead of the new timeline 2 by 3 bytes");
+        check(|s| s.timeline = 0, "holds timeline 1");
+    }
+}

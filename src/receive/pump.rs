@@ -1,0 +1,214 @@
+//! Reading messages from the source into the log.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::archive::Writer;
+use crate::model::{Fault, Position, Timestamp};
+use crate::pg::{Event, ReplicationReceiver};
+use crate::pgoutput::{Message, decode};
+
+use super::herald::Herald;
+use super::{Control, Ended, healthy, is_complete, log_ended};
+
+/// How long a frame may wait for more when the source is ahead of us and latency means nothing.
+const LINGER: Duration = Duration::from_millis(100);
+/// A commit that the source sends within this time is live: it goes to the disk as soon as that is idle.
+const LIVE_SECONDS: f64 = 1.0;
+/// Idle progress is written to the log at least this often, or after this much WAL.
+const IDLE_INTERVAL: Duration = Duration::from_secs(10);
+const IDLE_BYTES: u64 = 16 << 20;
+/// Silence after which the source is asked for a word, and after which the connection counts as dead.
+const ASK_AFTER: Duration = Duration::from_secs(10);
+const DEAD_AFTER: Duration = Duration::from_secs(60);
+
+/// State of one connection.
+struct Pump<'w> {
+    writer: &'w mut Writer,
+    /// Inside a transaction that is being kept, or one that the log has already.
+    inside: Inside,
+    /// The last commit was sent right after it was made.
+    live: bool,
+    /// Progress without a transaction that the log does not hold yet.
+    idle: Option<Position>,
+    idle_written: Instant,
+    heard: Instant,
+    /// The end of what was given to the disk.
+    flushed: Position,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Inside {
+    Nothing,
+    Kept,
+    Known,
+}
+
+/// Pumps until stopped, until endpos, or until the connection fails.
+pub(super) async fn pump(
+    events: &mut ReplicationReceiver,
+    writer: &mut Writer,
+    control: &mut Control,
+    herald: &Herald,
+) -> Result<Ended, Fault> {
+    let mut durable = writer.durable();
+    let now = Instant::now();
+    let mut pump = Pump {
+        flushed: writer.received(),
+        writer,
+        inside: Inside::Nothing,
+        live: false,
+        idle: None,
+        idle_written: now,
+        heard: now,
+    };
+    let mut tick = tokio::time::interval(LINGER);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        if is_complete(pump.writer, control) {
+            return Ok(Ended::Finished);
+        }
+        tokio::select! {
+            biased;
+            _ = control.stop.wait_for(|stop| *stop) => return Ok(Ended::Finished),
+            _ = tick.tick() => {
+                healthy(&durable.borrow())?;
+                pump.tick(herald)?;
+            }
+            changed = durable.changed() => {
+                changed.map_err(|_| log_ended())?;
+                healthy(&durable.borrow_and_update())?;
+            }
+            filled = events.fill(), if !pump.writer.is_full() => {
+                if let Err(fault) = filled {
+                    return Ok(Ended::Cut(fault));
+                }
+                pump.heard = Instant::now();
+            }
+            () = pump.writer.room(), if pump.writer.is_full() => {}
+        }
+        while !pump.writer.is_full() {
+            match events.try_next() {
+                Ok(Some(event)) => pump.take(event, control, herald)?,
+                Ok(None) => break,
+                Err(fault) => return Ok(Ended::Cut(fault)),
+            }
+        }
+        herald.received(pump.writer.received());
+        control.received.send_replace(pump.writer.received());
+        if pump.live && durable.borrow().position >= pump.flushed {
+            pump.flush();
+        }
+    }
+}
+
+impl Pump<'_> {
+    fn take(&mut self, event: Event<'_>, control: &Control, herald: &Herald) -> Result<(), Fault> {
+        match event {
+            Event::Data { send_time, message, .. } => self.message(message, send_time),
+            Event::Keepalive { wal_end, reply_requested, .. } => {
+                self.keepalive(wal_end, reply_requested, control, herald);
+                Ok(())
+            }
+            Event::Notice { sqlstate, message } => {
+                tracing::warn!(sqlstate, message, "notice from the source");
+                Ok(())
+            }
+        }
+    }
+
+    /// One message of pgoutput. Only what bounds transactions is looked at.
+    fn message(&mut self, message: &[u8], send_time: Timestamp) -> Result<(), Fault> {
+        match message.first() {
+            Some(b'B') => {
+                let Ok(Message::Begin(begin)) = decode(message) else { return Err(malformed()) };
+                self.idle = None;
+                let known = self.writer.received().covers_commit_at(begin.commit_lsn);
+                self.inside = if known { Inside::Known } else { Inside::Kept };
+            }
+            Some(b'C') => {
+                let Ok(Message::Commit(commit)) = decode(message) else { return Err(malformed()) };
+                self.live = send_time.seconds_since(commit.commit_time) < LIVE_SECONDS;
+                if std::mem::replace(&mut self.inside, Inside::Nothing) == Inside::Known {
+                    return Ok(());
+                }
+            }
+            Some(b'M') if self.inside == Inside::Nothing => return self.lone_message(message),
+            // Definitions count even in transactions that the log has: the source won't repeat them.
+            Some(b'R' | b'Y') => return self.writer.append(message),
+            _ => {}
+        }
+        match self.inside {
+            Inside::Known => Ok(()),
+            Inside::Kept | Inside::Nothing => self.writer.append(message),
+        }
+    }
+
+    /// A logical message outside transactions stands for itself: its LSN is the end of its record.
+    fn lone_message(&mut self, message: &[u8]) -> Result<(), Fault> {
+        let Ok(Message::Logical { lsn, .. }) = decode(message) else { return Err(malformed()) };
+        let end = Position(lsn.0);
+        if end > self.writer.received() {
+            self.idle = None;
+            self.writer.append(message)?;
+            self.writer.progress(end);
+        }
+        Ok(())
+    }
+
+    fn keepalive(&mut self, wal_end: Position, reply_requested: bool, control: &Control, herald: &Herald) {
+        if self.inside == Inside::Nothing && wal_end > self.writer.received() {
+            self.idle = Some(wal_end);
+        }
+        let endpos_reached = control.endpos.borrow().is_some_and(|endpos| wal_end >= endpos);
+        if reply_requested || endpos_reached {
+            // A source that shuts down waits until we have confirmed everything.
+            self.write_idle();
+            self.writer.seal();
+        }
+        if reply_requested {
+            herald.answer();
+        }
+    }
+
+    fn flush(&mut self) {
+        self.writer.flush();
+        self.flushed = self.writer.received();
+    }
+
+    fn write_idle(&mut self) {
+        if let Some(position) = self.idle.take() {
+            self.writer.progress(position);
+            self.flush();
+            self.idle_written = Instant::now();
+        }
+    }
+
+    fn tick(&mut self, herald: &Herald) -> Result<(), Fault> {
+        self.flush();
+        if let Some(idle) = self.idle {
+            let far = idle.bytes_since(self.writer.received()) >= IDLE_BYTES;
+            if far || self.idle_written.elapsed() >= IDLE_INTERVAL {
+                self.write_idle();
+            }
+        }
+        if self.writer.is_full() {
+            self.heard = Instant::now();
+        }
+        let silence = self.heard.elapsed();
+        if herald.has_ended() || silence >= DEAD_AFTER {
+            let seconds = silence.as_secs();
+            return Err(Fault::retry(format!("no word from the source for {seconds} seconds")));
+        }
+        if silence >= ASK_AFTER {
+            herald.ask();
+        }
+        Ok(())
+    }
+}
+
+fn malformed() -> Fault {
+    Fault::stop("the source sent bytes that are no pgoutput message")
+        .hint("check that the slot's plugin is pgoutput and that nothing but the source answers at this address")
+}

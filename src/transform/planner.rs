@@ -1,0 +1,416 @@
+//! From a change to its statement.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use crate::model::{Relation, Value, quote_ident};
+use crate::pgoutput::{Message, Old, Truncate, Tuple};
+
+use super::columns::ColumnSet;
+use super::statement::{self, Mapped, Match, Source, Statement};
+use super::target::{Generated, Identity, TargetTable};
+
+/// Why a change can't be expressed on the target. The caller adds the position.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+impl Refusal {
+    fn new(message: String) -> Refusal {
+        Refusal { message, hint: None }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Refusal {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// What a message asks of the target.
+#[derive(Debug)]
+pub enum Step<'p> {
+    /// No row: transaction ends, definitions, logical messages, tables that are left out.
+    Nothing,
+    /// Execute this with the parameters that were filled in.
+    Execute(&'p Statement),
+    /// Look this relation up on the target, [`Planner::bind`] or [`Planner::leave_out`] it, and plan the message again.
+    LookUp(u32),
+}
+
+/// Turns changes into statements, with everything that was ever built kept for the next row.
+#[derive(Default)]
+pub struct Planner {
+    relations: HashMap<u32, Known>,
+    truncate: Option<Statement>,
+    statements: u32,
+}
+
+/// A relation of the log and what has been found out about it.
+struct Known {
+    relation: Relation,
+    bound: Bound,
+}
+
+enum Bound {
+    NotYet,
+    LeftOut,
+    To(Box<Table>),
+}
+
+struct Table {
+    target: TargetTable,
+    columns: Vec<Mapped>,
+    insert: Statement,
+    copy: Option<Statement>,
+    shapes: HashMap<Shape, Option<Statement>>,
+}
+
+/// What makes two changes of a table use the same statement.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Shape {
+    update: bool,
+    old: OldShape,
+    /// Columns of the new row that were not sent.
+    unchanged: ColumnSet,
+    /// Columns of the old row that are null, where rows are found by all columns.
+    nulls: ColumnSet,
+    /// An identity column that can't be updated has a new value.
+    reinsert: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum OldShape {
+    Absent,
+    Key,
+    Row,
+}
+
+/// Parameters of the statement in hand; kept by the caller so that rows need no memory of their own.
+#[derive(Default)]
+pub struct Parameters<'m> {
+    new: Vec<Value<'m>>,
+    old: Vec<Value<'m>>,
+    values: Vec<Option<&'m [u8]>>,
+}
+
+impl<'m> Parameters<'m> {
+    /// The values in the order of the statement's parameters, in text form; `None` is null.
+    pub fn values(&self) -> &[Option<&'m [u8]>] {
+        &self.values
+    }
+
+    fn fill(&mut self, sources: &[Source]) -> Result<(), Refusal> {
+        self.values.clear();
+        for source in sources {
+            let value = match *source {
+                Source::New(at) => self.new.get(at),
+                Source::Old(at) => self.old.get(at),
+            };
+            self.values.push(match value {
+                Some(Value::Text(text)) => Some(text),
+                Some(Value::Null) => None,
+                Some(Value::Unchanged) => {
+                    return Err(Refusal::new("a value that is needed was not sent (unchanged TOAST)".into()));
+                }
+                Some(Value::Binary(_)) => return Err(Refusal::new("a value is in binary form".into())),
+                None => return Err(Refusal::new("a row has fewer columns than its relation".into())),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Planner {
+    /// Takes note of a table's definition. The same definition again changes nothing.
+    pub fn define(&mut self, relation: Relation) {
+        match self.relations.entry(relation.oid) {
+            Entry::Occupied(known) if known.get().relation == relation => {}
+            entry => {
+                entry.insert_entry(Known { relation, bound: Bound::NotYet });
+            }
+        }
+    }
+
+    pub fn relation(&self, oid: u32) -> Option<&Relation> {
+        self.relations.get(&oid).map(|known| &known.relation)
+    }
+
+    /// Changes of this relation become [`Step::Nothing`].
+    pub fn leave_out(&mut self, oid: u32) {
+        if let Some(known) = self.relations.get_mut(&oid) {
+            known.bound = Bound::LeftOut;
+        }
+    }
+
+    /// Says which table of the target holds the relation's rows.
+    pub fn bind(&mut self, oid: u32, target: TargetTable) -> Result<(), Refusal> {
+        let first = self.statements;
+        let known = self.relations.get_mut(&oid).ok_or_else(|| undefined(oid))?;
+        let columns = map(&known.relation, &target)?;
+        let insert = statement::insert(first, &target, &columns);
+        let copy = statement::copy(first + 1, &target, &columns);
+        known.bound = Bound::To(Box::new(Table { target, columns, insert, copy, shapes: HashMap::new() }));
+        self.statements = first + 2;
+        Ok(())
+    }
+
+    /// Forgets what is known of the target, as after a lost connection: names of prepared statements are not reused.
+    pub fn unbind(&mut self) {
+        for known in self.relations.values_mut() {
+            known.bound = Bound::NotYet;
+        }
+    }
+
+    /// The `COPY` that takes rows like the inserts of this relation, if it is bound and has columns.
+    pub fn copy(&self, oid: u32) -> Option<&Statement> {
+        match &self.relations.get(&oid)?.bound {
+            Bound::To(table) => table.copy.as_ref(),
+            Bound::NotYet | Bound::LeftOut => None,
+        }
+    }
+
+    /// Plans one message; `parameters` are those of the statement that comes out.
+    pub fn plan<'m>(
+        &mut self,
+        message: &Message<'m>,
+        parameters: &mut Parameters<'m>,
+    ) -> Result<Step<'_>, Refusal> {
+        let oid = match message {
+            Message::Insert { relation, .. }
+            | Message::Update { relation, .. }
+            | Message::Delete { relation, .. } => *relation,
+            Message::Truncate(truncate) => return self.plan_truncate(truncate),
+            _ => return Ok(Step::Nothing),
+        };
+        let known = self.relations.get_mut(&oid).ok_or_else(|| undefined(oid))?;
+        let table = match &mut known.bound {
+            Bound::NotYet => return Ok(Step::LookUp(oid)),
+            Bound::LeftOut => return Ok(Step::Nothing),
+            Bound::To(table) => table,
+        };
+        let statement = match *message {
+            Message::Insert { new, .. } => {
+                load(&mut parameters.new, new, &known.relation)?;
+                Some(&table.insert)
+            }
+            Message::Update { old, new, .. } => {
+                load(&mut parameters.new, new, &known.relation)?;
+                table.change(&known.relation, true, old, parameters, &mut self.statements)?
+            }
+            Message::Delete { old, .. } => {
+                parameters.new.clear();
+                table.change(&known.relation, false, old, parameters, &mut self.statements)?
+            }
+            _ => None,
+        };
+        let Some(statement) = statement else { return Ok(Step::Nothing) };
+        parameters.fill(&statement.sources).map_err(|refusal| Refusal {
+            message: format!("table {}.{}: {}", known.relation.schema, known.relation.name, refusal.message),
+            ..refusal
+        })?;
+        Ok(Step::Execute(statement))
+    }
+
+    fn plan_truncate(&mut self, truncate: &Truncate) -> Result<Step<'_>, Refusal> {
+        let mut targets = Vec::new();
+        for &oid in &truncate.relations {
+            match &self.relations.get(&oid).ok_or_else(|| undefined(oid))?.bound {
+                Bound::NotYet => return Ok(Step::LookUp(oid)),
+                Bound::LeftOut => {}
+                Bound::To(table) => targets.push(&table.target),
+            }
+        }
+        if targets.is_empty() {
+            return Ok(Step::Nothing);
+        }
+        let statement = statement::truncate(self.statements, targets, truncate.restart_identity);
+        self.statements += 1;
+        Ok(Step::Execute(self.truncate.insert(statement)))
+    }
+}
+
+fn undefined(oid: u32) -> Refusal {
+    Refusal::new(format!("a change names relation {oid}, which the log does not define before it"))
+}
+
+/// Matches the relation's columns with the target's by name.
+fn map(relation: &Relation, target: &TargetTable) -> Result<Vec<Mapped>, Refusal> {
+    let lacking = |column: &str| {
+        let table = format!("{}.{}", relation.schema, relation.name);
+        Refusal::new(format!(
+            "table {table} on the target has no column \"{column}\", which the change needs"
+        ))
+        .hint(format!("add the column to {table} on the target, then run the same command again"))
+    };
+    relation
+        .columns
+        .iter()
+        .map(|column| {
+            let found = target.column(&column.name).ok_or_else(|| lacking(&column.name))?;
+            Ok(Mapped {
+                quoted: quote_ident(&column.name),
+                key: column.key,
+                generated: found.generated == Generated::Yes,
+                identity: found.identity,
+                equality: found.equality.clone(),
+            })
+        })
+        .collect()
+}
+
+fn load<'m>(values: &mut Vec<Value<'m>>, tuple: Tuple<'m>, relation: &Relation) -> Result<(), Refusal> {
+    values.clear();
+    values.extend(tuple.values());
+    if values.len() == relation.columns.len() {
+        return Ok(());
+    }
+    let (row, columns) = (values.len(), relation.columns.len());
+    let table = format!("{}.{}", relation.schema, relation.name);
+    Err(Refusal::new(format!("a row of {table} has {row} columns where its definition has {columns}")))
+}
+
+impl Table {
+    /// The statement of an update or delete; none where there is nothing to do.
+    fn change<'m>(
+        &mut self,
+        relation: &Relation,
+        update: bool,
+        old: Old<'m>,
+        parameters: &mut Parameters<'m>,
+        statements: &mut u32,
+    ) -> Result<Option<&Statement>, Refusal> {
+        let old_shape = match old {
+            Old::Absent => OldShape::Absent,
+            Old::Key(tuple) => {
+                load(&mut parameters.old, tuple, relation)?;
+                OldShape::Key
+            }
+            Old::Row(tuple) => {
+                load(&mut parameters.old, tuple, relation)?;
+                OldShape::Row
+            }
+        };
+        let shape = self.shape(update, old_shape, parameters);
+        match self.shapes.entry(shape) {
+            Entry::Occupied(built) => Ok(built.into_mut().as_ref()),
+            Entry::Vacant(missing) => {
+                let id = *statements;
+                *statements += 1;
+                let built = build(id, relation, &self.target, &self.columns, missing.key())?;
+                Ok(missing.insert(built).as_ref())
+            }
+        }
+    }
+
+    fn shape(&self, update: bool, old: OldShape, parameters: &Parameters<'_>) -> Shape {
+        let mut shape = Shape {
+            update,
+            old,
+            unchanged: ColumnSet::default(),
+            nulls: ColumnSet::default(),
+            reinsert: false,
+        };
+        for (at, value) in parameters.new.iter().enumerate() {
+            if *value == Value::Unchanged {
+                shape.unchanged.insert(at);
+            }
+        }
+        if old == OldShape::Row && self.found_by_key(old).is_none() {
+            for (at, value) in parameters.old.iter().enumerate() {
+                if *value == Value::Null {
+                    shape.nulls.insert(at);
+                }
+            }
+        }
+        if update && old != OldShape::Absent {
+            shape.reinsert = self.columns.iter().enumerate().any(|(at, column)| {
+                let known = old == OldShape::Row || column.key;
+                let (before, after) = (parameters.old.get(at), parameters.new.get(at));
+                column.identity == Identity::Always
+                    && known
+                    && before != after
+                    && after != Some(&Value::Unchanged)
+            });
+        }
+        shape
+    }
+
+    fn found_by_key(&self, old: OldShape) -> Option<Vec<(usize, Source)>> {
+        key_of(&self.target, &self.columns, old)
+    }
+}
+
+/// The columns that identify the row: the replica identity, or the target's primary key where whole rows are sent.
+fn key_of(target: &TargetTable, columns: &[Mapped], old: OldShape) -> Option<Vec<(usize, Source)>> {
+    match old {
+        OldShape::Absent | OldShape::Key => {
+            let source = if old == OldShape::Key { Source::Old } else { Source::New };
+            let keys = columns.iter().enumerate().filter(|(_, column)| column.key);
+            Some(keys.map(|(at, _)| (at, source(at))).collect())
+        }
+        OldShape::Row if target.primary_key.is_empty() => None,
+        OldShape::Row => target
+            .primary_key
+            .iter()
+            .map(|name| {
+                let quoted = quote_ident(name);
+                let at = columns.iter().position(|column| column.quoted == quoted)?;
+                Some((at, Source::Old(at)))
+            })
+            .collect(),
+    }
+}
+
+fn build(
+    id: u32,
+    relation: &Relation,
+    target: &TargetTable,
+    columns: &[Mapped],
+    shape: &Shape,
+) -> Result<Option<Statement>, Refusal> {
+    let found_by = match key_of(target, columns, shape.old) {
+        Some(key) if key.is_empty() => {
+            let table = format!("{}.{}", relation.schema, relation.name);
+            return Err(Refusal::new(format!("an UPDATE or DELETE of {table} names no key columns"))
+                .hint("give the table a replica identity on the source"));
+        }
+        Some(key) => Match::Key(key),
+        None => {
+            let compared = || columns.iter().enumerate().filter(|(_, column)| !column.generated);
+            Match::Row {
+                columns: compared().map(|(at, _)| at).collect(),
+                nulls: compared().map(|(at, _)| at).filter(|&at| shape.nulls.contains(at)).collect(),
+            }
+        }
+    };
+    if !shape.update {
+        return Ok(Some(statement::delete(id, target, columns, &found_by)));
+    }
+    let sent = |at: usize, column: &Mapped| !column.generated && !shape.unchanged.contains(at);
+    let settable: Vec<usize> = (0..).zip(columns).filter(|(at, c)| sent(*at, c)).map(|(at, _)| at).collect();
+    if shape.reinsert {
+        return Ok(Some(statement::reinsert(id, target, columns, &settable, &found_by)));
+    }
+    let always = |at: &usize| columns.get(*at).is_some_and(|column| column.identity == Identity::Always);
+    let key = |at: &usize| columns.get(*at).is_some_and(|column| column.key);
+    // Where the key did not change it is what finds the row, and need not be set.
+    let moved = shape.old != OldShape::Absent;
+    let mut set: Vec<usize> =
+        settable.iter().copied().filter(|at| !always(at) && (moved || !key(at))).collect();
+    // Without the old row nobody can tell whether such a column changed, so it must be as sent.
+    let blind = shape.old != OldShape::Row;
+    let fixed: Vec<usize> = settable.iter().copied().filter(|at| blind && always(at) && !key(at)).collect();
+    if set.is_empty() {
+        set.extend(settable.iter().copied().find(|at| !always(at)));
+    }
+    if set.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(statement::update(id, target, columns, &set, &fixed, &found_by)))
+}
+
+#[cfg(test)]
+#[path = "planner_tests.rs"]
+mod tests;

@@ -1,0 +1,285 @@
+//! Cases of the planner: a definition, a target and a change give SQL and parameters.
+
+use super::super::{Equality, TargetColumn};
+use super::*;
+use crate::model::{Column, ReplicaIdentity};
+use crate::pgoutput::decode;
+
+const PLAIN: TargetColumn = TargetColumn {
+    name: String::new(),
+    generated: Generated::No,
+    identity: Identity::No,
+    equality: Equality { operator_schema: None, exact: true },
+};
+
+fn column(name: &str) -> TargetColumn {
+    TargetColumn { name: name.into(), ..PLAIN }
+}
+
+fn target(columns: Vec<TargetColumn>) -> TargetTable {
+    TargetTable {
+        schema: "public".into(),
+        name: "t".into(),
+        partitioned: false,
+        columns,
+        primary_key: Vec::new(),
+    }
+}
+
+/// A relation 9 of columns whose names end in `*` where they are part of the replica identity.
+fn relation(identity: ReplicaIdentity, columns: &[&str]) -> Relation {
+    let columns = columns.iter().map(|name| Column {
+        name: name.trim_end_matches('*').into(),
+        key: name.ends_with('*'),
+        type_oid: 25,
+        type_modifier: -1,
+    });
+    Relation { oid: 9, schema: "public".into(), name: "t".into(), identity, columns: columns.collect() }
+}
+
+/// `-` is null, `?` unchanged, anything else text.
+fn tuple(values: &[&str]) -> Vec<u8> {
+    let mut bytes = (values.len() as u16).to_be_bytes().to_vec();
+    for value in values {
+        match *value {
+            "-" => bytes.push(b'n'),
+            "?" => bytes.push(b'u'),
+            text => {
+                bytes.push(b't');
+                bytes.extend((text.len() as u32).to_be_bytes());
+                bytes.extend(text.as_bytes());
+            }
+        }
+    }
+    bytes
+}
+
+fn message(parts: &[(&str, &[&str])]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (tag, values) in parts {
+        let mut tags = tag.bytes();
+        if bytes.is_empty() {
+            bytes.extend(tags.next());
+            bytes.extend(9u32.to_be_bytes());
+        }
+        bytes.extend(tags);
+        bytes.extend(tuple(values));
+    }
+    bytes
+}
+
+#[track_caller]
+fn check(relation: Relation, target: TargetTable, change: &[(&str, &[&str])], expected: &str) {
+    let mut planner = Planner::default();
+    let bytes = message(change);
+    let mut parameters = Parameters::default();
+    planner.define(relation);
+    assert!(matches!(planner.plan(&decode(&bytes).unwrap(), &mut parameters), Ok(Step::LookUp(9))));
+    let planned = planner
+        .bind(9, target)
+        .and_then(|()| planner.plan(&decode(&bytes).unwrap(), &mut parameters))
+        .map(|step| match step {
+            Step::Execute(statement) => Some(statement.sql.clone()),
+            _ => None,
+        });
+    let shown = match planned {
+        Ok(Some(sql)) => {
+            let values = parameters.values().iter();
+            let values = values.map(|value| value.map_or("-".into(), |text| String::from_utf8_lossy(text)));
+            format!("{sql} | {}", values.collect::<Vec<_>>().join(" "))
+        }
+        Ok(None) => "nothing".into(),
+        Err(refusal) => format!("refused: {}", refusal.message),
+    };
+    assert_eq!(shown.replace('"', ""), expected);
+}
+
+fn keyed() -> Relation {
+    relation(ReplicaIdentity::Default, &["id*", "a", "b"])
+}
+
+fn plain() -> TargetTable {
+    target(vec![column("b"), column("extra"), column("a"), column("id")])
+}
+
+#[test]
+fn inserts_by_name() {
+    check(
+        keyed(),
+        plain(),
+        &[("IN", &["1", "-", "x"])],
+        "INSERT INTO public.t (id, a, b) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3) | 1 - x",
+    );
+}
+
+#[test]
+fn updates_what_was_sent() {
+    check(
+        keyed(),
+        plain(),
+        &[("UN", &["1", "y", "?"])],
+        "UPDATE ONLY public.t SET a = $1 WHERE id = $2 | y 1",
+    );
+    check(
+        keyed(),
+        plain(),
+        &[("UN", &["1", "?", "?"])],
+        "UPDATE ONLY public.t SET id = $1 WHERE id = $2 | 1 1",
+    );
+}
+
+#[test]
+fn moves_a_key() {
+    check(
+        keyed(),
+        plain(),
+        &[("UK", &["1", "-", "-"]), ("N", &["2", "y", "?"])],
+        "UPDATE ONLY public.t SET id = $1, a = $2 WHERE id = $3 | 2 y 1",
+    );
+}
+
+#[test]
+fn deletes_by_key() {
+    check(keyed(), plain(), &[("DK", &["1", "-", "-"])], "DELETE FROM ONLY public.t WHERE id = $1 | 1");
+    let partitioned = TargetTable { partitioned: true, ..plain() };
+    check(keyed(), partitioned, &[("DK", &["1", "-", "-"])], "DELETE FROM public.t WHERE id = $1 | 1");
+}
+
+#[test]
+fn finds_one_of_equal_rows() {
+    let inexact = TargetColumn { equality: Equality { operator_schema: None, exact: false }, ..column("b") };
+    check(
+        relation(ReplicaIdentity::Full, &["id*", "a*", "b*"]),
+        target(vec![column("id"), column("a"), inexact]),
+        &[("DO", &["1", "-", "1.0"])],
+        "WITH one AS MATERIALIZED (SELECT ctid AS row, tableoid AS part FROM ONLY public.t WHERE id = $1 AND a IS NULL \
+         AND (b IS NOT NULL AND pg_catalog.format('%s', b) COLLATE pg_catalog.C = $2) LIMIT 1) \
+         DELETE FROM ONLY public.t AS t USING one WHERE t.ctid = one.row AND t.tableoid = one.part | 1 1.0",
+    );
+}
+
+#[test]
+fn whole_rows_use_the_targets_key() {
+    let keyed = TargetTable { primary_key: vec!["id".into()], ..plain() };
+    check(
+        relation(ReplicaIdentity::Full, &["id*", "a*"]),
+        keyed,
+        &[("UO", &["1", "-"]), ("N", &["2", "z"])],
+        "UPDATE ONLY public.t SET id = $1, a = $2 WHERE id = $3 | 2 z 1",
+    );
+}
+
+#[test]
+fn identity_always_is_never_set() {
+    let always = || TargetColumn { identity: Identity::Always, ..column("id") };
+    check(
+        keyed(),
+        target(vec![always(), column("a"), column("b")]),
+        &[("UN", &["1", "x", "y"])],
+        "UPDATE ONLY public.t SET a = $1, b = $2 WHERE id = $3 | x y 1",
+    );
+    check(
+        keyed(),
+        target(vec![always(), column("a"), column("b"), column("extra")]),
+        &[("UK", &["1", "-", "-"]), ("N", &["2", "x", "?"])],
+        "WITH old AS (DELETE FROM ONLY public.t WHERE id = $1 RETURNING *) INSERT INTO public.t (id, a, b, extra) \
+         OVERRIDING SYSTEM VALUE SELECT $2, $3, old.b, old.extra FROM old | 1 2 x",
+    );
+    let unkeyed = TargetColumn { identity: Identity::Always, ..column("b") };
+    check(
+        keyed(),
+        target(vec![column("id"), column("a"), unkeyed]),
+        &[("UN", &["1", "x", "7"])],
+        "UPDATE ONLY public.t SET a = $1 WHERE id = $2 AND b = $3 | x 1 7",
+    );
+}
+
+#[test]
+fn generated_columns_are_left_to_the_target() {
+    let generated = TargetColumn { generated: Generated::Yes, ..column("b") };
+    check(
+        keyed(),
+        target(vec![column("id"), column("a"), generated]),
+        &[("IN", &["1", "2", "3"])],
+        "INSERT INTO public.t (id, a) OVERRIDING SYSTEM VALUE VALUES ($1, $2) | 1 2",
+    );
+}
+
+#[test]
+fn extension_types_compare_by_their_own_operator() {
+    let citext = Equality { operator_schema: Some("ext".into()), exact: false };
+    check(
+        keyed(),
+        target(vec![TargetColumn { equality: citext, ..column("id") }, column("a"), column("b")]),
+        &[("DK", &["A", "-", "-"])],
+        "DELETE FROM ONLY public.t WHERE id OPERATOR(ext.=) $1 | A",
+    );
+}
+
+#[test]
+fn refuses_what_it_cannot_say() {
+    let lacking = target(vec![column("id"), column("a")]);
+    check(
+        keyed(),
+        lacking,
+        &[("IN", &["1", "2", "3"])],
+        "refused: table public.t on the target has no column b, which the change needs",
+    );
+    check(
+        relation(ReplicaIdentity::Nothing, &["id", "a", "b"]),
+        plain(),
+        &[("UN", &["1", "2", "3"])],
+        "refused: an UPDATE or DELETE of public.t names no key columns",
+    );
+    check(
+        keyed(),
+        plain(),
+        &[("IN", &["1", "2"])],
+        "refused: a row of public.t has 2 columns where its definition has 3",
+    );
+    check(
+        keyed(),
+        plain(),
+        &[("IN", &["1", "?", "3"])],
+        "refused: table public.t: a value that is needed was not sent (unchanged TOAST)",
+    );
+}
+
+#[test]
+fn truncates_all_tables_at_once() {
+    let mut planner = Planner::default();
+    let other = Relation { oid: 10, name: "u".into(), ..keyed() };
+    for (relation, name) in [(keyed(), "t"), (other, "u")] {
+        let oid = relation.oid;
+        planner.define(relation);
+        planner.bind(oid, TargetTable { name: name.into(), ..plain() }).unwrap();
+    }
+    let bytes = b"T\0\0\0\x02\x03\0\0\0\x09\0\0\0\x0A";
+    let mut parameters = Parameters::default();
+    let Ok(Step::Execute(statement)) = planner.plan(&decode(bytes).unwrap(), &mut parameters) else {
+        panic!("not planned")
+    };
+    assert_eq!(statement.sql, "TRUNCATE ONLY \"public\".\"t\", ONLY \"public\".\"u\" RESTART IDENTITY");
+}
+
+#[test]
+fn statements_are_reused_until_the_definition_changes() {
+    let mut planner = Planner::default();
+    let id_of = |planner: &mut Planner, change: &[(&str, &[&str])]| {
+        let bytes = message(change);
+        let mut parameters = Parameters::default();
+        match planner.plan(&decode(&bytes).unwrap(), &mut parameters).unwrap() {
+            Step::Execute(statement) => Some(statement.id),
+            _ => None,
+        }
+    };
+    planner.define(keyed());
+    planner.bind(9, plain()).unwrap();
+    let first = id_of(&mut planner, &[("UN", &["1", "x", "y"])]);
+    assert_eq!(first, id_of(&mut planner, &[("UN", &["2", "-", "z"])]));
+    assert_ne!(first, id_of(&mut planner, &[("UN", &["2", "?", "z"])]));
+    planner.define(keyed());
+    assert_eq!(first, id_of(&mut planner, &[("UN", &["3", "x", "y"])]));
+    planner.define(relation(ReplicaIdentity::Default, &["id*", "a", "c"]));
+    assert_eq!(None, id_of(&mut planner, &[("UN", &["3", "x", "y"])]));
+}

@@ -1,0 +1,262 @@
+//! SQL text of the statements, and which value goes where.
+
+use crate::model::quote_ident;
+
+use super::target::{Equality, Identity, TargetTable};
+
+/// A statement that is prepared once and executed for many rows. Parameters are text, typed by their place.
+#[derive(Clone, Debug)]
+pub struct Statement {
+    /// Unique within the planner: the name to prepare it under.
+    pub id: u32,
+    pub kind: StatementKind,
+    pub sql: String,
+    /// Where each parameter comes from.
+    pub(super) sources: Vec<Source>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatementKind {
+    /// Must touch exactly one row.
+    Row,
+    /// `COPY … FROM STDIN`, fed with rows of the parameters of an insert.
+    Copy,
+    /// Not worth preparing; touches what it touches.
+    Truncate,
+}
+
+/// A value of the change, by source column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    New(usize),
+    Old(usize),
+}
+
+/// How one column of the relation stands on the target.
+#[derive(Clone, Debug)]
+pub(super) struct Mapped {
+    pub(super) quoted: String,
+    pub(super) key: bool,
+    pub(super) generated: bool,
+    pub(super) identity: Identity,
+    pub(super) equality: Equality,
+}
+
+/// How the row to change is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Match {
+    /// By columns that are unique on the target: at most one row.
+    Key(Vec<(usize, Source)>),
+    /// By all columns, some null: any one of the rows that are equal.
+    Row { columns: Vec<usize>, nulls: Vec<usize> },
+}
+
+/// Collects SQL and the order of its parameters.
+struct Sql {
+    text: String,
+    sources: Vec<Source>,
+}
+
+impl Sql {
+    fn new(text: String) -> Sql {
+        Sql { text, sources: Vec::new() }
+    }
+
+    fn parameter(&mut self, source: Source) -> String {
+        self.sources.push(source);
+        format!("${}", self.sources.len())
+    }
+
+    fn statement(self, id: u32, kind: StatementKind) -> Statement {
+        Statement { id, kind, sql: self.text, sources: self.sources }
+    }
+}
+
+fn join(parts: impl IntoIterator<Item = String>, separator: &str) -> String {
+    parts.into_iter().collect::<Vec<_>>().join(separator)
+}
+
+/// The table's name, with the `ONLY` that keeps inheritance children out.
+fn only(target: &TargetTable) -> String {
+    format!("{}{}", if target.partitioned { "" } else { "ONLY " }, qualified(target))
+}
+
+fn qualified(target: &TargetTable) -> String {
+    format!("{}.{}", quote_ident(&target.schema), quote_ident(&target.name))
+}
+
+pub(super) fn insert(id: u32, target: &TargetTable, columns: &[Mapped]) -> Statement {
+    let written = written(columns);
+    let mut sql = Sql::new(format!("INSERT INTO {}", qualified(target)));
+    if written.is_empty() {
+        sql.text += " DEFAULT VALUES";
+        return sql.statement(id, StatementKind::Row);
+    }
+    let names = join(written.iter().map(|(_, column)| column.quoted.clone()), ", ");
+    let values: Vec<_> = written.iter().map(|(at, _)| sql.parameter(Source::New(*at))).collect();
+    sql.text += &format!(" ({names}) OVERRIDING SYSTEM VALUE VALUES ({})", values.join(", "));
+    sql.statement(id, StatementKind::Row)
+}
+
+/// The same columns as [`insert`] in the same order, so that its parameters are the row.
+pub(super) fn copy(id: u32, target: &TargetTable, columns: &[Mapped]) -> Option<Statement> {
+    let written = written(columns);
+    let names = join(written.iter().map(|(_, column)| column.quoted.clone()), ", ");
+    let sql = Sql::new(format!("COPY {} ({names}) FROM STDIN", qualified(target)));
+    (!written.is_empty()).then(|| sql.statement(id, StatementKind::Copy))
+}
+
+fn written(columns: &[Mapped]) -> Vec<(usize, &Mapped)> {
+    columns.iter().enumerate().filter(|(_, column)| !column.generated).collect()
+}
+
+/// Sets `set` to the new values. Columns in `fixed` can't be set, so they must already have the new value.
+pub(super) fn update(
+    id: u32,
+    target: &TargetTable,
+    columns: &[Mapped],
+    set: &[usize],
+    fixed: &[usize],
+    found_by: &Match,
+) -> Statement {
+    let mut sql = Sql::new(String::new());
+    let assignments: Vec<_> = set
+        .iter()
+        .filter_map(|&at| {
+            let column = columns.get(at)?;
+            Some(format!("{} = {}", column.quoted, sql.parameter(Source::New(at))))
+        })
+        .collect();
+    let table = only(target);
+    let fixed = fixed.iter().map(|&at| (at, Source::New(at))).collect::<Vec<_>>();
+    let found = find(&mut sql, target, columns, found_by, &fixed);
+    sql.text = match found {
+        Found::Condition(condition) => {
+            format!("UPDATE {table} SET {} WHERE {condition}", assignments.join(", "))
+        }
+        Found::One(one) => format!(
+            "WITH one AS MATERIALIZED ({one}) UPDATE {table} AS t SET {} FROM one \
+             WHERE t.ctid = one.row AND t.tableoid = one.part",
+            assignments.join(", ")
+        ),
+    };
+    sql.statement(id, StatementKind::Row)
+}
+
+pub(super) fn delete(id: u32, target: &TargetTable, columns: &[Mapped], found_by: &Match) -> Statement {
+    let mut sql = Sql::new(String::new());
+    let table = only(target);
+    sql.text = match find(&mut sql, target, columns, found_by, &[]) {
+        Found::Condition(condition) => format!("DELETE FROM {table} WHERE {condition}"),
+        Found::One(one) => format!(
+            "WITH one AS MATERIALIZED ({one}) DELETE FROM {table} AS t USING one \
+             WHERE t.ctid = one.row AND t.tableoid = one.part"
+        ),
+    };
+    sql.statement(id, StatementKind::Row)
+}
+
+/// Deletes the row and inserts it again with the new values, all others kept: the only way to change an identity
+/// column that is GENERATED ALWAYS.
+pub(super) fn reinsert(
+    id: u32,
+    target: &TargetTable,
+    columns: &[Mapped],
+    set: &[usize],
+    found_by: &Match,
+) -> Statement {
+    let mut sql = Sql::new(String::new());
+    let table = only(target);
+    let delete = match find(&mut sql, target, columns, found_by, &[]) {
+        Found::Condition(condition) => {
+            format!("WITH old AS (DELETE FROM {table} WHERE {condition} RETURNING *)")
+        }
+        Found::One(one) => format!(
+            "WITH one AS MATERIALIZED ({one}), old AS (DELETE FROM {table} AS t USING one \
+             WHERE t.ctid = one.row AND t.tableoid = one.part RETURNING t.*)"
+        ),
+    };
+    let stored = || target.columns.iter().filter(|column| column.generated == super::Generated::No);
+    let names = join(stored().map(|column| quote_ident(&column.name)), ", ");
+    let mut values = Vec::new();
+    for column in stored() {
+        let quoted = quote_ident(&column.name);
+        let sent = set.iter().find(|&&at| columns.get(at).is_some_and(|mapped| mapped.quoted == quoted));
+        values.push(match sent {
+            Some(&at) => sql.parameter(Source::New(at)),
+            None => format!("old.{quoted}"),
+        });
+    }
+    sql.text = format!(
+        "{delete} INSERT INTO {} ({names}) OVERRIDING SYSTEM VALUE SELECT {} FROM old",
+        qualified(target),
+        values.join(", ")
+    );
+    sql.statement(id, StatementKind::Row)
+}
+
+/// `TRUNCATE` of all tables of one command at once, since foreign keys may bind them. The source has expanded CASCADE.
+pub(super) fn truncate<'t>(
+    id: u32,
+    targets: impl IntoIterator<Item = &'t TargetTable>,
+    restart_identity: bool,
+) -> Statement {
+    let tables = join(targets.into_iter().map(only), ", ");
+    let identity = if restart_identity { " RESTART IDENTITY" } else { "" };
+    Sql::new(format!("TRUNCATE {tables}{identity}")).statement(id, StatementKind::Truncate)
+}
+
+enum Found {
+    /// True for the one row.
+    Condition(String),
+    /// A query that gives place (`row`, `part`) of one of the rows.
+    One(String),
+}
+
+fn find(
+    sql: &mut Sql,
+    target: &TargetTable,
+    columns: &[Mapped],
+    found_by: &Match,
+    fixed: &[(usize, Source)],
+) -> Found {
+    let mut conditions = Vec::new();
+    match found_by {
+        Match::Key(key) => {
+            for &(at, source) in key.iter().chain(fixed) {
+                let Some(column) = columns.get(at) else { continue };
+                conditions.push(equal_by_operator(column, &sql.parameter(source)));
+            }
+            Found::Condition(conditions.join(" AND "))
+        }
+        Match::Row { columns: compared, nulls } => {
+            for &at in compared {
+                let Some(column) = columns.get(at) else { continue };
+                conditions.push(if nulls.contains(&at) {
+                    format!("{} IS NULL", column.quoted)
+                } else if column.equality.exact {
+                    equal_by_operator(column, &sql.parameter(Source::Old(at)))
+                } else {
+                    equal_by_text(column, &sql.parameter(Source::Old(at)))
+                });
+            }
+            let table = only(target);
+            let condition = if conditions.is_empty() { "true".into() } else { conditions.join(" AND ") };
+            Found::One(format!("SELECT ctid AS row, tableoid AS part FROM {table} WHERE {condition} LIMIT 1"))
+        }
+    }
+}
+
+fn equal_by_operator(column: &Mapped, parameter: &str) -> String {
+    match &column.equality.operator_schema {
+        Some(schema) => format!("{} OPERATOR({}.=) {parameter}", column.quoted, quote_ident(schema)),
+        None => format!("{} = {parameter}", column.quoted),
+    }
+}
+
+/// Compares the type's own output, for types without `=` or whose `=` matches more than one text (1.0 and 1.00).
+/// `format` calls the output function, where a cast to text may do something else (boolean, char(n), inet).
+fn equal_by_text(column: &Mapped, parameter: &str) -> String {
+    let name = &column.quoted;
+    format!("({name} IS NOT NULL AND pg_catalog.format('%s', {name}) COLLATE pg_catalog.\"C\" = {parameter})")
+}

@@ -1,0 +1,51 @@
+//! What the planner must know of a table on the target.
+
+/// A table of the target, as its catalog describes it.
+#[derive(Clone, Debug)]
+pub struct TargetTable {
+    pub schema: String,
+    pub name: String,
+    /// A partitioned table: rows live in its partitions, so `ONLY` must not be said.
+    pub partitioned: bool,
+    pub columns: Vec<TargetColumn>,
+    /// Columns of the primary key, if it is checked at once (not deferrable).
+    pub primary_key: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct TargetColumn {
+    pub name: String,
+    pub generated: Generated,
+    pub identity: Identity,
+    pub equality: Equality,
+}
+
+/// Whether the target computes the column itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generated {
+    No,
+    Yes,
+}
+
+/// `GENERATED … AS IDENTITY`. An ALWAYS column can be inserted (overriding) but never updated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    No,
+    ByDefault,
+    Always,
+}
+
+/// How values of a column's type are compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Equality {
+    /// Schema of the type's `=` where it isn't `pg_catalog`, which the pinned search path would not find.
+    pub operator_schema: Option<String>,
+    /// Equal values have equal text (integers, text; not numeric, float, citext), so `=` finds the exact row.
+    pub exact: bool,
+}
+
+impl TargetTable {
+    pub fn column(&self, name: &str) -> Option<&TargetColumn> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+}
