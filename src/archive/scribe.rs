@@ -26,6 +26,8 @@ pub(super) enum Command {
     /// Forget the frames of the unfinished transaction.
     Discard,
     Seal,
+    /// The segment, which holds nothing yet, and those behind it are of that timeline.
+    Timeline(u32),
     /// Seal without beginning another segment, and end.
     Finish,
 }
@@ -124,7 +126,12 @@ impl Scribe {
                         self.frame(cut)?;
                     }
                     Command::Discard => self.discard()?,
-                    Command::Seal => self.seal(true)?,
+                    Command::Seal => {
+                        self.seal(true)?;
+                        self.shared.stored_bytes.store(self.encoder.end(), Ordering::Release);
+                        self.shared.sealed.fetch_add(1, Ordering::AcqRel);
+                    }
+                    Command::Timeline(timeline) => self.change_timeline(timeline)?,
                     Command::Finish => return self.seal(false),
                 }
                 next = if group < GROUP_BYTES { commands.try_recv().ok() } else { None };
@@ -231,7 +238,7 @@ impl Scribe {
         tracing::debug!(segment = %name, transactions = trailer.totals.transactions, "sealed a segment");
         let _ = self.sealed.send(name);
         if begin_next {
-            let end = End { position: trailer.through, chain: trailer.chain };
+            let end = End { position: trailer.through, chain: trailer.chain, timeline: Some(self.timeline) };
             self.encoder = Encoder::new(header(&self.archive, self.timeline, end), self.zstd_level);
             self.file = {
                 let (archive, encoder) = (self.archive.clone(), &self.encoder);
@@ -246,11 +253,20 @@ impl Scribe {
             };
             self.resumed();
             self.written = beginning(&self.encoder);
-            self.shared.stored_bytes.store(0, Ordering::Release);
-            self.shared.sealed.fetch_add(1, Ordering::AcqRel);
             self.publish()?;
         }
         Ok(())
+    }
+
+    fn change_timeline(&mut self, timeline: u32) -> Result<(), Fault> {
+        let header = Header { timeline, ..self.encoder.header().clone() };
+        let bytes = header.encode();
+        self.timeline = timeline;
+        self.encoder = Encoder::new(header, self.zstd_level);
+        self.file
+            .write_all_at(&bytes, 0)
+            .and_then(|()| self.file.sync_data())
+            .map_err(|error| self.fault("cannot write", &error))
     }
 
     /// Writes at `offset`; where the disk is full, takes back what was written in part and waits for space.
