@@ -140,7 +140,8 @@ async fn connection(
     let timeline = check(archive, writer, &mut stream, source, durable).await?;
     writer.continue_on(timeline);
     let publications = pg::publication_names([source.publication.as_str()]);
-    let options = [("proto_version", "1"), ("publication_names", publications.as_str()), ("messages", "true")];
+    let options =
+        [("proto_version", "1"), ("publication_names", publications.as_str()), ("messages", "true")];
     let (mut events, status) = stream.start(&source.slot, durable, &options).await?;
     tracing::info!(slot = source.slot, from = %durable, timeline, "receiving");
 
@@ -159,7 +160,8 @@ async fn settled(writer: &mut Writer) -> Result<Position, Fault> {
     writer.flush();
     let received = writer.received();
     let mut durable = writer.durable();
-    let reached = |durable: &Durable| durable.position >= received || matches!(durable.state, WriterState::Failed(_));
+    let reached =
+        |durable: &Durable| durable.position >= received || matches!(durable.state, WriterState::Failed(_));
     let settled = durable.wait_for(reached).await.map_err(|_| log_ended())?;
     healthy(&settled)?;
     Ok(settled.position)
@@ -169,8 +171,9 @@ async fn settled(writer: &mut Writer) -> Result<Position, Fault> {
 fn healthy(durable: &Durable) -> Result<(), Fault> {
     match &durable.state {
         WriterState::Running | WriterState::Stalled(_) => Ok(()),
-        WriterState::Failed(reason) => Err(Fault::stop(format!("the log can't be written: {reason}"))
-            .hint("mend the disk, then run the same command again: nothing that was not durable was confirmed")),
+        WriterState::Failed(reason) => Err(Fault::stop(format!("the log can't be written: {reason}")).hint(
+            "mend the disk, then run the same command again: nothing that was not durable was confirmed",
+        )),
     }
 }
 
@@ -222,8 +225,11 @@ async fn check(
 fn slot_state(slot: &Slot, manifest: &Manifest) -> Result<SlotState, Fault> {
     let is = |what: &Option<String>| what.clone().unwrap_or_else(|| "none".into());
     let wrong = |what, found, wanted: &str| {
-        Err(Fault::person(format!("slot \"{}\" is of {what} {found}, but the archive of {wanted}", slot.name))
-            .hint("check --slot and --archive"))
+        Err(Fault::person(format!(
+            "slot \"{}\" is of {what} {found}, but the archive of {wanted}",
+            slot.name
+        ))
+        .hint("check --slot and --archive"))
     };
     if slot.plugin.as_ref() != Some(&manifest.plugin) {
         return wrong("plugin", is(&slot.plugin), &manifest.plugin);
