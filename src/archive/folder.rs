@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::model::{Fault, Position};
 use crate::segment::SegmentName;
 
-use super::{Manifest, disk};
+use super::{Manifest, SegmentFile, disk};
 
 /// An archive on local disk. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -50,6 +50,16 @@ impl Archive {
         })?;
         let manifest = Manifest::from_json(&String::from_utf8_lossy(&text))?;
         Ok(Archive { root: root.into(), manifest: Arc::new(manifest) })
+    }
+
+    /// The source's timeline in the newest segment; none where there is no segment.
+    pub fn timeline(&self) -> Result<Option<u32>, Fault> {
+        for name in self.listing()?.into_iter().rev() {
+            if let Some(file) = SegmentFile::open(self, name)? {
+                return Ok(Some(file.header().timeline));
+            }
+        }
+        Ok(None)
     }
 
     pub fn manifest(&self) -> &Manifest {
