@@ -70,7 +70,7 @@ impl Archive {
         &self.root
     }
 
-    pub(super) fn segments_folder(&self) -> PathBuf {
+    pub fn segments_folder(&self) -> PathBuf {
         self.root.join("segments")
     }
 

@@ -1,23 +1,17 @@
-//! `archive`: looking after the log, also while a receiver writes it.
-
-use std::io::IsTerminal;
-
-use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+//! `archive`: looking after the log.
 
 use super::arguments::{ArchiveArguments, Everywhere};
 use super::config::File;
 use super::print;
 use crate::archive::{self, Archive, Found, Lookup, SegmentDetail, SegmentState, SegmentSummary};
 use crate::model::{Fault, Position, Timestamp, Xid};
-use crate::verify;
+use crate::verify::{self, Report};
 
-/// List, show, verify or reindex the archive
+/// Look after the log: list, show, verify, reindex
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   pgsluice archive list --name shop
-  pgsluice archive show 16/B374D848 --name shop
-  pgsluice archive verify --archive /var/lib/pgsluice/shop --json")]
+  pgsluice archive verify --name shop --json")]
 pub(crate) struct ArchiveCommand {
     #[command(subcommand)]
     verb: Verb,
@@ -25,34 +19,33 @@ pub(crate) struct ArchiveCommand {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// List the segments, oldest first
-    #[command(after_help = "Example:\n  pgsluice archive list --name shop --json")]
+    /// Print the segments with what they hold, oldest first
+    #[command(after_help = "Example:\n  pgsluice archive list --name shop")]
     List {
         #[command(flatten)]
         archive: ArchiveArguments,
     },
-    /// Show the archive, one segment, or where a transaction is
+    /// Print what a segment holds, or find a transaction by LSN, time or xid
     #[command(after_help = "Examples:
-  pgsluice archive show --name shop
-  pgsluice archive show 16/B374D848 --name shop
-  pgsluice archive show --time 2026-03-01T12:00:00Z --name shop")]
+  pgsluice archive show 0000000001A2B3C0-0000000002FFFFF8.seg --name shop
+  pgsluice archive show --time 2026-01-31T10:42:00Z --name shop")]
     Show {
-        /// A segment's name, or an LSN that it holds
-        #[arg(value_name = "SEGMENT|LSN", conflicts_with_all = ["lsn", "time", "xid"])]
+        /// A segment's name, as `archive list` prints it
+        #[arg(required_unless_present_any = ["lsn", "time", "xid"], conflicts_with_all = ["lsn", "time", "xid"])]
         segment: Option<String>,
-        /// Find the first transaction whose commit ends at or behind this LSN
-        #[arg(long, value_name = "LSN", conflicts_with_all = ["time", "xid"])]
+        /// Find the first transaction that ends at or after this position
+        #[arg(long)]
         lsn: Option<Position>,
-        /// Find the first transaction in the log that committed then or later
-        #[arg(long, value_name = "TIME", conflicts_with = "xid")]
-        time: Option<jiff::Timestamp>,
-        /// Find the transactions of this id
-        #[arg(long, value_name = "XID")]
+        /// Find the first transaction, in the order of the log, that committed at this time or later (RFC 3339)
+        #[arg(long, conflicts_with = "lsn")]
+        time: Option<String>,
+        /// Find the transactions with this id
+        #[arg(long, conflicts_with_all = ["lsn", "time"])]
         xid: Option<u32>,
         #[command(flatten)]
         archive: ArchiveArguments,
     },
-    /// Check every byte of the log, and the chain that links its transactions
+    /// Check every byte, every message and the chain of hashes; exit code 3 where something is wrong
     #[command(after_help = "Example:\n  pgsluice archive verify --name shop")]
     Verify {
         #[command(flatten)]
@@ -67,181 +60,156 @@ enum Verb {
 }
 
 impl ArchiveCommand {
-    pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
-        tokio::task::block_in_place(|| self.act(everywhere, file))
-    }
-
-    fn act(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
-        let open = |arguments: &ArchiveArguments| Archive::open(&arguments.place(file)?.archive);
+    pub(crate) fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
+        let open = |archive: &ArchiveArguments| Archive::open(&archive.place(file)?.archive);
         match &self.verb {
-            Verb::List { archive } => list(everywhere, &open(archive)?),
-            Verb::Show { segment: Some(segment), archive, .. } => {
-                let detail = archive::show(&open(archive)?, segment)?;
-                print::report(everywhere.json, &detail, || segment_table(&detail))
-            }
-            Verb::Show { segment: None, lsn, time, xid, archive } => {
-                let lookup = match (lsn, time, xid) {
-                    (Some(lsn), _, _) => Lookup::Lsn(*lsn),
-                    (_, Some(time), _) => {
-                        Lookup::Time(Timestamp::from_unix_microseconds(time.as_microsecond()))
+            Verb::List { archive } => print_list(everywhere, &archive::list(&open(archive)?)?),
+            Verb::Show { segment, lsn, time, xid, archive } => {
+                let archive = open(archive)?;
+                match lookup(*lsn, time.as_deref(), *xid)? {
+                    Some(lookup) => print_found(everywhere, &archive::find(&archive, lookup)?),
+                    None => {
+                        let detail = archive::show(&archive, segment.as_deref().unwrap_or_default())?;
+                        print::report(everywhere.json, &detail, || detail_table(&detail))
                     }
-                    (_, _, Some(xid)) => Lookup::Xid(Xid(*xid)),
-                    (None, None, None) => return show(everywhere, &open(archive)?),
-                };
-                found(everywhere, &archive::find(&open(archive)?, lookup)?)
+                }
             }
-            Verb::Verify { archive } => verify(everywhere, &open(archive)?),
-            Verb::Reindex { archive } => reindex(everywhere, &open(archive)?),
+            Verb::Verify { archive } => {
+                let report = verify(&open(archive)?)?;
+                print::report(everywhere.json, &report, || report_table(&report))?;
+                match report.problems.len() {
+                    0 => Ok(()),
+                    1 => Err(Fault::difference("the archive has a problem").hint(MEND)),
+                    count => Err(Fault::difference(format!("the archive has {count} problems")).hint(MEND)),
+                }
+            }
+            Verb::Reindex { archive } => {
+                let segments = archive::reindex(&open(archive)?, |_, _| ())?;
+                let report = serde_json::json!({ "segments": segments });
+                print::report(everywhere.json, &report, || format!("{segments} segments indexed"))
+            }
         }
     }
 }
 
-fn list(everywhere: &Everywhere, archive: &Archive) -> Result<(), Fault> {
-    let segments = archive::list(archive)?;
-    if everywhere.json {
-        return segments.iter().try_for_each(print::json);
-    }
-    let row = |segment: &SegmentSummary| {
-        vec![
-            segment.name.clone(),
-            state(segment.state).to_owned(),
-            segment.after.to_string(),
-            segment.through.to_string(),
-            print::size(segment.bytes),
-            print::size(segment.raw_bytes),
-            segment.transactions.to_string(),
-            segment.changes.to_string(),
-            segment.last_time.map_or_else(|| "-".into(), |time| time.to_string()),
-        ]
-    };
-    let header =
-        ["segment", "state", "after", "through", "size", "raw", "transactions", "changes", "last commit"];
-    print::line(&print::columns(&header, segments.iter().map(row)))
-}
+const MEND: &str = "restore the segments named above from a copy of the archive";
 
-fn state(state: SegmentState) -> &'static str {
-    match state {
-        SegmentState::Sealed => "sealed",
-        SegmentState::Open => "open",
-    }
-}
-
-fn show(everywhere: &Everywhere, archive: &Archive) -> Result<(), Fault> {
-    let manifest = archive.manifest();
-    let totals = archive::totals(archive)?;
-    let value = json!({ "manifest": manifest, "totals": totals });
-    print::report(everywhere.json, &value, || {
-        print::pairs(&[
-            ("archive", format!("{} ({})", manifest.name, manifest.archive_id)),
-            ("source", format!("{} (system identifier {})", manifest.database, manifest.system_identifier)),
-            ("slot", manifest.slot.clone()),
-            ("publication", manifest.publication.clone()),
-            ("created", manifest.created.clone()),
-            ("range", format!("{} to {}", totals.first_lsn, totals.last_lsn)),
-            ("size", format!("{} ({} raw)", print::size(totals.bytes), print::size(totals.raw_bytes))),
-            ("segments", totals.segments.to_string()),
-            ("transactions", totals.transactions.to_string()),
-            ("changes", totals.changes.to_string()),
-        ])
+fn lookup(lsn: Option<Position>, time: Option<&str>, xid: Option<u32>) -> Result<Option<Lookup>, Fault> {
+    Ok(match (lsn, time, xid) {
+        (Some(lsn), _, _) => Some(Lookup::Lsn(lsn)),
+        (_, Some(time), _) => Some(Lookup::Time(parse_time(time)?)),
+        (_, _, Some(xid)) => Some(Lookup::Xid(Xid(xid))),
+        _ => None,
     })
 }
 
-fn segment_table(detail: &SegmentDetail) -> String {
-    let summary = &detail.summary;
-    let mut text = print::pairs(&[
-        ("segment", format!("{} ({})", summary.name, state(summary.state))),
-        ("range", format!("{} to {}", summary.after, summary.through)),
-        ("timeline", detail.timeline.to_string()),
-        ("size", format!("{} ({} raw)", print::size(summary.bytes), print::size(summary.raw_bytes))),
-        ("transactions", summary.transactions.to_string()),
-        ("changes", summary.changes.to_string()),
-        ("frames", detail.frames.len().to_string()),
-        ("chain", format!("{} to {}", detail.chain_start, detail.chain_end)),
-    ]);
-    if !detail.relations.is_empty() {
-        let rows = detail.relations.iter().map(|relation| {
-            let events = relation.events;
-            let counts = [events.inserts, events.updates, events.deletes, events.truncates];
-            let mut row = vec![relation.name.clone()];
-            row.extend(counts.iter().map(u64::to_string));
-            row.push(print::size(events.bytes));
-            row
-        });
-        text.push_str("\n\n");
-        text.push_str(&print::columns(
-            &["table", "inserts", "updates", "deletes", "truncates", "size"],
-            rows,
-        ));
-    }
-    text
+fn parse_time(text: &str) -> Result<Timestamp, Fault> {
+    let time: jiff::Timestamp = text.parse().map_err(|error| {
+        Fault::usage(format!("--time: {error}")).hint("give a time such as 2026-01-31T10:42:00Z")
+    })?;
+    Ok(Timestamp::from_unix_microseconds(time.as_microsecond()))
 }
 
-fn found(everywhere: &Everywhere, found: &[Found]) -> Result<(), Fault> {
+fn verify(archive: &Archive) -> Result<Report, Fault> {
+    let bar = print::bar("verifying");
+    let report = verify::verify(archive, |progress| {
+        bar.set_length(progress.segments_total as u64);
+        bar.set_position(progress.segments as u64);
+    });
+    bar.finish_and_clear();
+    report
+}
+
+/// One object a line, as for every list.
+fn print_list(everywhere: &Everywhere, segments: &[SegmentSummary]) -> Result<(), Fault> {
+    if everywhere.json {
+        return segments.iter().try_for_each(print::json);
+    }
+    let header =
+        ["segment", "state", "through", "size", "transactions", "changes", "first commit", "last commit"];
+    let time = |time: &Option<Timestamp>| time.map_or_else(String::new, |time| time.to_string());
+    let rows = segments.iter().map(|segment| {
+        vec![
+            segment.name.clone(),
+            match segment.state {
+                SegmentState::Sealed => "sealed".into(),
+                SegmentState::Open => "open".into(),
+            },
+            segment.through.to_string(),
+            print::size(segment.bytes),
+            segment.transactions.to_string(),
+            segment.changes.to_string(),
+            time(&segment.first_time),
+            time(&segment.last_time),
+        ]
+    });
+    print::line(&print::columns(&header, rows))
+}
+
+fn print_found(everywhere: &Everywhere, found: &[Found]) -> Result<(), Fault> {
     if everywhere.json {
         return found.iter().try_for_each(print::json);
     }
     if found.is_empty() {
-        return print::line("no such transaction");
+        return print::line("no such transaction in the archive");
     }
-    let row = |found: &Found| {
-        vec![found.end_lsn.to_string(), found.time.to_string(), found.xid.to_string(), found.segment.clone()]
+    let rows = found.iter().map(|found| {
+        vec![
+            found.end_lsn.to_string(),
+            found.time.to_string(),
+            found.xid.to_string(),
+            found.segment.clone(),
+            found.frame_offset.to_string(),
+        ]
+    });
+    print::line(&print::columns(&["end_lsn", "time", "xid", "segment", "frame offset"], rows))
+}
+
+fn detail_table(detail: &SegmentDetail) -> String {
+    let head = print::pairs(&[
+        ("segment", detail.summary.name.clone()),
+        ("range", format!("({}, {}]", detail.summary.after, detail.summary.through)),
+        ("system identifier", format!("{}, timeline {}", detail.system_identifier, detail.timeline)),
+        ("bytes", format!("{} of {} raw", detail.summary.bytes, detail.summary.raw_bytes)),
+        ("transactions", detail.summary.transactions.to_string()),
+        ("changes", detail.summary.changes.to_string()),
+        ("frames", detail.frames.len().to_string()),
+        ("chain", format!("{} to {}", detail.chain_start, detail.chain_end)),
+    ]);
+    let rows = detail.relations.iter().map(|relation| {
+        let events = relation.events;
+        [events.inserts, events.updates, events.deletes, events.truncates, events.bytes].iter().fold(
+            vec![relation.name.clone()],
+            |mut row, number| {
+                row.push(number.to_string());
+                row
+            },
+        )
+    });
+    let tables = print::columns(&["table", "inserts", "updates", "deletes", "truncates", "bytes"], rows);
+    format!("{head}\n\n{tables}")
+}
+
+fn report_table(report: &Report) -> String {
+    let verdict = if report.problems.is_empty() {
+        "sound".into()
+    } else {
+        format!("{} problems", report.problems.len())
     };
-    print::line(&print::columns(&["end", "committed", "xid", "segment"], found.iter().map(row)))
-}
-
-fn verify(everywhere: &Everywhere, archive: &Archive) -> Result<(), Fault> {
-    let bar = bar();
-    let report = verify::verify(archive, |progress| {
-        bar.set_length(progress.segments_total as u64);
-        bar.set_position(progress.segments as u64);
-    })?;
-    bar.finish_and_clear();
-    print::report(everywhere.json, &report, || {
-        let mut text = print::pairs(&[
-            ("range", format!("{} to {}", report.first_lsn, report.last_lsn)),
-            ("segments", report.segments.to_string()),
-            ("size", print::size(report.bytes)),
-            ("transactions", report.transactions.to_string()),
-            ("changes", report.changes.to_string()),
-            ("chain", report.chain.clone()),
-            ("problems", report.problems.len().to_string()),
-        ]);
-        for problem in &report.problems {
-            let through = problem.through.map_or_else(|| "…".into(), |through| through.to_string());
-            let place = problem.segment.as_deref().unwrap_or("the log");
-            text.push_str(&format!("\n{place}: {}; in doubt ({}, {through}]", problem.what, problem.after));
-        }
-        text
-    })?;
-    match report.problems.first() {
-        None => Ok(()),
-        Some(first) => Err(Fault::difference(format!(
-            "{} problems in the archive {}, the first in {}: {}",
-            report.problems.len(),
-            archive.root().display(),
-            first.segment.as_deref().unwrap_or("the log as a whole"),
-            first.what
-        ))
-        .hint("restore the named segments from a copy, then verify again")),
-    }
-}
-
-fn reindex(everywhere: &Everywhere, archive: &Archive) -> Result<(), Fault> {
-    let bar = bar();
-    let segments = archive::reindex(archive, |done, of| {
-        bar.set_length(of as u64);
-        bar.set_position(done as u64);
-    })?;
-    bar.finish_and_clear();
-    let value: Value = json!({ "segments": segments });
-    print::report(everywhere.json, &value, || print::pairs(&[("indexed segments", segments.to_string())]))
-}
-
-/// Drawn where a person looks on, and nowhere else.
-fn bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} segments, {eta}");
-    style.map_or_else(|_| ProgressBar::new(0), |style| ProgressBar::new(0).with_style(style))
+    let head = print::pairs(&[
+        ("verdict", verdict),
+        ("range", format!("({}, {}]", report.first_lsn, report.last_lsn)),
+        ("segments", report.segments.to_string()),
+        ("bytes", report.bytes.to_string()),
+        ("transactions", report.transactions.to_string()),
+        ("changes", report.changes.to_string()),
+        ("chain", report.chain.clone()),
+    ]);
+    let problems = report.problems.iter().map(|problem| {
+        let segment = problem.segment.as_deref().unwrap_or("the log");
+        let offset = problem.offset.map(|offset| format!(" at byte {offset}")).unwrap_or_default();
+        let through = problem.through.map_or_else(|| "…".into(), |through| through.to_string());
+        format!("\n{segment}{offset}: {}; in doubt: ({}, {through}]", problem.what, problem.after)
+    });
+    head + &problems.collect::<String>()
 }

@@ -40,13 +40,22 @@ pub enum Event {
     /// The log is durable up to here.
     Durable(Position),
     /// The target is here and the log, as the applier sees it, there; `met`: it has read all of it.
-    Applied { position: Position, log: Position, met: bool },
+    Applied {
+        position: Position,
+        log: Position,
+        met: bool,
+    },
     /// What the operator wants now.
-    Sentinel { apply: bool, endpos: Option<Position> },
+    Sentinel {
+        apply: bool,
+        endpos: Option<Position>,
+    },
     /// SIGINT or SIGTERM.
     Signal,
     ReceiverEnded,
-    ApplierEnded { reached: bool },
+    ApplierEnded {
+        reached: bool,
+    },
     /// A stage has ended with a fault that the runner keeps.
     Failed,
 }

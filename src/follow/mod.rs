@@ -223,7 +223,9 @@ impl Runner {
     fn ended(&mut self, ended: Ended) -> Event {
         let fault = match ended {
             Ended::Receiver(Ok(_)) => return Event::ReceiverEnded,
-            Ended::Applier(Ok(outcome)) => return Event::ApplierEnded { reached: outcome == Outcome::Reached },
+            Ended::Applier(Ok(outcome)) => {
+                return Event::ApplierEnded { reached: outcome == Outcome::Reached };
+            }
             Ended::Receiver(Err(fault)) => {
                 let _ = self.ends.send(Ended::Receiver(Ok(Position::ZERO)));
                 fault
