@@ -33,7 +33,7 @@ fn traces(cluster: &Cluster) -> Vec<support::Row> {
          union all select 'publication', pubname::text from pg_publication
          union all select 'origin', roname from pg_replication_origin
          union all select 'schema', nspname::text from pg_namespace where nspname = 'pgsluice'
-         union all select 'identity', relname || relreplident from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace
+         union all select 'identity', relname::text || relreplident::text from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace
          order by 1, 2",
     )
 }
