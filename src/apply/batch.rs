@@ -150,7 +150,7 @@ impl<'a> Applier<'a> {
         let mut parameters = Parameters::default();
         let mut records = frame.records();
         while let Some(record) = records.next() {
-            let bytes = record?;
+            let bytes = record.map_err(|error| run.unreadable(&error))?;
             let message = decode(bytes).map_err(|error| run.unreadable(&error))?;
             let flow = match &message {
                 Message::Begin(begin) => self.begin(run, *begin, control).await?,

@@ -33,4 +33,5 @@ pub use mark::Mark;
 pub use reader::Reader;
 pub use segment_file::SegmentFile;
 pub use tail::Tail;
+pub use crate::segment::Records;
 pub use writer::{Durable, Writer, WriterOptions, WriterState};

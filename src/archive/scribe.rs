@@ -26,6 +26,8 @@ pub(super) enum Command {
     /// Forget the frames of the unfinished transaction.
     Discard,
     Seal,
+    /// Seal; what follows is of another timeline.
+    Timeline(u32),
     /// Seal without beginning another segment, and end.
     Finish,
 }
@@ -125,6 +127,7 @@ impl Scribe {
                     }
                     Command::Discard => self.discard()?,
                     Command::Seal => self.seal(true)?,
+                    Command::Timeline(timeline) => self.change_timeline(timeline)?,
                     Command::Finish => return self.seal(false),
                 }
                 next = if group < GROUP_BYTES { commands.try_recv().ok() } else { None };
@@ -250,6 +253,22 @@ impl Scribe {
             self.shared.sealed.fetch_add(1, Ordering::AcqRel);
             self.publish()?;
         }
+        Ok(())
+    }
+
+    fn change_timeline(&mut self, timeline: u32) -> Result<(), Fault> {
+        self.timeline = timeline;
+        let after = self.encoder.header().after;
+        if self.encoder.ledger().through() != after {
+            return self.seal(true);
+        }
+        // Nothing but the header is there.
+        let end = End { position: after, chain: self.encoder.header().chain };
+        self.encoder = Encoder::new(header(&self.archive, timeline, end), self.zstd_level);
+        let bytes = self.encoder.header().encode();
+        self.write(&bytes, 0)?;
+        self.file.sync_data().map_err(|error| self.fault("cannot make durable", &error))?;
+        self.shared.sealed.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
 

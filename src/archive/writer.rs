@@ -81,6 +81,7 @@ const IDLE_BYTES_MAX: u64 = 1 << 20;
 pub struct Writer {
     builder: Builder,
     options: WriterOptions,
+    timeline: u32,
     shared: Arc<Shared>,
     durable: watch::Receiver<Durable>,
     tail: Tail,
@@ -128,6 +129,7 @@ impl Writer {
         Ok(Writer {
             builder: Builder::new(end.position),
             options,
+            timeline,
             shared,
             durable,
             tail,
@@ -150,6 +152,24 @@ impl Writer {
     /// The end of the last whole transaction, or idle progress, that was taken.
     pub fn received(&self) -> Position {
         self.builder.received()
+    }
+
+    /// The source's timeline that new segments carry.
+    pub fn timeline(&self) -> u32 {
+        self.timeline
+    }
+
+    /// Seals what is there when the source is on another timeline now. Only between transactions.
+    pub fn continue_on(&mut self, timeline: u32) {
+        if timeline == self.timeline {
+            return;
+        }
+        self.flush();
+        self.timeline = timeline;
+        self.segment_since = None;
+        self.builder.start_segment();
+        self.seals += 1;
+        self.send(Command::Timeline(timeline));
     }
 
     /// Takes one pgoutput message, verbatim. After an error the unfinished transaction is to be discarded.

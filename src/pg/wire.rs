@@ -9,6 +9,7 @@ use super::conninfo::{Conninfo, Host, SslMode, TargetSession};
 use super::dial::{self, Encryption};
 use super::frames::{Incoming, Outgoing, put_string};
 use super::server_message::ServerMessage;
+use super::sql::quote_literal;
 use crate::model::{Fault, Remedy};
 
 /// Settings that make values print as the same text wherever they come from, and that keep the server from ending
@@ -192,7 +193,7 @@ async fn one(
         let wanted = format!("the server is not what target_session_attrs asks for ({target:?})");
         return Err(Failure::Next(Fault::retry(wanted)));
     }
-    wire.pin_rest().await.map_err(Failure::Final)?;
+    wire.pin_rest(session).await.map_err(Failure::Final)?;
     Ok(wire)
 }
 
@@ -263,10 +264,17 @@ impl Wire {
         })
     }
 
-    async fn pin_rest(&mut self) -> Result<(), Fault> {
+    async fn pin_rest(&mut self, session: &Session<'_>) -> Result<(), Fault> {
         let version = self.server_version_num();
         let settings = PINNED_SINCE.iter().filter(|(since, _)| version >= *since);
-        let sql: String = settings.map(|(_, name)| format!("SET {name} = 0;")).collect();
+        let mut sql: String = settings.map(|(_, name)| format!("SET {name} = 0;")).collect();
+        // The role may have one of its own, which would convert.
+        let encodings = (self.parameter("server_encoding"), self.parameter("client_encoding"));
+        if let (None, (Some(server), Some(client))) = (session.client_encoding, encodings)
+            && server != client
+        {
+            sql.push_str(&format!("SET client_encoding = {}", quote_literal(server)));
+        }
         if !sql.is_empty() {
             self.simple(&sql).await.map_err(|fault| fault.context("setting up the session"))?;
         }
