@@ -26,7 +26,7 @@ pub(super) enum Command {
     /// Forget the frames of the unfinished transaction.
     Discard,
     Seal,
-    /// Seal; what follows is of another timeline.
+    /// The segment, which holds nothing yet, and those behind it are of that timeline.
     Timeline(u32),
     /// Seal without beginning another segment, and end.
     Finish,
@@ -126,7 +126,11 @@ impl Scribe {
                         self.frame(cut)?;
                     }
                     Command::Discard => self.discard()?,
-                    Command::Seal => self.seal(true)?,
+                    Command::Seal => {
+                        self.seal(true)?;
+                        self.shared.stored_bytes.store(self.encoder.end(), Ordering::Release);
+                        self.shared.sealed.fetch_add(1, Ordering::AcqRel);
+                    }
                     Command::Timeline(timeline) => self.change_timeline(timeline)?,
                     Command::Finish => return self.seal(false),
                 }
@@ -234,7 +238,7 @@ impl Scribe {
         tracing::debug!(segment = %name, transactions = trailer.totals.transactions, "sealed a segment");
         let _ = self.sealed.send(name);
         if begin_next {
-            let end = End { position: trailer.through, chain: trailer.chain };
+            let end = End { position: trailer.through, chain: trailer.chain, timeline: Some(self.timeline) };
             self.encoder = Encoder::new(header(&self.archive, self.timeline, end), self.zstd_level);
             self.file = {
                 let (archive, encoder) = (self.archive.clone(), &self.encoder);
@@ -249,27 +253,20 @@ impl Scribe {
             };
             self.resumed();
             self.written = beginning(&self.encoder);
-            self.shared.stored_bytes.store(0, Ordering::Release);
-            self.shared.sealed.fetch_add(1, Ordering::AcqRel);
             self.publish()?;
         }
         Ok(())
     }
 
     fn change_timeline(&mut self, timeline: u32) -> Result<(), Fault> {
+        let header = Header { timeline, ..self.encoder.header().clone() };
+        let bytes = header.encode();
         self.timeline = timeline;
-        let after = self.encoder.header().after;
-        if self.encoder.ledger().through() != after {
-            return self.seal(true);
-        }
-        // Nothing but the header is there.
-        let end = End { position: after, chain: self.encoder.header().chain };
-        self.encoder = Encoder::new(header(&self.archive, timeline, end), self.zstd_level);
-        let bytes = self.encoder.header().encode();
-        self.write(&bytes, 0)?;
-        self.file.sync_data().map_err(|error| self.fault("cannot make durable", &error))?;
-        self.shared.sealed.fetch_add(1, Ordering::AcqRel);
-        Ok(())
+        self.encoder = Encoder::new(header, self.zstd_level);
+        self.file
+            .write_all_at(&bytes, 0)
+            .and_then(|()| self.file.sync_data())
+            .map_err(|error| self.fault("cannot write", &error))
     }
 
     /// Writes at `offset`; where the disk is full, takes back what was written in part and waits for space.

@@ -78,7 +78,7 @@ impl Contents {
     ) -> Result<bool, Fault> {
         let (trailer, footer) = file.sealed(name)?;
         self.last = through;
-        self.bytes += file.len()?;
+        self.bytes += file.size_bytes()?;
         self.raw_bytes += trailer.totals.raw_bytes;
         self.transactions += trailer.totals.transactions;
         self.changes += trailer.totals.changes;

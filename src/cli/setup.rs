@@ -471,6 +471,18 @@ pub(crate) fn options(
     })
 }
 
+/// The archive, after setup where that was not done. A source that is away for now does not keep a run from resuming.
+pub(crate) async fn done(options: &Options) -> Result<Archive, Fault> {
+    if !options.archive.join("manifest.json").exists() || Sentinel::open(&options.archive).is_err() {
+        let report = setup(options).await?;
+        for finding in &report.findings {
+            tracing::warn!(mend = finding.mend, "{}", finding.what);
+        }
+        tracing::info!(slot = report.slot, publication = report.publication, start = %report.start_lsn, "set up");
+    }
+    Archive::open(&options.archive)
+}
+
 fn table(report: &Report) -> String {
     let published = match &report.tables {
         None => "all tables".to_owned(),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use super::auth::{self, Circumstances};
 use super::conninfo::{Conninfo, Host, SslMode, TargetSession};
-use super::dial::{self, Encryption};
+use super::dial::{self, Encryption, Undialled};
 use super::frames::{Incoming, Outgoing, put_string};
 use super::server_message::ServerMessage;
 use super::sql::quote_literal;
@@ -61,6 +61,8 @@ pub type Rows = Vec<Vec<Option<String>>>;
 enum Failure {
     /// Another address or host may do better.
     Next(Fault),
+    /// As `Next`; where TLS is merely preferred, this one may do better without.
+    Handshake(Fault),
     /// The server has spoken: others are not asked.
     Final(Fault),
 }
@@ -77,7 +79,7 @@ pub(super) async fn connect(conninfo: &Conninfo, session: &Session<'_>) -> Resul
             match first_address(conninfo, host, session, *target).await {
                 Ok(wire) => return Ok(wire),
                 Err(Failure::Final(fault)) => return Err(fault),
-                Err(Failure::Next(fault)) => faults.push(fault),
+                Err(Failure::Next(fault) | Failure::Handshake(fault)) => faults.push(fault),
             }
         }
     }
@@ -86,7 +88,9 @@ pub(super) async fn connect(conninfo: &Conninfo, session: &Session<'_>) -> Resul
 
 /// One fault out of those of all hosts: to be tried again if one of them is.
 fn together(faults: Vec<Fault>) -> Fault {
-    let message = faults.iter().map(|fault| fault.message.as_str()).collect::<Vec<_>>().join("; ");
+    let mut messages: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
+    messages.dedup();
+    let message = messages.join("; ");
     let retry = faults.iter().any(|fault| fault.remedy == Remedy::Retry);
     let Some(mut fault) = faults.into_iter().next_back() else {
         return Fault::usage("no host to connect to");
@@ -111,7 +115,7 @@ async fn first_address(
     };
     for address in addresses {
         match any_encryption(conninfo, host, address, session, target).await {
-            Err(Failure::Next(fault)) => faults.push(fault.context(host)),
+            Err(Failure::Next(fault) | Failure::Handshake(fault)) => faults.push(fault.context(host)),
             Err(Failure::Final(fault)) => return Err(Failure::Final(fault.context(host))),
             Ok(wire) => return Ok(wire),
         }
@@ -149,7 +153,7 @@ async fn any_encryption(
         },
         SslMode::Prefer => match attempt(Encryption::Offered).await {
             Err(Failure::Final(fault)) if not_admitted(&fault) => attempt(Encryption::Off).await,
-            Err(Failure::Next(fault)) if fault.message.starts_with("TLS") => attempt(Encryption::Off).await,
+            Err(Failure::Handshake(_)) => attempt(Encryption::Off).await,
             other => other,
         },
         SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => attempt(Encryption::Demanded).await,
@@ -164,7 +168,11 @@ async fn one(
     target: TargetSession,
     encryption: Encryption,
 ) -> Result<Wire, Failure> {
-    let dialled = dial::dial(conninfo, host, address, encryption).await.map_err(Failure::Next)?;
+    let dialled =
+        dial::dial(conninfo, host, address, encryption).await.map_err(|undialled| match undialled {
+            Undialled::Handshake(fault) => Failure::Handshake(fault),
+            Undialled::Other(fault) => Failure::Next(fault),
+        })?;
     let mut wire = Wire {
         incoming: Incoming::new(dialled.read),
         outgoing: Outgoing::new(dialled.write),

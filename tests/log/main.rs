@@ -1,4 +1,5 @@
 //! The log at its seams: what is written is read back, whatever happens in between.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod messages;
 mod round_trip;
