@@ -155,7 +155,7 @@ async fn connection(
     ended
 }
 
-/// Waits until all whole transactions that were received are durable.
+/// Waits until all whole transactions that were received are durable, or the disk takes no more for now.
 async fn settled(writer: &mut Writer) -> Result<Position, Fault> {
     writer.flush();
     let received = writer.received();
