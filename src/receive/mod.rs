@@ -161,7 +161,7 @@ async fn settled(writer: &mut Writer) -> Result<Position, Fault> {
     let received = writer.received();
     let mut durable = writer.durable();
     let reached =
-        |durable: &Durable| durable.position >= received || matches!(durable.state, WriterState::Failed(_));
+        |durable: &Durable| durable.position >= received || durable.state != WriterState::Running;
     let settled = durable.wait_for(reached).await.map_err(|_| log_ended())?;
     healthy(&settled)?;
     Ok(settled.position)
