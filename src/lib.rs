@@ -8,7 +8,7 @@ pub mod apply;
 pub mod archive;
 pub mod catalog;
 pub mod cli;
-//pub mod follow;
+pub mod follow;
 pub mod model;
 pub mod pg;
 pub mod pgoutput;

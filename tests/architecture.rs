@@ -1,4 +1,4 @@
-//! A room imports only from rooms of a lower level, and from itself.
+//! A room imports only from rooms of a lower level, and from itself; each crate has its reason written down.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -127,4 +127,33 @@ fn a_wrong_import_is_seen() {
     for (room, text, count) in cases {
         assert_eq!(violations(room, text).len(), count, "{room}: {text}");
     }
+}
+
+/// The names in the tables of dependencies of a manifest.
+fn crates(manifest: &str) -> Vec<String> {
+    let mut inside = false;
+    let mut names = Vec::new();
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            inside = line == "[dependencies]" || line == "[dev-dependencies]";
+        } else if let Some((name, _)) = line.split_once('=').filter(|_| inside && !line.starts_with('#')) {
+            names.push(name.trim().to_owned());
+        }
+    }
+    names
+}
+
+#[test]
+fn each_crate_has_its_reason() {
+    let manifest = include_str!("../Cargo.toml");
+    let reasons = include_str!("../docs/DEPENDENCIES.md");
+    let names = crates(manifest);
+    assert!(names.len() > 20, "{names:?}");
+    for name in &names {
+        assert!(reasons.contains(&format!("\n| {name} | ")), "{name} has no line in docs/DEPENDENCIES.md");
+    }
+    let lines = reasons
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| crate") && !line.contains("---"));
+    assert_eq!(lines.count(), names.len(), "a line in docs/DEPENDENCIES.md for a crate that is gone");
 }

@@ -33,7 +33,7 @@ fn traces(cluster: &Cluster) -> Vec<support::Row> {
          union all select 'publication', pubname::text from pg_publication
          union all select 'origin', roname from pg_replication_origin
          union all select 'schema', nspname::text from pg_namespace where nspname = 'pgsluice'
-         union all select 'identity', relname || relreplident from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace
+         union all select 'identity', relname::text || relreplident::text from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace
          order by 1, 2",
     )
 }
@@ -158,12 +158,12 @@ fn a_slot_of_another_plugin_or_database() {
     let (source, target) = pair();
     source.query("select pg_create_logical_replication_slot('pgsluice', 'test_decoding')");
     let program = Pgsluice::between(&source, &target);
-    setup_refused(&source, &target, &program, 1, &["pgsluice", "test_decoding"]);
+    setup_refused(&source, &target, &program, 4, &["pgsluice", "test_decoding"]);
     source.query("select pg_drop_replication_slot('pgsluice')");
 
     source.query("create database other");
     source.session_of("other").query("select pg_create_logical_replication_slot('pgsluice', 'pgoutput')");
-    setup_refused(&source, &target, &program, 1, &["pgsluice", "other"]);
+    setup_refused(&source, &target, &program, 4, &["pgsluice", "other"]);
 }
 
 #[test]

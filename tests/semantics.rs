@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::time::Duration;
 
 use support::{Road, Session, assert_tables_equal, lsn, seconds, wait_until};
 

@@ -87,8 +87,14 @@ impl<'a> Applier<'a> {
         let session = Session::open(&self.target.conninfo, stream, &manifest.server_encoding).await?;
         let catalog = pg::control::connect(&self.target.conninfo, "pgsluice apply").await?;
         let read = session.progress();
-        let mut run =
-            Run { session, catalog, is_open: false, advance: Advance::default(), inside: Inside::Nothing, read };
+        let mut run = Run {
+            session,
+            catalog,
+            is_open: false,
+            advance: Advance::default(),
+            inside: Inside::Nothing,
+            read,
+        };
         loop {
             run.inside = Inside::Nothing;
             run.read = run.session.progress();
@@ -107,9 +113,15 @@ impl<'a> Applier<'a> {
     }
 
     /// Reads the log until there is a reason not to.
-    async fn read(&mut self, run: &mut Run, mut reader: Reader, control: &mut Control) -> Result<Flow, Fault> {
+    async fn read(
+        &mut self,
+        run: &mut Run,
+        mut reader: Reader,
+        control: &mut Control,
+    ) -> Result<Flow, Fault> {
         self.report(run, control);
         loop {
+            self.applied.log = self.applied.log.max(reader.durable());
             let flow = match tokio::task::block_in_place(|| reader.try_next())? {
                 Some(frame) => self.frame(run, &frame, control).await?,
                 None => self.at_the_end(run, &mut reader, control).await?,
@@ -127,7 +139,12 @@ impl<'a> Applier<'a> {
     }
 
     /// The log has no more for now: commits what is in hand and waits.
-    async fn at_the_end(&mut self, run: &mut Run, reader: &mut Reader, control: &mut Control) -> Result<Flow, Fault> {
+    async fn at_the_end(
+        &mut self,
+        run: &mut Run,
+        reader: &mut Reader,
+        control: &mut Control,
+    ) -> Result<Flow, Fault> {
         let flow = self.commit(run, control).await?;
         if flow != Flow::On {
             return Ok(flow);
@@ -198,7 +215,8 @@ impl<'a> Applier<'a> {
             });
         }
         let progress = run.session.progress();
-        run.inside = if progress.covers_commit_at(begin.commit_lsn) { Inside::Known } else { Inside::Applying(begin) };
+        run.inside =
+            if progress.covers_commit_at(begin.commit_lsn) { Inside::Known } else { Inside::Applying(begin) };
         Ok(Flow::On)
     }
 
@@ -232,7 +250,9 @@ impl<'a> Applier<'a> {
                     }
                     run.advance.changes += 1;
                     match message {
-                        Message::Insert { relation, .. } if copies || run.session.copies() == Some(*relation) => {
+                        Message::Insert { relation, .. }
+                            if copies || run.session.copies() == Some(*relation) =>
+                        {
                             break *relation;
                         }
                         _ => run.session.execute(statement, parameters.values()).await?,
@@ -328,8 +348,12 @@ impl<'a> Applier<'a> {
             for record in frame.records() {
                 let message = decode(record.ok()?).ok()?;
                 match (&message, begun) {
-                    (Message::Begin(begin), _) if !progress.covers_commit_at(begin.commit_lsn) => begun = Some(*begin),
-                    (Message::Commit(commit), Some(begin)) => return Some(describe::transaction(begin, commit.end)),
+                    (Message::Begin(begin), _) if !progress.covers_commit_at(begin.commit_lsn) => {
+                        begun = Some(*begin)
+                    }
+                    (Message::Commit(commit), Some(begin)) => {
+                        return Some(describe::transaction(begin, commit.end));
+                    }
                     (_, Some(begin)) => match self.planner.plan(&message, &mut parameters).ok()? {
                         Step::Execute(_) if remaining == Some(0) => {
                             return Some(describe::change(&self.planner, &message, begin));

@@ -24,8 +24,11 @@ pub(super) async fn fence(connection: &mut Pipeline, stream: &Stream) -> Result<
                  AND l.classid::bigint = ((k >> 32) & 4294967295) AND l.objid::bigint = (k & 4294967295)"
             );
             let pid = value(connection, &holder).await?.unwrap_or_else(|| "unknown".into());
-            return Err(Fault::stop(format!("another applier of '{}' is at work on the target (pid {pid})", stream.name))
-                .hint("stop it, or apply under another --name"));
+            return Err(Fault::stop(format!(
+                "another applier of '{}' is at work on the target (pid {pid})",
+                stream.name
+            ))
+            .hint("stop it, or apply under another --name"));
         }
         tokio::time::sleep(POLL).await;
     }
@@ -62,7 +65,8 @@ pub(super) async fn set_up_origin(
          'pg_replication_origin_xact_setup', 'pg_replication_origin_advance', 'pg_replication_origin_progress')",
     )
     .await?;
-    let exists = value(connection, &format!("SELECT 1 FROM pg_replication_origin WHERE roname = {name}")).await?;
+    let exists =
+        value(connection, &format!("SELECT 1 FROM pg_replication_origin WHERE roname = {name}")).await?;
     if allowed.as_deref() != Some("t") || exists.is_none() {
         tracing::warn!(origin = stream.name, "no replication origin: the changes carry no tag against loops");
         return Ok(false);

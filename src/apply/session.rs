@@ -239,7 +239,8 @@ impl Session {
     /// or, where the remedy is [`Remedy::Reread`], may have taken it.
     pub(super) async fn commit(&mut self, advance: Advance) -> Result<(), Refused> {
         self.end_copy()?;
-        let (lsn, time, xid) = (advance.end.to_string(), advance.commit_time.to_string(), advance.xid.to_string());
+        let (lsn, time, xid) =
+            (advance.end.to_string(), advance.commit_time.to_string(), advance.xid.to_string());
         let (transactions, changes) = (advance.transactions.to_string(), advance.changes.to_string());
         let stream = self.stream.name.clone();
         let row = [&stream, &lsn, &time, &xid, &transactions, &changes].map(|text| Some(text.as_bytes()));
@@ -263,8 +264,12 @@ impl Session {
         }
         if let Some((statement, tag)) = report.mismatch {
             let rows = tag.rsplit(' ').next().unwrap_or_default();
-            let fault = Fault::stop(format!("the change touched {rows} rows on the target where it must touch 1"))
-                .hint("source and target differ: find out who else writes to the target, mend the row, run again");
+            let fault = Fault::stop(format!(
+                "the change touched {rows} rows on the target where it must touch 1"
+            ))
+            .hint(
+                "source and target differ: find out who else writes to the target, mend the row, run again",
+            );
             return Err(Refused { statement: Some(statement), fault });
         }
         let expected = self.progress.to_string();
@@ -272,7 +277,9 @@ impl Session {
             let found = report.value.unwrap_or_else(|| "gone".into());
             let name = &self.stream.name;
             let message = format!("progress of '{name}' on the target is {found}, expected {expected}");
-            return Err(Fault::reread(message).hint("somebody else applies to this target or changed its progress").into());
+            return Err(Fault::reread(message)
+                .hint("somebody else applies to this target or changed its progress")
+                .into());
         }
         if report.copied != self.copied {
             let fault = Fault::stop(format!("COPY stored {} of {} rows", report.copied, self.copied))
@@ -303,7 +310,8 @@ impl Session {
             self.writer.parse("", sql)?;
             self.run("", &[])?;
         }
-        self.writer.parse("", "UPDATE pgsluice.progress SET updated_at = pg_catalog.now() WHERE stream = $1")?;
+        self.writer
+            .parse("", "UPDATE pgsluice.progress SET updated_at = pg_catalog.now() WHERE stream = $1")?;
         let stream = self.stream.name.clone();
         self.run("", &[Some(stream.as_bytes())])?;
         self.run(COMMIT, &[])?;

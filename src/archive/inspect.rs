@@ -1,1 +1,326 @@
-//! Looking at the log without being its writer: what `archive list`, `archive show` and `status` tell.
+//! Looking at the log without being its writer: what `archive list`, `archive show` and `status` tell. Takes no lock.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::model::{Fault, Position, Timestamp};
+use crate::segment::{
+    FRAME_HEADER_BYTES, Footer, FrameCheck, HEADER_BYTES, Header, RelationEntry, SegmentName, Totals,
+};
+
+use super::segment_file::damaged;
+use super::{Archive, Mark, SegmentFile, disk};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SegmentState {
+    Sealed,
+    Open,
+}
+
+/// A line of `archive list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SegmentSummary {
+    pub name: String,
+    pub state: SegmentState,
+    pub after: Position,
+    pub through: Position,
+    /// On disk; of the open one what is durable.
+    pub bytes: u64,
+    pub raw_bytes: u64,
+    pub transactions: u64,
+    pub changes: u64,
+    /// The least and the greatest commit time.
+    pub first_time: Option<Timestamp>,
+    pub last_time: Option<Timestamp>,
+}
+
+/// `archive show` of one segment.
+#[derive(Clone, Debug, Serialize)]
+pub struct SegmentDetail {
+    #[serde(flatten)]
+    pub summary: SegmentSummary,
+    pub archive_id: String,
+    /// A string, since JSON numbers are not safe for 64 bits.
+    pub system_identifier: String,
+    pub timeline: u32,
+    /// The chain's value where it begins and where it ends.
+    pub chain_start: String,
+    pub chain_end: String,
+    pub frames: Vec<FrameSummary>,
+    pub relations: Vec<RelationSummary>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct FrameSummary {
+    pub offset: u64,
+    pub through: Position,
+    pub bytes: u64,
+    pub raw_bytes: u64,
+    pub transactions: u64,
+    pub changes: u64,
+    pub ends_on_commit: bool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct RelationSummary {
+    pub oid: u32,
+    pub name: String,
+    #[serde(flatten)]
+    pub events: Events,
+    /// How many definitions the segment holds.
+    pub versions: usize,
+}
+
+/// What happened to one table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Events {
+    pub inserts: u64,
+    pub updates: u64,
+    pub deletes: u64,
+    pub truncates: u64,
+    /// Of the change messages.
+    pub bytes: u64,
+}
+
+/// What `status` tells of the archive.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ArchiveTotals {
+    pub first_lsn: Position,
+    pub last_lsn: Position,
+    pub segments: u64,
+    pub bytes: u64,
+    pub raw_bytes: u64,
+    pub transactions: u64,
+    pub changes: u64,
+    pub tables: Vec<TableTotals>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TableTotals {
+    /// `schema.name`, unquoted.
+    pub name: String,
+    #[serde(flatten)]
+    pub events: Events,
+}
+
+impl Events {
+    fn of(relation: &RelationEntry) -> Events {
+        Events {
+            inserts: relation.inserts,
+            updates: relation.updates,
+            deletes: relation.deletes,
+            truncates: relation.truncates,
+            bytes: relation.bytes,
+        }
+    }
+
+    fn add(&mut self, other: Events) {
+        self.inserts += other.inserts;
+        self.updates += other.updates;
+        self.deletes += other.deletes;
+        self.truncates += other.truncates;
+        self.bytes += other.bytes;
+    }
+
+    pub fn total(self) -> u64 {
+        self.inserts + self.updates + self.deletes + self.truncates
+    }
+}
+
+/// A segment's content, be it sealed or still open.
+pub(super) struct Contents {
+    pub(super) name: SegmentName,
+    pub(super) header: Header,
+    pub(super) chain: [u8; 32],
+    pub(super) through: Position,
+    pub(super) bytes: u64,
+    pub(super) totals: Totals,
+    pub(super) footer: Footer,
+}
+
+/// Does it again when a segment was sealed, and thus renamed, at this moment.
+pub(super) fn steadily<T>(mut act: impl FnMut() -> Result<Option<T>, Fault>) -> Result<T, Fault> {
+    for _ in 0..10 {
+        if let Some(result) = act()? {
+            return Ok(result);
+        }
+    }
+    Err(Fault::retry("segments come and go while they are listed"))
+}
+
+/// Reads a segment's content. `None` where it was renamed meanwhile.
+pub(super) fn contents(archive: &Archive, name: SegmentName) -> Result<Option<Contents>, Fault> {
+    let Some(mut file) = SegmentFile::open(archive, name)? else { return Ok(None) };
+    let header = file.header().clone();
+    if name.through.is_some() {
+        let (trailer, footer) = file.sealed(name)?;
+        let (chain, through, totals) = (trailer.chain, trailer.through, trailer.totals);
+        return Ok(Some(Contents {
+            name,
+            header,
+            chain,
+            through,
+            bytes: file.size_bytes()?,
+            totals,
+            footer,
+        }));
+    }
+    let mark = Mark::read(archive.root())
+        .map_err(|error| disk::fault("cannot read the durable mark in", archive.root(), &error))?;
+    let limit = match mark {
+        Some(mark) if mark.segment == name.after => mark.offset,
+        Some(mark) if mark.segment > name.after => return Ok(None),
+        _ => HEADER_BYTES as u64,
+    };
+    let mut check = FrameCheck::new(&header);
+    while check.end() < limit {
+        let flaw = |flaw: crate::segment::Flaw| damaged(name, flaw.offset, &flaw.damage);
+        let frame = check.next(&file.bytes(check.end(), FRAME_HEADER_BYTES)?, limit).map_err(flaw)?;
+        let bytes = file.bytes(check.end(), FRAME_HEADER_BYTES.saturating_add(frame.stored_len as usize))?;
+        check.frame(&bytes).map_err(flaw)?;
+    }
+    let ledger = check.ledger();
+    let footer = Footer {
+        frames: check.frames().to_vec(),
+        commits: ledger.commits().to_vec(),
+        relations: ledger.relations().cloned().collect(),
+    };
+    let (chain, through, totals) = (ledger.chain(), ledger.through(), ledger.totals());
+    Ok(Some(Contents { name, header, chain, through, bytes: limit, totals, footer }))
+}
+
+fn summary(name: SegmentName, through: Position, bytes: u64, totals: Totals) -> SegmentSummary {
+    let some = totals.transactions > 0;
+    SegmentSummary {
+        name: name.to_string(),
+        state: if name.through.is_some() { SegmentState::Sealed } else { SegmentState::Open },
+        after: name.after,
+        through,
+        bytes,
+        raw_bytes: totals.raw_bytes,
+        transactions: totals.transactions,
+        changes: totals.changes,
+        first_time: some.then_some(totals.first_time),
+        last_time: some.then_some(totals.last_time),
+    }
+}
+
+/// The segments in order; of sealed ones only the ends are read.
+pub fn list(archive: &Archive) -> Result<Vec<SegmentSummary>, Fault> {
+    steadily(|| {
+        let mut lines = Vec::new();
+        for name in archive.listing()? {
+            let line = match name.through {
+                Some(through) => match SegmentFile::open(archive, name)? {
+                    Some(mut file) => {
+                        Some(summary(name, through, file.size_bytes()?, file.trailer(name)?.totals))
+                    }
+                    None => None,
+                },
+                None => {
+                    contents(archive, name)?.map(|open| summary(name, open.through, open.bytes, open.totals))
+                }
+            };
+            let Some(line) = line else { return Ok(None) };
+            lines.push(line);
+        }
+        Ok(Some(lines))
+    })
+}
+
+/// One segment by its name, or by the position that it holds or begins after.
+pub fn show(archive: &Archive, segment: &str) -> Result<SegmentDetail, Fault> {
+    let position: Option<Position> = segment.parse().ok();
+    steadily(|| {
+        let listing = archive.listing()?;
+        let chosen = listing.iter().find(|name| match position {
+            Some(position) => position >= name.after && name.through.is_none_or(|through| position < through),
+            None => name.to_string() == segment,
+        });
+        let Some(name) = chosen else {
+            return Err(Fault::usage(format!("the archive has no segment {segment}"))
+                .hint("`pgsluice archive list` names them; an LSN chooses the one that holds it"));
+        };
+        Ok(contents(archive, *name)?.map(|contents| detail(&contents)))
+    })
+}
+
+fn detail(contents: &Contents) -> SegmentDetail {
+    let hex = |bytes: [u8; 32]| blake3::Hash::from_bytes(bytes).to_hex().to_string();
+    let frames = contents.footer.frames.iter().map(|frame| FrameSummary {
+        offset: frame.offset,
+        through: frame.header.through,
+        bytes: frame.header.len(),
+        raw_bytes: frame.header.raw_len.into(),
+        transactions: frame.header.transactions.into(),
+        changes: frame.header.changes.into(),
+        ends_on_commit: frame.header.ends_on_commit,
+    });
+    let relations = contents.footer.relations.iter().map(|relation| RelationSummary {
+        oid: relation.oid,
+        name: table_name(relation),
+        events: Events::of(relation),
+        versions: relation.versions.len(),
+    });
+    SegmentDetail {
+        summary: summary(contents.name, contents.through, contents.bytes, contents.totals),
+        archive_id: super::ArchiveId(contents.header.archive_id).to_string(),
+        system_identifier: contents.header.system_identifier.to_string(),
+        timeline: contents.header.timeline,
+        chain_start: hex(contents.header.chain),
+        chain_end: hex(contents.chain),
+        frames: frames.collect(),
+        relations: relations.collect(),
+    }
+}
+
+fn table_name(relation: &RelationEntry) -> String {
+    format!("{}.{}", String::from_utf8_lossy(&relation.schema), String::from_utf8_lossy(&relation.name))
+}
+
+/// Sums over all segments, table by table.
+pub fn totals(archive: &Archive) -> Result<ArchiveTotals, Fault> {
+    steadily(|| {
+        let start = archive.manifest().start;
+        let mut totals = ArchiveTotals {
+            first_lsn: start,
+            last_lsn: start,
+            segments: 0,
+            bytes: 0,
+            raw_bytes: 0,
+            transactions: 0,
+            changes: 0,
+            tables: Vec::new(),
+        };
+        let mut tables: BTreeMap<u32, TableTotals> = BTreeMap::new();
+        for (number, name) in archive.listing()?.into_iter().enumerate() {
+            let Some(contents) = contents(archive, name)? else { return Ok(None) };
+            if number == 0 {
+                totals.first_lsn = name.after;
+            }
+            totals.last_lsn = contents.through;
+            totals.segments += 1;
+            totals.bytes += contents.bytes;
+            totals.raw_bytes += contents.totals.raw_bytes;
+            totals.transactions += contents.totals.transactions;
+            totals.changes += contents.totals.changes;
+            for relation in &contents.footer.relations {
+                let name = table_name(relation);
+                let table = tables
+                    .entry(relation.oid)
+                    .or_insert_with(|| TableTotals { name: String::new(), events: Events::default() });
+                table.name = name;
+                table.events.add(Events::of(relation));
+            }
+        }
+        // A table that was dropped and made again has two OIDs and one name.
+        let mut by_name: BTreeMap<String, Events> = BTreeMap::new();
+        for table in tables.into_values() {
+            by_name.entry(table.name).or_default().add(table.events);
+        }
+        totals.tables = by_name.into_iter().map(|(name, events)| TableTotals { name, events }).collect();
+        Ok(Some(totals))
+    })
+}

@@ -16,9 +16,12 @@ mod builder;
 mod disk;
 mod folder;
 mod frame;
+mod indexer;
 mod inspect;
+mod lookup;
 mod manifest;
 mod mark;
+mod queue;
 mod reader;
 mod recovery;
 mod scribe;
@@ -26,12 +29,18 @@ mod segment_file;
 mod tail;
 mod writer;
 
+pub use crate::segment::Records;
 pub use folder::Archive;
 pub use frame::Frame;
+pub use indexer::reindex;
+pub use inspect::{
+    ArchiveTotals, Events, FrameSummary, RelationSummary, SegmentDetail, SegmentState, SegmentSummary,
+    TableTotals, list, show, totals,
+};
+pub use lookup::{Found, Lookup, find};
 pub use manifest::{ArchiveId, Manifest};
 pub use mark::Mark;
 pub use reader::Reader;
 pub use segment_file::SegmentFile;
 pub use tail::Tail;
-pub use crate::segment::Records;
 pub use writer::{Durable, Writer, WriterOptions, WriterState};

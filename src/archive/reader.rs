@@ -275,7 +275,7 @@ impl Reader {
     fn renew_file(&mut self) -> Result<(), Fault> {
         if self.sealed.is_none()
             && let Some(file) = &self.file
-            && file.len()? <= self.offset
+            && file.size_bytes()? <= self.offset
         {
             let name = file.name();
             self.file = None;

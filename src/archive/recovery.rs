@@ -13,6 +13,8 @@ use super::{Archive, Mark, SegmentFile, disk};
 pub(super) struct End {
     pub(super) position: Position,
     pub(super) chain: [u8; 32],
+    /// Of its last segment, if there is one.
+    pub(super) timeline: Option<u32>,
 }
 
 /// Either the file could not be read or its bytes make no sense.
@@ -53,13 +55,14 @@ pub(super) fn recover(archive: &Archive, zstd_level: i32) -> Result<End, Fault> 
 fn sealed_end(archive: &Archive, listing: &[SegmentName]) -> Result<End, Fault> {
     Archive::check_contiguous(listing)?;
     let Some(last) = listing.iter().rev().find(|name| name.through.is_some()) else {
-        return Ok(End { position: archive.manifest().start, chain: [0; 32] });
+        return Ok(End { position: archive.manifest().start, chain: [0; 32], timeline: None });
     };
     let file = SegmentFile::open(archive, *last)?;
     let mut file =
         file.ok_or_else(|| Fault::retry(format!("segment {last} vanished while it was opened")))?;
     let (trailer, _) = file.sealed(*last)?;
-    Ok(End { position: trailer.through, chain: trailer.chain })
+    let timeline = Some(file.header().timeline);
+    Ok(End { position: trailer.through, chain: trailer.chain, timeline })
 }
 
 /// Refuses a log that ends before what was acknowledged to the source, which will not send it again.
@@ -118,5 +121,6 @@ fn seal_left_over(
     };
     seal().map_err(|error| fault("cannot seal", &error))?;
     tracing::info!(segment = %sealed, dropped_bytes = prefix.dropped_bytes, "sealed what a stopped receiver left");
-    Ok(Some(End { position: trailer.through, chain: trailer.chain }))
+    let timeline = Some(prefix.encoder.header().timeline);
+    Ok(Some(End { position: trailer.through, chain: trailer.chain, timeline }))
 }

@@ -72,7 +72,7 @@ impl SegmentFile {
         &self.header
     }
 
-    pub fn len(&self) -> Result<u64, Fault> {
+    pub fn size_bytes(&self) -> Result<u64, Fault> {
         let length = self.file.metadata().map(|metadata| metadata.len());
         length.map_err(|error| Fault::stop(format!("cannot read segment {}: {error}", self.name)))
     }
@@ -117,11 +117,10 @@ impl SegmentFile {
         Ok((header, raw))
     }
 
-    /// The trailer and the footer of a sealed segment. `name` is what it is called now; it may have been opened
-    /// under its open name.
-    pub fn sealed(&mut self, name: SegmentName) -> Result<(Trailer, Footer), Fault> {
+    /// The trailer of a sealed segment. `name` is what it is called now; it may have been opened under its open name.
+    pub fn trailer(&mut self, name: SegmentName) -> Result<Trailer, Fault> {
         self.name = name;
-        let length = self.len()?;
+        let length = self.size_bytes()?;
         let short = || self.damaged(length, &Damage::Short("the segment trailer"));
         let offset = length.checked_sub(TRAILER_BYTES as u64).ok_or_else(short)?;
         let mut bytes = [0; TRAILER_BYTES];
@@ -134,6 +133,12 @@ impl SegmentFile {
             ))
             .hint("it was renamed; restore the archive's own segment from a copy"));
         }
+        Ok(trailer)
+    }
+
+    /// The trailer and the footer of a sealed segment.
+    pub fn sealed(&mut self, name: SegmentName) -> Result<(Trailer, Footer), Fault> {
+        let trailer = self.trailer(name)?;
         let mut footer = vec![0; trailer.footer_len as usize];
         self.read(trailer.footer_offset, &mut footer, "the segment footer")?;
         let decoded = match crc32c::crc32c(&footer) == trailer.footer_checksum {
@@ -142,5 +147,16 @@ impl SegmentFile {
         };
         let decoded = decoded.map_err(|damage| self.damaged(trailer.footer_offset, &damage))?;
         Ok((trailer, decoded))
+    }
+
+    /// Bytes as they are in the file.
+    pub fn bytes(&self, offset: u64, length: usize) -> Result<Vec<u8>, Fault> {
+        // The length may be made up: what the file can't hold is not asked for.
+        if self.size_bytes()?.checked_sub(offset).is_none_or(|left| left < length as u64) {
+            return Err(self.damaged(offset, &Damage::Short("the segment")));
+        }
+        let mut bytes = vec![0; length];
+        self.read(offset, &mut bytes, "the segment")?;
+        Ok(bytes)
     }
 }

@@ -13,8 +13,9 @@ use crate::model::{Fault, Position};
 use crate::segment::Cut;
 
 use super::builder::Builder;
-use super::scribe::{Command, Scribe, Start};
-use super::{Archive, Mark, Tail, disk, recovery};
+use super::queue::{Command, Queue};
+use super::scribe::{Scribe, Start};
+use super::{Archive, Mark, Tail, disk, indexer, recovery};
 
 #[derive(Clone, Debug)]
 pub struct WriterOptions {
@@ -70,7 +71,7 @@ pub(super) struct Shared {
     pub(super) stored_bytes: AtomicU64,
     pub(super) sealed: AtomicU64,
     pub(super) failed: AtomicBool,
-    pub(super) closing: AtomicBool,
+    pub(super) closing: Arc<AtomicBool>,
 }
 
 /// An open file that holds nothing but idle progress is sealed from here on.
@@ -81,12 +82,13 @@ const IDLE_BYTES_MAX: u64 = 1 << 20;
 pub struct Writer {
     builder: Builder,
     options: WriterOptions,
-    timeline: u32,
     shared: Arc<Shared>,
     durable: watch::Receiver<Durable>,
     tail: Tail,
     commands: Option<Sender<Command>>,
     thread: Option<JoinHandle<Result<Position, Fault>>>,
+    indexer: Option<JoinHandle<()>>,
+    timeline: u32,
     /// Segments that were asked to be sealed.
     seals: u64,
     seal_wanted: bool,
@@ -95,10 +97,12 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Takes the archive's lock, recovers what a crash left, and begins a segment. Blocks on the disk.
+    /// Takes the archive's lock, recovers what a crash left, and begins a segment. A log that holds nothing yet begins
+    /// on `timeline`; one that does stays on its own until [`Writer::continue_on`]. Blocks on the disk.
     pub fn open(archive: &Archive, timeline: u32, options: WriterOptions) -> Result<Writer, Fault> {
-        let lock = lock(archive)?;
+        let lock = Arc::new(lock(archive)?);
         let end = recovery::recover(archive, options.zstd_level)?;
+        let timeline = end.timeline.unwrap_or(timeline);
         let shared = Arc::new(Shared::default());
         let (durable_sender, durable) = watch::channel(Durable {
             position: end.position,
@@ -107,7 +111,8 @@ impl Writer {
             state: WriterState::Running,
         });
         let tail = Tail::new(options.tail_bytes, durable.clone());
-        let (sealed, _sealed_receiver) = channel();
+        let (sealed, sealed_segments) = channel();
+        let (commands, receiver) = channel();
         let scribe = Scribe::open(Start {
             archive: archive.clone(),
             timeline,
@@ -115,26 +120,29 @@ impl Writer {
             shared: Arc::clone(&shared),
             tail: tail.clone(),
             durable: durable_sender,
+            queue: Queue::new(receiver),
             sealed,
             end,
         })?;
-        let (commands, receiver) = channel();
-        let thread = std::thread::Builder::new().name("log".into()).spawn(move || {
-            let result = scribe.run(&receiver);
+        let failed = |error| Fault::stop(format!("cannot start the log's threads: {error}"));
+        let closing = Arc::clone(&shared.closing);
+        let indexer =
+            indexer::spawn(archive.clone(), sealed_segments, closing, Arc::clone(&lock)).map_err(failed)?;
+        let writing = std::thread::Builder::new().name("log".into()).spawn(move || {
+            let result = scribe.run();
             drop(lock);
             result
         });
-        let thread =
-            thread.map_err(|error| Fault::stop(format!("cannot start the log's thread: {error}")))?;
         Ok(Writer {
             builder: Builder::new(end.position),
             options,
-            timeline,
             shared,
             durable,
             tail,
             commands: Some(commands),
-            thread: Some(thread),
+            thread: Some(writing.map_err(failed)?),
+            indexer: Some(indexer),
+            timeline,
             seals: 0,
             seal_wanted: false,
             segment_since: None,
@@ -154,22 +162,18 @@ impl Writer {
         self.builder.received()
     }
 
-    /// The source's timeline that new segments carry.
+    /// The source's timeline in the log's last segment.
     pub fn timeline(&self) -> u32 {
         self.timeline
     }
 
-    /// Seals what is there when the source is on another timeline now. Only between transactions.
+    /// What follows is of that timeline, and goes to another segment where it is another. Only between transactions.
     pub fn continue_on(&mut self, timeline: u32) {
-        if timeline == self.timeline {
-            return;
+        if timeline != self.timeline {
+            self.timeline = timeline;
+            self.seal_now(true);
+            self.send(Command::Timeline(timeline));
         }
-        self.flush();
-        self.timeline = timeline;
-        self.segment_since = None;
-        self.builder.start_segment();
-        self.seals += 1;
-        self.send(Command::Timeline(timeline));
     }
 
     /// Takes one pgoutput message, verbatim. After an error the unfinished transaction is to be discarded.
@@ -274,7 +278,13 @@ impl Writer {
         self.shared.closing.store(true, Ordering::Release);
         self.commands = None;
         let Some(thread) = self.thread.take() else { return Ok(self.builder.received()) };
-        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        let indexer = self.indexer.take();
+        let joined = tokio::task::spawn_blocking(move || {
+            let result = thread.join();
+            let _ = indexer.map(JoinHandle::join);
+            result
+        })
+        .await;
         match joined {
             Ok(Ok(result)) => result,
             _ => Err(Fault::stop("the log's thread has panicked")),
@@ -314,6 +324,9 @@ impl Drop for Writer {
         self.commands = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+        if let Some(indexer) = self.indexer.take() {
+            let _ = indexer.join();
         }
     }
 }

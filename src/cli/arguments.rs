@@ -59,7 +59,7 @@ impl SourceArguments {
     }
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct TargetArguments {
     /// The target: a libpq URI or key=value string
     #[arg(long, env = "PGSLUICE_TARGET", hide_env_values = true, value_name = "URI")]

@@ -1,15 +1,20 @@
 //! What was typed becomes what is needed: flags, then environment, then file, validated whole before anything runs.
 //! One small file a command.
 
+mod apply;
+mod archive;
 mod arguments;
 mod cleanup;
+mod conduct;
 mod config;
-mod contents;
+mod follow;
 mod keepsake;
 mod log;
+mod pending;
 mod preflight;
 mod print;
 mod reach;
+mod receive;
 mod sentinel;
 pub mod setup;
 mod status;
@@ -39,8 +44,12 @@ struct Cli {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Setup(setup::SetupCommand),
+    Follow(follow::FollowCommand),
+    Receive(receive::ReceiveCommand),
+    Apply(apply::ApplyCommand),
     Sentinel(sentinel::SentinelCommand),
     Status(status::StatusCommand),
+    Archive(archive::ArchiveCommand),
     Cleanup(cleanup::CleanupCommand),
 }
 
@@ -48,6 +57,10 @@ impl Command {
     async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         match self {
             Command::Setup(command) => command.run(everywhere, file).await,
+            Command::Follow(command) => command.run(everywhere, file).await,
+            Command::Receive(command) => command.run(everywhere, file).await,
+            Command::Apply(command) => command.run(everywhere, file).await,
+            Command::Archive(command) => command.run(everywhere, file),
             Command::Sentinel(command) => command.run(everywhere, file).await,
             Command::Status(command) => command.run(everywhere, file).await,
             Command::Cleanup(command) => command.run(everywhere, file).await,

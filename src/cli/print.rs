@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::model::Fault;
@@ -28,6 +29,14 @@ pub(crate) fn line(text: &str) -> Result<(), Fault> {
         }
         _ => Ok(()),
     }
+}
+
+/// A progress bar on stderr where that is a terminal.
+pub(crate) fn bar(doing: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(0).with_message(doing);
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
 }
 
 /// Names on the left, values on the right.

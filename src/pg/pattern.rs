@@ -196,9 +196,12 @@ mod tests {
         check("*.log_??", &["a.log_01", "b.log_ab"], &["a.log_1", "a.log_001"]);
         check("a*b*c.x*", &["abc.x", "aXbYc.xyz", "abbcc.x"], &["abcd.x", "ac.x", "abc.y"]);
         check("orders", &["public.orders", "x.orders"], &["x.order"]);
-        check("\"Mixed.Case\".\"T\"\"*?\"", &["Mixed.Case.T\"*?"], &["Mixed.Case.T\"ab"]);
         check("s.\"Pre\"*", &["s.Prefix", "s.Pre"], &["s.prefix"]);
         check("é.??", &["é.ßü"], &["é.ß"]);
+        let dotted: Pattern = "\"Mixed.Case\".\"T\"\"*?\"".parse().unwrap();
+        assert!(dotted.matches("Mixed.Case", "T\"*?"));
+        assert!(!dotted.matches("Mixed.Case", "T\"ab"));
+        assert!(!dotted.matches("mixed.case", "t\"*?"));
     }
 
     #[test]

@@ -85,7 +85,9 @@ pub(super) fn admit(log: &LogState, source: &SourceState) -> Result<(), Fault> {
             log.durable.bytes_since(source.flushed),
             source.flushed
         ))
-        .hint("the source was restored to an earlier point, or this is another archive; start a new archive"));
+        .hint(
+            "the source was restored to an earlier point, or this is another archive; start a new archive",
+        ));
     }
     Ok(())
 }

@@ -74,7 +74,12 @@ impl Herald {
         let Ok(Ok(mut sender)) = (&mut self.task).await else { return };
         let applied = *self.applied.borrow();
         let status = Acknowledge::default().status(durable, durable, applied);
-        if let Err(fault) = async { sender.send(status).await?; sender.finish().await }.await {
+        if let Err(fault) = async {
+            sender.send(status).await?;
+            sender.finish().await
+        }
+        .await
+        {
             tracing::debug!(error = %fault, "source did not hear the last status");
         }
     }

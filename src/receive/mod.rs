@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::archive::{Archive, Durable, Manifest, Writer, WriterState};
+use crate::archive::{Archive, Durable, Manifest, Writer, WriterOptions, WriterState};
 use crate::model::{Fault, Position, Remedy};
 use crate::pg::slot::Slot;
 use crate::pg::{self, Conninfo, ReplicationStream};
@@ -53,6 +53,39 @@ enum Ended {
     /// Stopped by the operator, or everything up to endpos is in the log.
     Finished,
     Cut(Fault),
+}
+
+/// Opens the log for writing. A log that holds nothing yet asks the source for its timeline; none where stopped meanwhile.
+pub async fn open_log(
+    archive: &Archive,
+    source: &Source,
+    options: WriterOptions,
+    control: &Control,
+) -> Result<Option<Writer>, Fault> {
+    let mut stop = control.stop.clone();
+    let mut backoff = BACKOFF_MIN;
+    let timeline = loop {
+        if let Some(timeline) = archive.timeline()? {
+            break timeline;
+        }
+        let identified = async {
+            let mut stream = ReplicationStream::connect(&source.conninfo, APPLICATION, &[]).await?;
+            stream.identify_system().await
+        };
+        match identified.await {
+            Ok(system) => break system.timeline,
+            Err(fault) if fault.remedy != Remedy::Retry => return Err(fault),
+            Err(fault) => {
+                tracing::warn!(error = %fault, retry_seconds = backoff.as_secs_f64(), "source can't be reached");
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff) => {}
+            _ = stop.wait_for(|stop| *stop) => return Ok(None),
+        }
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    };
+    tokio::task::block_in_place(|| Writer::open(archive, timeline, options)).map(Some)
 }
 
 /// Receives until stopped or until endpos, across lost connections. Returns how far the log is durable.
@@ -107,7 +140,8 @@ async fn connection(
     let timeline = check(archive, writer, &mut stream, source, durable).await?;
     writer.continue_on(timeline);
     let publications = pg::publication_names([source.publication.as_str()]);
-    let options = [("proto_version", "1"), ("publication_names", publications.as_str()), ("messages", "true")];
+    let options =
+        [("proto_version", "1"), ("publication_names", publications.as_str()), ("messages", "true")];
     let (mut events, status) = stream.start(&source.slot, durable, &options).await?;
     tracing::info!(slot = source.slot, from = %durable, timeline, "receiving");
 
@@ -126,7 +160,8 @@ async fn settled(writer: &mut Writer) -> Result<Position, Fault> {
     writer.flush();
     let received = writer.received();
     let mut durable = writer.durable();
-    let reached = |durable: &Durable| durable.position >= received || matches!(durable.state, WriterState::Failed(_));
+    let reached =
+        |durable: &Durable| durable.position >= received || matches!(durable.state, WriterState::Failed(_));
     let settled = durable.wait_for(reached).await.map_err(|_| log_ended())?;
     healthy(&settled)?;
     Ok(settled.position)
@@ -136,8 +171,9 @@ async fn settled(writer: &mut Writer) -> Result<Position, Fault> {
 fn healthy(durable: &Durable) -> Result<(), Fault> {
     match &durable.state {
         WriterState::Running | WriterState::Stalled(_) => Ok(()),
-        WriterState::Failed(reason) => Err(Fault::stop(format!("the log can't be written: {reason}"))
-            .hint("mend the disk, then run the same command again: nothing that was not durable was confirmed")),
+        WriterState::Failed(reason) => Err(Fault::stop(format!("the log can't be written: {reason}")).hint(
+            "mend the disk, then run the same command again: nothing that was not durable was confirmed",
+        )),
     }
 }
 
@@ -189,8 +225,11 @@ async fn check(
 fn slot_state(slot: &Slot, manifest: &Manifest) -> Result<SlotState, Fault> {
     let is = |what: &Option<String>| what.clone().unwrap_or_else(|| "none".into());
     let wrong = |what, found, wanted: &str| {
-        Err(Fault::person(format!("slot \"{}\" is of {what} {found}, but the archive of {wanted}", slot.name))
-            .hint("check --slot and --archive"))
+        Err(Fault::person(format!(
+            "slot \"{}\" is of {what} {found}, but the archive of {wanted}",
+            slot.name
+        ))
+        .hint("check --slot and --archive"))
     };
     if slot.plugin.as_ref() != Some(&manifest.plugin) {
         return wrong("plugin", is(&slot.plugin), &manifest.plugin);

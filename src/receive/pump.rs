@@ -209,6 +209,7 @@ impl Pump<'_> {
 }
 
 fn malformed() -> Fault {
-    Fault::stop("the source sent bytes that are no pgoutput message")
-        .hint("check that the slot's plugin is pgoutput and that nothing but the source answers at this address")
+    Fault::stop("the source sent bytes that are no pgoutput message").hint(
+        "check that the slot's plugin is pgoutput and that nothing but the source answers at this address",
+    )
 }

@@ -1,3 +1,5 @@
+use crate::model::Fault;
+
 /// Bytes that are not what the format says, or not what was written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
@@ -9,4 +11,10 @@ pub enum Damage {
     Malformed(&'static str),
     #[error("the segment has format version {0}, which this program does not read")]
     Version(u16),
+}
+
+impl From<Damage> for Fault {
+    fn from(damage: Damage) -> Fault {
+        Fault::person(format!("the log is damaged: {damage}")).hint("`pgsluice archive verify` tells where")
+    }
 }

@@ -65,6 +65,9 @@ pub struct FrameContent {
     pub last: Option<Position>,
 }
 
+/// How relations, totals and frames stood.
+type Undo = (BTreeMap<u32, RelationEntry>, Totals, u32);
+
 /// The running account of a segment.
 #[derive(Clone, Debug)]
 pub struct Ledger {
@@ -76,8 +79,8 @@ pub struct Ledger {
     relations: BTreeMap<u32, RelationEntry>,
     totals: Totals,
     frames: u32,
-    /// How relations, totals and frames stood before the unfinished transaction's first frame.
-    undo: Option<Box<(BTreeMap<u32, RelationEntry>, Totals, u32)>>,
+    /// Before the unfinished transaction's first frame.
+    undo: Option<Box<Undo>>,
 }
 
 const NESTING: Damage = Damage::Malformed("the order of begin, change and commit");

@@ -13,6 +13,7 @@
 //! Pure: bytes in, bytes out. No file, no clock, no logging, and no panic on any input.
 
 mod chain;
+mod check;
 mod codec;
 mod damage;
 mod encoder;
@@ -28,6 +29,7 @@ mod take;
 mod trailer;
 
 pub use chain::Chain;
+pub use check::{Checked, Flaw, FrameCheck, check_sealed};
 pub use codec::Codec;
 pub use damage::Damage;
 pub use encoder::{Cut, Encoder};

@@ -140,7 +140,7 @@ pub(crate) fn open(archive: &Archive) -> Writer {
 }
 
 /// Waits until everything up to there is durable.
-pub async fn durable(writer: &Writer, position: Position) {
+pub(crate) async fn durable(writer: &Writer, position: Position) {
     let mut durable = writer.durable();
     let wait = durable.wait_for(|durable| durable.position >= position);
     tokio::time::timeout(std::time::Duration::from_secs(20), wait)

@@ -1,0 +1,149 @@
+//! How fast the log takes small messages, and what they cost on disk:
+//! `cargo run --release --example log_throughput [TRANSACTIONS]`. Shaped as pgbench's: three updates and an insert.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Instant;
+
+use pgsluice::archive::{Archive, ArchiveId, Manifest, Reader, Writer, WriterOptions};
+use pgsluice::model::Position;
+
+fn main() {
+    let transactions = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(250_000u64);
+    let folder = tempfile::tempdir_in(".").unwrap();
+    let manifest = Manifest {
+        format: Manifest::FORMAT,
+        archive_id: ArchiveId::random().unwrap(),
+        name: "throughput".into(),
+        system_identifier: 1,
+        database: "app".into(),
+        slot: "pgsluice".into(),
+        publication: "pgsluice".into(),
+        plugin: "pgoutput".into(),
+        server_version_num: 150_000,
+        server_encoding: "UTF8".into(),
+        start: Position(0x1000),
+        created: String::new(),
+    };
+    let archive = Archive::create(folder.path(), manifest).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let mut source = Source { random: 1, end: 0x1000, time: 800_000_000_000_000, message: Vec::new() };
+    let (mut raw, mut in_append) = (0u64, std::time::Duration::ZERO);
+    let start = Instant::now();
+    runtime.block_on(async {
+        let mut writer = Writer::open(&archive, 1, WriterOptions::default()).unwrap();
+        for oid in 1..=4 {
+            writer.append(&source.relation(oid)).unwrap();
+        }
+        let mut batch = Vec::new();
+        for number in 0..transactions {
+            source.transaction(number as u32, &mut batch);
+            if batch.len() > 5_000 || number + 1 == transactions {
+                let clock = Instant::now();
+                for message in &batch {
+                    raw += message.len() as u64;
+                    writer.append(message).unwrap();
+                }
+                in_append += clock.elapsed();
+                batch.clear();
+                writer.room().await;
+            }
+        }
+        writer.close().await.unwrap();
+    });
+    let elapsed = start.elapsed();
+    let mut stored = 0;
+    for name in archive.segments().unwrap() {
+        stored += std::fs::metadata(archive.segment_path(name)).unwrap().len();
+    }
+    let megabytes = raw as f64 / 1e6;
+    println!(
+        "written  {megabytes:.0} MB in {elapsed:.2?}: {:.0} MB/s with making the messages",
+        megabytes / elapsed.as_secs_f64()
+    );
+    println!("append   {in_append:.2?} of it: {:.0} MB/s", megabytes / in_append.as_secs_f64());
+    println!(
+        "stored   {stored} bytes: {:.1} a transaction, {:.2} times smaller",
+        stored as f64 / transactions as f64,
+        raw as f64 / stored as f64
+    );
+    let (mut frames, mut records) = (0, 0u64);
+    let start = Instant::now();
+    let mut reader = Reader::open(&archive, Position(0x1000), None).unwrap();
+    while let Some(frame) = reader.try_next().unwrap() {
+        frames += 1;
+        records += frame.records().count() as u64;
+    }
+    let elapsed = start.elapsed();
+    println!(
+        "read     {records} messages in {frames} frames in {elapsed:.2?}: {:.0} MB/s",
+        megabytes / elapsed.as_secs_f64()
+    );
+}
+
+struct Source {
+    random: u64,
+    end: u64,
+    time: i64,
+    message: Vec<u8>,
+}
+
+impl Source {
+    fn random(&mut self, below: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % below
+    }
+
+    fn relation(&self, oid: u32) -> Vec<u8> {
+        let mut out = vec![b'R'];
+        out.extend(oid.to_be_bytes());
+        out.extend(b"public\0pgbench\0d\0\x01\x01id\0\0\0\0\x17\xFF\xFF\xFF\xFF");
+        out
+    }
+
+    fn row(&mut self, kind: u8, oid: u32, values: &[&str]) -> Vec<u8> {
+        self.message.clear();
+        self.message.push(kind);
+        self.message.extend(oid.to_be_bytes());
+        self.message.push(b'N');
+        self.message.extend((values.len() as u16).to_be_bytes());
+        for value in values {
+            self.message.push(b't');
+            self.message.extend((value.len() as u32).to_be_bytes());
+            self.message.extend(value.as_bytes());
+        }
+        self.message.clone()
+    }
+
+    fn transaction(&mut self, xid: u32, out: &mut Vec<Vec<u8>>) {
+        self.end += 0x240 + self.random(64) * 8;
+        self.time += 80 + self.random(300) as i64;
+        let (account, teller, delta) =
+            (self.random(1_000_000), self.random(100), self.random(10_000) as i64 - 5_000);
+        let balance = (self.random(1_000_000) as i64 - 500_000).to_string();
+        let (account, teller, delta) = (account.to_string(), teller.to_string(), delta.to_string());
+        let mut begin = vec![b'B'];
+        begin.extend((self.end - 0x30).to_be_bytes());
+        begin.extend(self.time.to_be_bytes());
+        begin.extend((700 + xid + self.random(8) as u32).to_be_bytes());
+        out.push(begin);
+        let filler = " ".repeat(84);
+        out.push(self.row(b'U', 1, &[&account, "1", &balance, &filler]));
+        out.push(self.row(b'U', 2, &[&teller, "1", &balance, ""]));
+        out.push(self.row(b'U', 3, &["1", &balance, ""]));
+        let time = format!(
+            "2026-01-01 00:{:02}:{:02}.{:06}",
+            xid / 60_000 % 60,
+            xid / 1_000 % 60,
+            self.time % 1_000_000
+        );
+        out.push(self.row(b'I', 4, &[&teller, "1", &account, &delta, &time, "                      "]));
+        let mut commit = vec![b'C', 0];
+        commit.extend((self.end - 0x30).to_be_bytes());
+        commit.extend(self.end.to_be_bytes());
+        commit.extend(self.time.to_be_bytes());
+        out.push(commit);
+    }
+}
