@@ -121,6 +121,7 @@ impl<'a> Applier<'a> {
     ) -> Result<Flow, Fault> {
         self.report(run, control);
         loop {
+            self.applied.log = self.applied.log.max(reader.durable());
             let flow = match tokio::task::block_in_place(|| reader.try_next())? {
                 Some(frame) => self.frame(run, &frame, control).await?,
                 None => self.at_the_end(run, &mut reader, control).await?,
@@ -166,7 +167,7 @@ impl<'a> Applier<'a> {
         let mut parameters = Parameters::default();
         let mut records = frame.records();
         while let Some(record) = records.next() {
-            let bytes = record?;
+            let bytes = record.map_err(|error| run.unreadable(&error))?;
             let message = decode(bytes).map_err(|error| run.unreadable(&error))?;
             let flow = match &message {
                 Message::Begin(begin) => self.begin(run, *begin, control).await?,

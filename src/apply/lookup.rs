@@ -41,14 +41,14 @@ pub(super) async fn look_up(client: &Client, relation: &Relation) -> Result<Targ
     let table = client
         .query_opt(find, &[&relation.schema, &relation.name])
         .await
-        .map_err(|error| fault(error).context(format!("looking up table {name} on the target")))?
+        .map_err(|error| fault(&error).context(format!("looking up table {name} on the target")))?
         .ok_or_else(|| {
             Fault::stop(format!("table {name} does not exist on the target"))
                 .hint("create it there with the source's definition, or leave it out with --exclude")
         })?;
     let (oid, kind): (u32, String) = (table.get(0), table.get(1));
-    let columns = client.query(COLUMNS, &[&oid]).await.map_err(fault)?;
-    let primary_key = client.query(PRIMARY_KEY, &[&oid]).await.map_err(fault)?;
+    let columns = client.query(COLUMNS, &[&oid]).await.map_err(|error| fault(&error))?;
+    let primary_key = client.query(PRIMARY_KEY, &[&oid]).await.map_err(|error| fault(&error))?;
     Ok(TargetTable {
         schema: relation.schema.clone(),
         name: relation.name.clone(),

@@ -47,6 +47,8 @@ pub struct Control {
 pub struct Applied {
     /// Everything in the log up to here is on the target.
     pub position: Position,
+    /// The durable end of the log, as last seen.
+    pub log: Position,
     /// Of the last transaction applied by this process.
     pub commit_time: Timestamp,
     /// Applied by this process.

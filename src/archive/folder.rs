@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::model::{Fault, Position};
 use crate::segment::SegmentName;
 
-use super::{Manifest, disk};
+use super::{Manifest, SegmentFile, disk};
 
 /// An archive on local disk. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -52,6 +52,16 @@ impl Archive {
         Ok(Archive { root: root.into(), manifest: Arc::new(manifest) })
     }
 
+    /// The source's timeline in the newest segment; none where there is no segment.
+    pub fn timeline(&self) -> Result<Option<u32>, Fault> {
+        for name in self.listing()?.into_iter().rev() {
+            if let Some(file) = SegmentFile::open(self, name)? {
+                return Ok(Some(file.header().timeline));
+            }
+        }
+        Ok(None)
+    }
+
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -60,7 +70,7 @@ impl Archive {
         &self.root
     }
 
-    pub(super) fn segments_folder(&self) -> PathBuf {
+    pub fn segments_folder(&self) -> PathBuf {
         self.root.join("segments")
     }
 

@@ -1,1 +1,290 @@
-//! follow
+//! Conducts the stages: what runs, until when, and what the operator is told. Hides tasks, signals and the sentinel's
+//! polling; every decision is the [`Machine`]'s.
+
+mod machine;
+
+use std::time::{Duration, SystemTime};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::apply::{self, Applied, Outcome, Target};
+use crate::archive::{Archive, Durable, Tail, WriterOptions};
+use crate::model::{Fault, Position, Timestamp};
+use crate::receive::{self, Source};
+use crate::sentinel::Sentinel;
+
+pub use machine::{Command, Event, Machine, Mode, Role};
+
+/// How often the sentinel is looked at.
+const POLL: Duration = Duration::from_millis(200);
+/// How often positions are written to it, and progress is told.
+const TELL: Duration = Duration::from_secs(1);
+
+/// What a process takes part in: receives with a source, applies with a target.
+pub struct Options {
+    pub archive: Archive,
+    pub source: Option<Source>,
+    pub target: Option<Target>,
+    /// Where to stop; written to the sentinel, so that it holds for a run that resumes this one too.
+    pub endpos: Option<Position>,
+    pub writer: WriterOptions,
+}
+
+/// How the pipeline stands, for a progress line or a report.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Standing {
+    pub mode: Mode,
+    pub write_lsn: Position,
+    pub flush_lsn: Position,
+    pub replay_lsn: Position,
+    pub lag_bytes: u64,
+    /// Age of the last transaction applied, while there is more to apply.
+    pub lag_seconds: f64,
+    /// Applied by this process.
+    pub transactions: u64,
+    pub changes: u64,
+}
+
+/// Runs until endpos, a signal or a fault. `tell` hears how things stand about once a second.
+pub async fn run(options: Options, mut tell: impl FnMut(&Standing)) -> Result<Standing, Fault> {
+    let mut sentinel = Sentinel::open(options.archive.root())?;
+    if let Some(endpos) = options.endpos {
+        sentinel.update(|control| control.endpos = endpos)?;
+    }
+    let control = sentinel.read()?;
+    let role = match (&options.source, &options.target) {
+        (Some(_), Some(_)) => Role::Both,
+        (None, _) => Role::Apply,
+        (_, None) => Role::Receive,
+    };
+    let mut runner = Runner::new(options);
+    let mut machine = Machine::new(role, control.apply, control.endpos());
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let (mut poll, mut minute) = (tokio::time::interval(POLL), tokio::time::interval(TELL));
+    let mut event = Event::Started;
+    loop {
+        for command in machine.step(event) {
+            if command == Command::Finish {
+                runner.publish(&sentinel, &machine);
+                let standing = runner.standing(&machine);
+                return runner.fault.take().map_or(Ok(standing), Err);
+            }
+            runner.execute(command);
+        }
+        event = tokio::select! {
+            biased;
+            _ = interrupt.recv() => Event::Signal,
+            _ = terminate.recv() => Event::Signal,
+            Some(ended) = runner.ended.recv() => runner.ended(ended),
+            Ok(()) = runner.flushed.changed() => Event::Durable(*runner.flushed.borrow_and_update()),
+            Ok(()) = runner.applied.changed() => {
+                let applied = *runner.applied.borrow_and_update();
+                Event::Applied { position: applied.position, log: applied.log, met: applied.is_live }
+            }
+            _ = minute.tick() => {
+                runner.publish(&sentinel, &machine);
+                tell(&runner.standing(&machine));
+                continue_with(&machine)
+            }
+            _ = poll.tick() => match sentinel.changed() {
+                Ok(Some(control)) => Event::Sentinel { apply: control.apply, endpos: control.endpos() },
+                Ok(None) => continue_with(&machine),
+                Err(fault) => {
+                    tracing::warn!(error = %fault, "the sentinel can't be read");
+                    continue_with(&machine)
+                }
+            },
+        };
+    }
+}
+
+/// An event that tells nothing new.
+fn continue_with(machine: &Machine) -> Event {
+    Event::Durable(machine.durable())
+}
+
+fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Fault> {
+    signal(kind).map_err(|error| Fault::stop(format!("can't listen for signals: {error}")))
+}
+
+/// A stage that has come to its end.
+enum Ended {
+    Receiver(Result<Position, Fault>),
+    Applier(Result<Outcome, Fault>),
+}
+
+/// Tasks and channels of the stages.
+struct Runner {
+    options: Options,
+    ends: mpsc::UnboundedSender<Ended>,
+    ended: mpsc::UnboundedReceiver<Ended>,
+    stop_receiver: watch::Sender<bool>,
+    stop_applier: watch::Sender<bool>,
+    endpos: watch::Sender<Option<Position>>,
+    received: watch::Sender<Position>,
+    flush: watch::Sender<Position>,
+    flushed: watch::Receiver<Position>,
+    apply: watch::Sender<Applied>,
+    applied: watch::Receiver<Applied>,
+    /// For the source's `replay_lsn`.
+    replayed: watch::Sender<Position>,
+    /// Of the receiver that runs.
+    tail: watch::Sender<Option<Tail>>,
+    /// The first fault of a stage: what the process ends with.
+    fault: Option<Fault>,
+}
+
+impl Runner {
+    fn new(options: Options) -> Runner {
+        let (ends, ended) = mpsc::unbounded_channel();
+        let (flush, flushed) = watch::channel(Position::ZERO);
+        let (apply, applied) = watch::channel(Applied::default());
+        Runner {
+            options,
+            ends,
+            ended,
+            stop_receiver: watch::Sender::new(false),
+            stop_applier: watch::Sender::new(false),
+            endpos: watch::Sender::new(None),
+            received: watch::Sender::new(Position::ZERO),
+            flush,
+            flushed,
+            apply,
+            applied,
+            replayed: watch::Sender::new(Position::ZERO),
+            tail: watch::Sender::new(None),
+            fault: None,
+        }
+    }
+
+    fn execute(&mut self, command: Command) {
+        tracing::debug!(?command, "conductor");
+        match command {
+            Command::StartReceiver => self.start_receiver(),
+            Command::StopReceiver => drop(self.stop_receiver.send_replace(true)),
+            Command::StartApplier => self.start_applier(),
+            Command::StopApplier => drop(self.stop_applier.send_replace(true)),
+            Command::SetEndpos(endpos) => drop(self.endpos.send_replace(endpos)),
+            Command::Finish => {}
+        }
+    }
+
+    fn start_receiver(&mut self) {
+        let Some(source) = self.options.source.clone() else { return };
+        self.stop_receiver.send_replace(false);
+        let control = receive::Control {
+            stop: self.stop_receiver.subscribe(),
+            endpos: self.endpos.subscribe(),
+            applied: self.replayed.subscribe(),
+            received: self.received.clone(),
+        };
+        let (archive, writer_options) = (self.options.archive.clone(), self.options.writer.clone());
+        let (ends, flush, tail) = (self.ends.clone(), self.flush.clone(), self.tail.clone());
+        tokio::spawn(async move {
+            let received = async {
+                let writer = receive::open_log(&archive, &source, writer_options, &control).await?;
+                let Some(writer) = writer else { return Ok(Position::ZERO) };
+                tail.send_replace(Some(writer.tail()));
+                let telling = tokio::spawn(tell_durable(writer.durable(), flush));
+                let received = receive::receive(&archive, writer, &source, control).await;
+                let _ = telling.await;
+                received
+            };
+            let _ = ends.send(Ended::Receiver(received.await));
+        });
+    }
+
+    fn start_applier(&mut self) {
+        let Some(target) = self.options.target.clone() else { return };
+        self.stop_applier.send_replace(false);
+        let control = apply::Control {
+            stop: self.stop_applier.subscribe(),
+            endpos: self.endpos.subscribe(),
+            applied: self.apply.clone(),
+        };
+        let (archive, ends) = (self.options.archive.clone(), self.ends.clone());
+        let (mut tail, mut stop) = (self.tail.subscribe(), self.stop_applier.subscribe());
+        let receives = self.options.source.is_some();
+        tokio::spawn(async move {
+            if receives {
+                // The log is recovered first; then what is fresh comes from memory.
+                tokio::select! {
+                    _ = tail.wait_for(Option::is_some) => {}
+                    _ = stop.wait_for(|stop| *stop) => {}
+                }
+            }
+            let tail = tail.borrow().clone();
+            let applied = apply::apply(&archive, tail, &target, control).await;
+            let _ = ends.send(Ended::Applier(applied));
+        });
+    }
+
+    fn ended(&mut self, ended: Ended) -> Event {
+        let fault = match ended {
+            Ended::Receiver(Ok(_)) => return Event::ReceiverEnded,
+            Ended::Applier(Ok(outcome)) => {
+                return Event::ApplierEnded { reached: outcome == Outcome::Reached };
+            }
+            Ended::Receiver(Err(fault)) => {
+                let _ = self.ends.send(Ended::Receiver(Ok(Position::ZERO)));
+                fault
+            }
+            Ended::Applier(Err(fault)) => {
+                let _ = self.ends.send(Ended::Applier(Ok(Outcome::Stopped)));
+                fault
+            }
+        };
+        self.fault.get_or_insert(fault);
+        Event::Failed
+    }
+
+    /// Writes to the sentinel how far things are; only for looking.
+    fn publish(&self, sentinel: &Sentinel, machine: &Machine) {
+        let received = *self.received.borrow();
+        self.replayed.send_replace(machine.applied());
+        let written = sentinel.update(|control| {
+            if self.options.source.is_some() {
+                control.write_lsn = control.write_lsn.max(received);
+                control.flush_lsn = control.flush_lsn.max(machine.durable());
+            }
+            if self.options.target.is_some() {
+                control.replay_lsn = control.replay_lsn.max(machine.applied());
+            }
+        });
+        if let Err(fault) = written {
+            tracing::warn!(error = %fault, "the sentinel can't be written");
+        }
+    }
+
+    fn standing(&self, machine: &Machine) -> Standing {
+        let applied = *self.applied.borrow();
+        let lag_bytes = machine.durable().bytes_since(machine.applied());
+        let behind = lag_bytes > 0 && applied.transactions > 0;
+        Standing {
+            mode: machine.mode(),
+            write_lsn: (*self.received.borrow()).max(machine.durable()),
+            flush_lsn: machine.durable(),
+            replay_lsn: machine.applied(),
+            lag_bytes: if self.options.target.is_some() { lag_bytes } else { 0 },
+            lag_seconds: if behind { now().seconds_since(applied.commit_time).max(0.0) } else { 0.0 },
+            transactions: applied.transactions,
+            changes: applied.changes,
+        }
+    }
+}
+
+/// Passes on how far the log is durable, until it is closed.
+async fn tell_durable(mut durable: watch::Receiver<Durable>, flush: watch::Sender<Position>) {
+    loop {
+        flush.send_replace(durable.borrow_and_update().position);
+        if durable.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_microseconds(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}

@@ -33,6 +33,19 @@ pub(super) struct Dialled {
     pub(super) end_point: Option<Vec<u8>>,
 }
 
+/// Why there is no connection.
+pub(super) enum Undialled {
+    /// TLS could not be agreed upon.
+    Handshake(Fault),
+    Other(Fault),
+}
+
+impl From<Fault> for Undialled {
+    fn from(fault: Fault) -> Undialled {
+        Undialled::Other(fault)
+    }
+}
+
 /// A stream whose directions can be given to different tasks.
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     fn halves(self: Box<Self>) -> (ReadHalf, WriteHalf);
@@ -74,7 +87,7 @@ pub(super) async fn dial(
     host: &Host,
     address: Option<SocketAddr>,
     encryption: Encryption,
-) -> Result<Dialled, Fault> {
+) -> Result<Dialled, Undialled> {
     let mut stream = open(conninfo, host, address).await?;
     let Endpoint::Tcp { name, .. } = &host.endpoint else { return Ok(plain(stream)) };
     if encryption == Encryption::Off {
@@ -85,12 +98,12 @@ pub(super) async fn dial(
             Encryption::Demanded => {
                 let mode = conninfo.sslmode_for(host).name();
                 let fault = Fault::stop(format!("the server has no TLS, but sslmode={mode} demands it"));
-                Err(match conninfo.tls.mode {
+                Err(Undialled::Other(match conninfo.tls.mode {
                     Some(_) => {
                         fault.hint("turn ssl on in the server's postgresql.conf, or choose another sslmode")
                     }
                     None => fault.hint(DEFAULT_MODE_HINT),
-                })
+                }))
             }
             _ => Ok(plain(stream)),
         };
@@ -179,7 +192,7 @@ async fn handshake(
     host: &Host,
     name: &str,
     stream: Box<dyn Duplex>,
-) -> Result<TlsStream<Box<dyn Duplex>>, Fault> {
+) -> Result<TlsStream<Box<dyn Duplex>>, Undialled> {
     let mode = conninfo.sslmode_for(host);
     let config = tls::config(&conninfo.tls, mode)?;
     let server_name = ServerName::try_from(name.to_owned())
@@ -187,16 +200,18 @@ async fn handshake(
     TlsConnector::from(Arc::clone(&config)).connect(server_name, stream).await.map_err(|error| {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         let Some(inner) = inner else {
-            return Fault::retry(format!("TLS handshake with the server failed: {error}"));
+            return Undialled::Handshake(Fault::retry(format!(
+                "TLS handshake with the server failed: {error}"
+            )));
         };
         let fault = Fault::stop(format!("TLS handshake with the server failed: {}", explain(inner)));
-        match (inner, conninfo.tls.mode, mode) {
+        Undialled::Handshake(match (inner, conninfo.tls.mode, mode) {
             (rustls::Error::InvalidCertificate(_), None, SslMode::VerifyFull) => {
                 fault.hint(DEFAULT_MODE_HINT)
             }
             (rustls::Error::InvalidCertificate(reason), ..) => fault.hint(certificate_hint(reason)),
             _ => fault,
-        }
+        })
     })
 }
 

@@ -141,10 +141,11 @@ impl Outgoing {
         self.buffer.len() - self.written
     }
 
-    /// Appends a message whose body `write` gives, and puts its length in.
+    /// Appends a message whose body `write` gives, and puts its length in. One that is too large leaves nothing.
     pub(super) fn frame(&mut self, tag: u8, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), Fault> {
+        let start = self.buffer.len();
         self.buffer.push(tag);
-        self.untagged(write)
+        self.untagged(write).inspect_err(|_| self.buffer.truncate(start))
     }
 
     /// A message without a tag, as the first ones of a connection are.

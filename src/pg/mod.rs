@@ -12,15 +12,23 @@
 //! comes from. Values are never parsed here. Deliberately absent: what the messages of the stream mean (`pgoutput`),
 //! and when to try again (a [`Fault`](crate::model::Fault) only tells whether it makes sense).
 
+mod answer;
 mod auth;
 mod conninfo;
 pub mod control;
 mod dial;
 mod frames;
+pub mod inspect;
+pub mod origin;
+pub mod pattern;
 mod pipeline;
+pub mod progress;
+pub mod publication;
 mod replication;
 mod server_message;
+pub mod slot;
 mod sql;
+pub mod tables;
 mod tls;
 mod wire;
 

@@ -110,6 +110,7 @@ impl PipelineWriter {
         parameters: impl IntoIterator<Item = Option<&'a [u8]>>,
     ) -> Result<(), Fault> {
         let mut count = Some(0u16);
+        let start = self.outgoing.buffer.len();
         self.outgoing.frame(b'B', |body| {
             // The unnamed portal, the statement, and no format codes: text.
             body.push(0);
@@ -133,6 +134,7 @@ impl PipelineWriter {
             body.extend_from_slice(&[0; 2]);
         })?;
         if count.is_none() {
+            self.outgoing.buffer.truncate(start);
             return Err(Fault::stop("a statement can have at most 65535 parameters"));
         }
         // Execute the unnamed portal, all rows.

@@ -71,6 +71,7 @@ fn remedy(sqlstate: &str) -> Remedy {
         "57P01" | "57P02" | "57P03" | "57P05" | "53300" | "55006" | "55P03" | "57014" | "40001" | "40P01" => {
             Remedy::Retry
         }
+        "08P01" => Remedy::Stop,
         code if code.starts_with("08") => Remedy::Retry,
         _ => Remedy::Stop,
     }
@@ -81,6 +82,7 @@ fn own_hint(sqlstate: &str) -> Option<&'static str> {
     Some(match sqlstate {
         "28P01" => "check the user name and the password (PGPASSWORD, the password file, or the URI)",
         "28000" => "pg_hba.conf of the server must admit this user, database, address and TLS mode",
+        "08P01" => "connect to the PostgreSQL server itself; poolers don't take all of the protocol",
         "3D000" => "check the database's name in the connection string",
         "53300" => "max_connections, or the limit of the role or database, is reached; close idle sessions",
         "57P03" => "the server is starting up or shutting down; try again",
@@ -110,6 +112,7 @@ mod tests {
             ("57P03", Remedy::Retry),
             ("53300", Remedy::Retry),
             ("08006", Remedy::Retry),
+            ("08P01", Remedy::Stop),
             ("55006", Remedy::Retry),
             ("28P01", Remedy::Stop),
             ("28000", Remedy::Stop),

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 
 use super::auth::{self, Circumstances};
 use super::conninfo::{Conninfo, Host, SslMode, TargetSession};
-use super::dial::{self, Encryption};
+use super::dial::{self, Encryption, Undialled};
 use super::frames::{Incoming, Outgoing, put_string};
 use super::server_message::ServerMessage;
+use super::sql::quote_literal;
 use crate::model::{Fault, Remedy};
 
 /// Settings that make values print as the same text wherever they come from, and that keep the server from ending
@@ -60,6 +61,8 @@ pub type Rows = Vec<Vec<Option<String>>>;
 enum Failure {
     /// Another address or host may do better.
     Next(Fault),
+    /// As `Next`; where TLS is merely preferred, this one may do better without.
+    Handshake(Fault),
     /// The server has spoken: others are not asked.
     Final(Fault),
 }
@@ -76,7 +79,7 @@ pub(super) async fn connect(conninfo: &Conninfo, session: &Session<'_>) -> Resul
             match first_address(conninfo, host, session, *target).await {
                 Ok(wire) => return Ok(wire),
                 Err(Failure::Final(fault)) => return Err(fault),
-                Err(Failure::Next(fault)) => faults.push(fault),
+                Err(Failure::Next(fault) | Failure::Handshake(fault)) => faults.push(fault),
             }
         }
     }
@@ -85,7 +88,9 @@ pub(super) async fn connect(conninfo: &Conninfo, session: &Session<'_>) -> Resul
 
 /// One fault out of those of all hosts: to be tried again if one of them is.
 fn together(faults: Vec<Fault>) -> Fault {
-    let message = faults.iter().map(|fault| fault.message.as_str()).collect::<Vec<_>>().join("; ");
+    let mut messages: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
+    messages.dedup();
+    let message = messages.join("; ");
     let retry = faults.iter().any(|fault| fault.remedy == Remedy::Retry);
     let Some(mut fault) = faults.into_iter().next_back() else {
         return Fault::usage("no host to connect to");
@@ -110,7 +115,7 @@ async fn first_address(
     };
     for address in addresses {
         match any_encryption(conninfo, host, address, session, target).await {
-            Err(Failure::Next(fault)) => faults.push(fault.context(host)),
+            Err(Failure::Next(fault) | Failure::Handshake(fault)) => faults.push(fault.context(host)),
             Err(Failure::Final(fault)) => return Err(Failure::Final(fault.context(host))),
             Ok(wire) => return Ok(wire),
         }
@@ -148,7 +153,7 @@ async fn any_encryption(
         },
         SslMode::Prefer => match attempt(Encryption::Offered).await {
             Err(Failure::Final(fault)) if not_admitted(&fault) => attempt(Encryption::Off).await,
-            Err(Failure::Next(fault)) if fault.message.starts_with("TLS") => attempt(Encryption::Off).await,
+            Err(Failure::Handshake(_)) => attempt(Encryption::Off).await,
             other => other,
         },
         SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => attempt(Encryption::Demanded).await,
@@ -163,7 +168,11 @@ async fn one(
     target: TargetSession,
     encryption: Encryption,
 ) -> Result<Wire, Failure> {
-    let dialled = dial::dial(conninfo, host, address, encryption).await.map_err(Failure::Next)?;
+    let dialled =
+        dial::dial(conninfo, host, address, encryption).await.map_err(|undialled| match undialled {
+            Undialled::Handshake(fault) => Failure::Handshake(fault),
+            Undialled::Other(fault) => Failure::Next(fault),
+        })?;
     let mut wire = Wire {
         incoming: Incoming::new(dialled.read),
         outgoing: Outgoing::new(dialled.write),
@@ -192,7 +201,7 @@ async fn one(
         let wanted = format!("the server is not what target_session_attrs asks for ({target:?})");
         return Err(Failure::Next(Fault::retry(wanted)));
     }
-    wire.pin_rest().await.map_err(Failure::Final)?;
+    wire.pin_rest(session).await.map_err(Failure::Final)?;
     Ok(wire)
 }
 
@@ -263,10 +272,17 @@ impl Wire {
         })
     }
 
-    async fn pin_rest(&mut self) -> Result<(), Fault> {
+    async fn pin_rest(&mut self, session: &Session<'_>) -> Result<(), Fault> {
         let version = self.server_version_num();
         let settings = PINNED_SINCE.iter().filter(|(since, _)| version >= *since);
-        let sql: String = settings.map(|(_, name)| format!("SET {name} = 0;")).collect();
+        let mut sql: String = settings.map(|(_, name)| format!("SET {name} = 0;")).collect();
+        // The role may have one of its own, which would convert.
+        let encodings = (self.parameter("server_encoding"), self.parameter("client_encoding"));
+        if let (None, (Some(server), Some(client))) = (session.client_encoding, encodings)
+            && server != client
+        {
+            sql.push_str(&format!("SET client_encoding = {}", quote_literal(server)));
+        }
         if !sql.is_empty() {
             self.simple(&sql).await.map_err(|fault| fault.context("setting up the session"))?;
         }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::archive::{Archive, Durable, Manifest, Writer, WriterState};
+use crate::archive::{Archive, Durable, Manifest, Writer, WriterOptions, WriterState};
 use crate::model::{Fault, Position, Remedy};
 use crate::pg::slot::Slot;
 use crate::pg::{self, Conninfo, ReplicationStream};
@@ -53,6 +53,39 @@ enum Ended {
     /// Stopped by the operator, or everything up to endpos is in the log.
     Finished,
     Cut(Fault),
+}
+
+/// Opens the log for writing. A log that holds nothing yet asks the source for its timeline; none where stopped meanwhile.
+pub async fn open_log(
+    archive: &Archive,
+    source: &Source,
+    options: WriterOptions,
+    control: &Control,
+) -> Result<Option<Writer>, Fault> {
+    let mut stop = control.stop.clone();
+    let mut backoff = BACKOFF_MIN;
+    let timeline = loop {
+        if let Some(timeline) = archive.timeline()? {
+            break timeline;
+        }
+        let identified = async {
+            let mut stream = ReplicationStream::connect(&source.conninfo, APPLICATION, &[]).await?;
+            stream.identify_system().await
+        };
+        match identified.await {
+            Ok(system) => break system.timeline,
+            Err(fault) if fault.remedy != Remedy::Retry => return Err(fault),
+            Err(fault) => {
+                tracing::warn!(error = %fault, retry_seconds = backoff.as_secs_f64(), "source can't be reached");
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff) => {}
+            _ = stop.wait_for(|stop| *stop) => return Ok(None),
+        }
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    };
+    tokio::task::block_in_place(|| Writer::open(archive, timeline, options)).map(Some)
 }
 
 /// Receives until stopped or until endpos, across lost connections. Returns how far the log is durable.

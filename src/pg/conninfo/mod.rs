@@ -148,7 +148,7 @@ impl Conninfo {
         &self.database
     }
 
-    /// The same server, another database.
+    /// The same server, another database. The password stays that of the first one.
     pub fn with_database(&self, database: &str) -> Conninfo {
         Conninfo { database: database.into(), ..self.clone() }
     }

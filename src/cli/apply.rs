@@ -1,0 +1,39 @@
+//! `apply`: archive to target.
+
+use super::arguments::{ArchiveArguments, Everywhere, SourceArguments, StreamArguments, TargetArguments};
+use super::conduct::{EndposArguments, conduct, needed_target};
+use super::config::File;
+use crate::apply::Target;
+use crate::archive::{Archive, WriterOptions};
+use crate::follow::Options;
+use crate::model::Fault;
+
+/// Apply the archive to the target: what is there, then what a receiver adds. Run it again to resume
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  pgsluice apply --target postgresql://app@db2/shop --name shop")]
+pub(crate) struct ApplyCommand {
+    #[command(flatten)]
+    target: TargetArguments,
+    #[command(flatten)]
+    source: SourceArguments,
+    #[command(flatten)]
+    archive: ArchiveArguments,
+    #[command(flatten)]
+    stream: StreamArguments,
+    #[command(flatten)]
+    endpos: EndposArguments,
+}
+
+impl ApplyCommand {
+    pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
+        let place = self.archive.place(file)?;
+        let stream = self.stream.names(&place, file)?.origin;
+        let target = needed_target(self.target.conninfo(file)?)?;
+        let archive = Archive::open(&place.archive)?;
+        let endpos = self.endpos.position(self.source.optional(file)?.as_ref()).await?;
+        let target = Some(Target { conninfo: target, stream });
+        let writer = WriterOptions::default();
+        conduct(Options { archive, source: None, target, endpos, writer }, everywhere).await
+    }
+}

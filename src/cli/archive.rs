@@ -1,0 +1,215 @@
+//! `archive`: looking after the log.
+
+use super::arguments::{ArchiveArguments, Everywhere};
+use super::config::File;
+use super::print;
+use crate::archive::{self, Archive, Found, Lookup, SegmentDetail, SegmentState, SegmentSummary};
+use crate::model::{Fault, Position, Timestamp, Xid};
+use crate::verify::{self, Report};
+
+/// Look after the log: list, show, verify, reindex
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  pgsluice archive list --name shop
+  pgsluice archive verify --name shop --json")]
+pub(crate) struct ArchiveCommand {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Print the segments with what they hold, oldest first
+    #[command(after_help = "Example:\n  pgsluice archive list --name shop")]
+    List {
+        #[command(flatten)]
+        archive: ArchiveArguments,
+    },
+    /// Print what a segment holds, or find a transaction by LSN, time or xid
+    #[command(after_help = "Examples:
+  pgsluice archive show 0000000001A2B3C0-0000000002FFFFF8.seg --name shop
+  pgsluice archive show --time 2026-01-31T10:42:00Z --name shop")]
+    Show {
+        /// A segment's name, as `archive list` prints it
+        #[arg(required_unless_present_any = ["lsn", "time", "xid"], conflicts_with_all = ["lsn", "time", "xid"])]
+        segment: Option<String>,
+        /// Find the first transaction that ends at or after this position
+        #[arg(long)]
+        lsn: Option<Position>,
+        /// Find the first transaction, in the order of the log, that committed at this time or later (RFC 3339)
+        #[arg(long, conflicts_with = "lsn")]
+        time: Option<String>,
+        /// Find the transactions with this id
+        #[arg(long, conflicts_with_all = ["lsn", "time"])]
+        xid: Option<u32>,
+        #[command(flatten)]
+        archive: ArchiveArguments,
+    },
+    /// Check every byte, every message and the chain of hashes; exit code 3 where something is wrong
+    #[command(after_help = "Example:\n  pgsluice archive verify --name shop")]
+    Verify {
+        #[command(flatten)]
+        archive: ArchiveArguments,
+    },
+    /// Build the catalog anew from the segments
+    #[command(after_help = "Example:\n  pgsluice archive reindex --name shop")]
+    Reindex {
+        #[command(flatten)]
+        archive: ArchiveArguments,
+    },
+}
+
+impl ArchiveCommand {
+    pub(crate) fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
+        let open = |archive: &ArchiveArguments| Archive::open(&archive.place(file)?.archive);
+        match &self.verb {
+            Verb::List { archive } => print_list(everywhere, &archive::list(&open(archive)?)?),
+            Verb::Show { segment, lsn, time, xid, archive } => {
+                let archive = open(archive)?;
+                match lookup(*lsn, time.as_deref(), *xid)? {
+                    Some(lookup) => print_found(everywhere, &archive::find(&archive, lookup)?),
+                    None => {
+                        let detail = archive::show(&archive, segment.as_deref().unwrap_or_default())?;
+                        print::report(everywhere.json, &detail, || detail_table(&detail))
+                    }
+                }
+            }
+            Verb::Verify { archive } => {
+                let report = verify(&open(archive)?)?;
+                print::report(everywhere.json, &report, || report_table(&report))?;
+                match report.problems.len() {
+                    0 => Ok(()),
+                    1 => Err(Fault::difference("the archive has a problem").hint(MEND)),
+                    count => Err(Fault::difference(format!("the archive has {count} problems")).hint(MEND)),
+                }
+            }
+            Verb::Reindex { archive } => {
+                let segments = archive::reindex(&open(archive)?, |_, _| ())?;
+                let report = serde_json::json!({ "segments": segments });
+                print::report(everywhere.json, &report, || format!("{segments} segments indexed"))
+            }
+        }
+    }
+}
+
+const MEND: &str = "restore the segments named above from a copy of the archive";
+
+fn lookup(lsn: Option<Position>, time: Option<&str>, xid: Option<u32>) -> Result<Option<Lookup>, Fault> {
+    Ok(match (lsn, time, xid) {
+        (Some(lsn), _, _) => Some(Lookup::Lsn(lsn)),
+        (_, Some(time), _) => Some(Lookup::Time(parse_time(time)?)),
+        (_, _, Some(xid)) => Some(Lookup::Xid(Xid(xid))),
+        _ => None,
+    })
+}
+
+fn parse_time(text: &str) -> Result<Timestamp, Fault> {
+    let time: jiff::Timestamp = text.parse().map_err(|error| {
+        Fault::usage(format!("--time: {error}")).hint("give a time such as 2026-01-31T10:42:00Z")
+    })?;
+    Ok(Timestamp::from_unix_microseconds(time.as_microsecond()))
+}
+
+fn verify(archive: &Archive) -> Result<Report, Fault> {
+    let bar = print::bar("verifying");
+    let report = verify::verify(archive, |progress| {
+        bar.set_length(progress.segments_total as u64);
+        bar.set_position(progress.segments as u64);
+    });
+    bar.finish_and_clear();
+    report
+}
+
+/// One object a line, as for every list.
+fn print_list(everywhere: &Everywhere, segments: &[SegmentSummary]) -> Result<(), Fault> {
+    if everywhere.json {
+        return segments.iter().try_for_each(print::json);
+    }
+    let header =
+        ["segment", "state", "through", "size", "transactions", "changes", "first commit", "last commit"];
+    let time = |time: &Option<Timestamp>| time.map_or_else(String::new, |time| time.to_string());
+    let rows = segments.iter().map(|segment| {
+        vec![
+            segment.name.clone(),
+            match segment.state {
+                SegmentState::Sealed => "sealed".into(),
+                SegmentState::Open => "open".into(),
+            },
+            segment.through.to_string(),
+            print::size(segment.bytes),
+            segment.transactions.to_string(),
+            segment.changes.to_string(),
+            time(&segment.first_time),
+            time(&segment.last_time),
+        ]
+    });
+    print::line(&print::columns(&header, rows))
+}
+
+fn print_found(everywhere: &Everywhere, found: &[Found]) -> Result<(), Fault> {
+    if everywhere.json {
+        return found.iter().try_for_each(print::json);
+    }
+    if found.is_empty() {
+        return print::line("no such transaction in the archive");
+    }
+    let rows = found.iter().map(|found| {
+        vec![
+            found.end_lsn.to_string(),
+            found.time.to_string(),
+            found.xid.to_string(),
+            found.segment.clone(),
+            found.frame_offset.to_string(),
+        ]
+    });
+    print::line(&print::columns(&["end_lsn", "time", "xid", "segment", "frame offset"], rows))
+}
+
+fn detail_table(detail: &SegmentDetail) -> String {
+    let head = print::pairs(&[
+        ("segment", detail.summary.name.clone()),
+        ("range", format!("({}, {}]", detail.summary.after, detail.summary.through)),
+        ("system identifier", format!("{}, timeline {}", detail.system_identifier, detail.timeline)),
+        ("bytes", format!("{} of {} raw", detail.summary.bytes, detail.summary.raw_bytes)),
+        ("transactions", detail.summary.transactions.to_string()),
+        ("changes", detail.summary.changes.to_string()),
+        ("frames", detail.frames.len().to_string()),
+        ("chain", format!("{} to {}", detail.chain_start, detail.chain_end)),
+    ]);
+    let rows = detail.relations.iter().map(|relation| {
+        let events = relation.events;
+        [events.inserts, events.updates, events.deletes, events.truncates, events.bytes].iter().fold(
+            vec![relation.name.clone()],
+            |mut row, number| {
+                row.push(number.to_string());
+                row
+            },
+        )
+    });
+    let tables = print::columns(&["table", "inserts", "updates", "deletes", "truncates", "bytes"], rows);
+    format!("{head}\n\n{tables}")
+}
+
+fn report_table(report: &Report) -> String {
+    let verdict = if report.problems.is_empty() {
+        "sound".into()
+    } else {
+        format!("{} problems", report.problems.len())
+    };
+    let head = print::pairs(&[
+        ("verdict", verdict),
+        ("range", format!("({}, {}]", report.first_lsn, report.last_lsn)),
+        ("segments", report.segments.to_string()),
+        ("bytes", report.bytes.to_string()),
+        ("transactions", report.transactions.to_string()),
+        ("changes", report.changes.to_string()),
+        ("chain", report.chain.clone()),
+    ]);
+    let problems = report.problems.iter().map(|problem| {
+        let segment = problem.segment.as_deref().unwrap_or("the log");
+        let offset = problem.offset.map(|offset| format!(" at byte {offset}")).unwrap_or_default();
+        let through = problem.through.map_or_else(|| "…".into(), |through| through.to_string());
+        format!("\n{segment}{offset}: {}; in doubt: ({}, {through}]", problem.what, problem.after)
+    });
+    head + &problems.collect::<String>()
+}

@@ -1,0 +1,326 @@
+//! The flags that several commands share, and what they mean once environment, file and defaults have been asked too.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::config::File;
+use super::setup::{KeylessPolicy, PLUGIN};
+use crate::archive::Archive;
+use crate::model::{Fault, Position};
+use crate::pg::Conninfo;
+use crate::pg::pattern::Pattern;
+
+/// Flags of every command.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Everywhere {
+    /// Print JSON instead of a table
+    #[arg(long, global = true, help_heading = "Output")]
+    pub(crate) json: bool,
+    /// Log more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Output")]
+    pub(crate) verbose: u8,
+    /// Log only warnings and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Output")]
+    pub(crate) quiet: bool,
+    /// How log lines are written
+    #[arg(long, global = true, value_name = "FORMAT", help_heading = "Output")]
+    pub(crate) log_format: Option<LogFormat>,
+    /// Take what is neither a flag nor in the environment from this file
+    #[arg(long, global = true, value_name = "FILE.toml")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SourceArguments {
+    /// The source: a libpq URI or key=value string
+    #[arg(long, env = "PGSLUICE_SOURCE", hide_env_values = true, value_name = "URI")]
+    source: Option<String>,
+}
+
+impl SourceArguments {
+    pub(crate) fn conninfo(&self, file: &File) -> Result<Conninfo, Fault> {
+        self.optional(file)?.ok_or_else(|| {
+            Fault::usage("no source was given")
+                .hint("give --source URI, set PGSLUICE_SOURCE, or write it into --config")
+        })
+    }
+
+    pub(crate) fn optional(&self, file: &File) -> Result<Option<Conninfo>, Fault> {
+        conninfo("--source", self.source.as_ref().or(file.source.as_ref()))
+    }
+}
+
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct TargetArguments {
+    /// The target: a libpq URI or key=value string
+    #[arg(long, env = "PGSLUICE_TARGET", hide_env_values = true, value_name = "URI")]
+    target: Option<String>,
+}
+
+impl TargetArguments {
+    pub(crate) fn conninfo(&self, file: &File) -> Result<Option<Conninfo>, Fault> {
+        conninfo("--target", self.target.as_ref().or(file.target.as_ref()))
+    }
+}
+
+fn conninfo(flag: &str, text: Option<&String>) -> Result<Option<Conninfo>, Fault> {
+    text.map(|text| Conninfo::parse(text)).transpose().map_err(|fault| fault.context(flag))
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ArchiveArguments {
+    /// The archive's folder: a path or a file: URL [default: $XDG_DATA_HOME/pgsluice/NAME]
+    #[arg(long, env = "PGSLUICE_ARCHIVE", value_name = "URL")]
+    archive: Option<String>,
+    /// The pipeline's name; slot, publication, origin and archive are named after it [default: pgsluice]
+    #[arg(long, env = "PGSLUICE_NAME", value_name = "NAME")]
+    name: Option<String>,
+}
+
+/// A pipeline's name, and where its archive is.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) name: String,
+    pub(crate) archive: PathBuf,
+}
+
+impl ArchiveArguments {
+    pub(crate) fn place(&self, file: &File) -> Result<Place, Fault> {
+        let name = self.name.as_ref().or(file.name.as_ref()).map_or("pgsluice", String::as_str);
+        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
+            return Err(Fault::usage(format!("'{name}' can't be a pipeline's name"))
+                .hint("use lower-case letters, digits and underscores"));
+        }
+        let archive = match self.archive.as_ref().or(file.archive.as_ref()) {
+            Some(url) => local_archive(url)?,
+            None => default_archive(name, &|variable| std::env::var_os(variable).map(PathBuf::from))?,
+        };
+        Ok(Place { name: name.to_owned(), archive })
+    }
+}
+
+fn default_archive(name: &str, environment: &dyn Fn(&str) -> Option<PathBuf>) -> Result<PathBuf, Fault> {
+    // As the XDG base directory specification says, a relative path is as good as none.
+    let absolute = |variable: &str| environment(variable).filter(|path| path.is_absolute());
+    let data = absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
+    let data = data.ok_or_else(|| {
+        Fault::usage("no archive was given, and HOME is not set").hint("give --archive DIR")
+    })?;
+    Ok(data.join("pgsluice").join(name))
+}
+
+fn local_archive(url: &str) -> Result<PathBuf, Fault> {
+    let path = match url.split_once(':') {
+        Some(("file", rest)) => match rest.strip_prefix("//") {
+            Some(rest) => rest.strip_prefix("localhost").filter(|path| path.starts_with('/')).unwrap_or(rest),
+            None => rest,
+        },
+        Some((scheme, rest)) if rest.starts_with("//") => {
+            return Err(Fault::usage(format!(
+                "an archive of {scheme}:// is not supported: this version has local archives only"
+            ))
+            .hint("give a path or a file: URL"));
+        }
+        _ => url,
+    };
+    if path.is_empty() || (url.starts_with("file://") && !path.starts_with('/')) {
+        return Err(Fault::usage(format!("'{url}' names no folder")).hint("give a path, or file:///path"));
+    }
+    Ok(PathBuf::from(path))
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct StreamArguments {
+    /// The replication slot on the source [default: NAME]
+    #[arg(long, value_name = "SLOT")]
+    slot: Option<String>,
+    /// The publication on the source [default: NAME]
+    #[arg(long, value_name = "PUBLICATION")]
+    publication: Option<String>,
+    /// The replication origin and the progress row on the target [default: NAME]
+    #[arg(long, value_name = "ORIGIN")]
+    origin: Option<String>,
+    /// The output plugin [default: pgoutput]
+    #[arg(long, env = "PGSLUICE_PLUGIN", value_name = "PLUGIN")]
+    plugin: Option<String>,
+}
+
+/// What the stream's parts are called.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    pub(crate) slot: String,
+    pub(crate) publication: String,
+    pub(crate) origin: String,
+}
+
+impl StreamArguments {
+    /// An archive that exists says what its slot and publication are called, unless they were typed.
+    pub(crate) fn names(&self, place: &Place, file: &File) -> Result<Names, Fault> {
+        let plugin = self.plugin.as_ref().or(file.plugin.as_ref()).map_or(PLUGIN, String::as_str);
+        if plugin != PLUGIN {
+            return Err(Fault::usage(format!(
+                "plugin '{plugin}' is not supported: this version decodes {PLUGIN} only"
+            )));
+        }
+        let archive = Archive::open(&place.archive).ok();
+        let manifest = archive.as_ref().map(Archive::manifest);
+        let choose = |typed: &Option<String>, written: &Option<String>, kept: Option<&String>| {
+            typed.as_ref().or(written.as_ref()).or(kept).unwrap_or(&place.name).clone()
+        };
+        let names = Names {
+            slot: choose(&self.slot, &file.slot, manifest.map(|m| &m.slot)),
+            publication: choose(&self.publication, &file.publication, manifest.map(|m| &m.publication)),
+            origin: choose(&self.origin, &file.origin, None),
+        };
+        let slot_character = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if !(1..=63).contains(&names.slot.len()) || !names.slot.chars().all(slot_character) {
+            return Err(Fault::usage(format!("'{}' can't be a slot's name", names.slot))
+                .hint("up to 63 lower-case letters, digits and underscores, in --name or --slot"));
+        }
+        for (what, name) in [("publication", &names.publication), ("origin", &names.origin)] {
+            if name.is_empty() || name.len() > 63 || name.contains('\0') {
+                return Err(Fault::usage(format!("'{name}' can't be the name of the {what}"))
+                    .hint(format!("give 1 to 63 bytes, in --name or --{what}")));
+            }
+        }
+        Ok(names)
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TableArguments {
+    /// Tables to publish, such as public.orders or sales.* [default: all of user schemas]
+    #[arg(long, value_name = "PATTERN", num_args = 1.., value_delimiter = ',')]
+    tables: Vec<String>,
+    /// Tables to leave out; wins over --tables
+    #[arg(long, value_name = "PATTERN", num_args = 1.., value_delimiter = ',')]
+    exclude: Vec<String>,
+    /// What to do with tables without a usable replica identity [default: refuse]
+    #[arg(long, value_name = "POLICY")]
+    keyless: Option<KeylessPolicy>,
+    /// How long the slot's creation may wait for running transactions
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    slot_timeout: u64,
+}
+
+impl TableArguments {
+    pub(crate) fn tables(&self, file: &File) -> Result<Vec<Pattern>, Fault> {
+        patterns("--tables", &self.tables, file.tables.as_deref())
+    }
+
+    pub(crate) fn exclude(&self, file: &File) -> Result<Vec<Pattern>, Fault> {
+        patterns("--exclude", &self.exclude, file.exclude.as_deref())
+    }
+
+    pub(crate) fn keyless(&self, file: &File) -> KeylessPolicy {
+        self.keyless.or(file.keyless).unwrap_or_default()
+    }
+
+    pub(crate) fn slot_timeout(&self) -> Duration {
+        Duration::from_secs(self.slot_timeout)
+    }
+}
+
+fn patterns(flag: &str, typed: &[String], written: Option<&[String]>) -> Result<Vec<Pattern>, Fault> {
+    let texts = if typed.is_empty() { written.unwrap_or_default() } else { typed };
+    texts.iter().map(|text| text.parse().map_err(|error| Fault::usage(format!("{flag}: {error}")))).collect()
+}
+
+/// Where to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Endpos {
+    /// Where the source's WAL ends when the command is run.
+    Current,
+    At(Position),
+}
+
+impl FromStr for Endpos {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Endpos, String> {
+        if text == "current" {
+            return Ok(Endpos::Current);
+        }
+        text.parse().map(Endpos::At).map_err(|error| format!("{error}, nor 'current'"))
+    }
+}
+
+/// Whether a connection string holds a password, so that it should not be typed where others can read the process list.
+pub(crate) fn holds_password(text: &str) -> bool {
+    if let Some((_, rest)) = text.split_once("://") {
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        let credentials = authority.rsplit_once('@').map(|(credentials, _)| credentials);
+        let typed = credentials.and_then(|credentials| credentials.split_once(':'));
+        return typed.is_some_and(|(_, password)| !password.is_empty()) || rest.contains("password=");
+    }
+    text.split_whitespace().any(|word| word.starts_with("password")) && text.contains('=')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::Remedy;
+
+    #[test]
+    fn archives_are_local() {
+        let check = |url: &str, path: &str| assert_eq!(local_archive(url).unwrap(), Path::new(path), "{url}");
+        check("/a/b", "/a/b");
+        check("a/b", "a/b");
+        check("file:/a", "/a");
+        check("file:a", "a");
+        check("file:///a/b", "/a/b");
+        check("file://localhost/a", "/a");
+        check("c:d", "c:d");
+        for url in ["", "file:", "file://", "file://host/a", "s3://bucket/prefix", "gs://b", "az://c/d"] {
+            assert_eq!(local_archive(url).unwrap_err().remedy, Remedy::Usage, "{url}");
+        }
+    }
+
+    #[test]
+    fn the_default_archive_is_in_the_data_folder() {
+        let check = |data: Option<&str>, home: Option<&str>, path: Option<&str>| {
+            let environment = |variable: &str| match variable {
+                "XDG_DATA_HOME" => data.map(PathBuf::from),
+                _ => home.map(PathBuf::from),
+            };
+            assert_eq!(default_archive("n", &environment).ok().as_deref(), path.map(Path::new));
+        };
+        check(Some("/d"), Some("/h"), Some("/d/pgsluice/n"));
+        check(None, Some("/h"), Some("/h/.local/share/pgsluice/n"));
+        check(Some("relative"), Some("/h"), Some("/h/.local/share/pgsluice/n"));
+        check(None, None, None);
+    }
+
+    #[test]
+    fn typed_passwords_are_noticed() {
+        for text in [
+            "postgresql://u:secret@h/d",
+            "postgres://u@h/d?password=secret",
+            "host=h password=secret",
+            "host=h password = 'a b'",
+        ] {
+            assert!(holds_password(text), "{text}");
+        }
+        for text in ["postgresql://u@h:5432/d", "postgresql://h/d?user=u", "host=h user=u", ""] {
+            assert!(!holds_password(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn endpos_is_a_position_or_current() {
+        assert_eq!("current".parse(), Ok(Endpos::Current));
+        assert_eq!("1/A".parse(), Ok(Endpos::At(Position(0x1_0000_000A))));
+        assert!("yesterday".parse::<Endpos>().is_err());
+    }
+}

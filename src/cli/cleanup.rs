@@ -1,0 +1,145 @@
+//! `cleanup`: undoes what setup made, in the opposite order, so that nothing is left behind on either server.
+
+use std::path::Path;
+
+use serde::Serialize;
+use tokio_postgres::Client;
+
+use super::arguments::{ArchiveArguments, Everywhere, SourceArguments, StreamArguments, TargetArguments};
+use super::config::File;
+use super::keepsake::KeptIdentity;
+use super::pending::has_receiver;
+use super::print;
+use super::reach::Side;
+use super::setup::PLUGIN;
+use crate::archive::Archive;
+use crate::model::{Fault, ReplicaIdentity};
+use crate::pg::{origin, progress, publication, slot, tables};
+
+const APPLICATION: &str = "pgsluice cleanup";
+
+/// Drop slot, publication, origin and progress row; the archive stays
+///
+/// Replica identities that setup changed are put back. What is not there is passed over, so it is safe to run again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  pgsluice cleanup --source postgresql://app@db1/shop --target postgresql://app@db2/shop --name shop")]
+pub(crate) struct CleanupCommand {
+    #[command(flatten)]
+    source: SourceArguments,
+    #[command(flatten)]
+    target: TargetArguments,
+    #[command(flatten)]
+    archive: ArchiveArguments,
+    #[command(flatten)]
+    stream: StreamArguments,
+    /// Remove the archive as well, with all that it holds
+    #[arg(long)]
+    archive_too: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    /// What was removed or put back, in order.
+    removed: Vec<String>,
+    archive: String,
+}
+
+impl CleanupCommand {
+    pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
+        let place = self.archive.place(file)?;
+        let names = self.stream.names(&place, file)?;
+        let client = Side::Source.connect(&self.source.conninfo(file)?, APPLICATION).await?;
+        let mut target = match self.target.conninfo(file)? {
+            Some(target) => Some(Side::Target.connect(&target, APPLICATION).await?),
+            None => None,
+        };
+        let kept = KeptIdentity::read(&place.archive)?;
+        refuse(&client, &names.slot).await?;
+        if self.archive_too {
+            refuse_archive(&place.archive)?;
+        }
+
+        let mut removed = Vec::new();
+        if slot::drop(&client, &names.slot).await.map_err(Side::Source.says())? {
+            removed.push(format!("slot {}", names.slot));
+        }
+        if publication::drop(&client, &names.publication).await.map_err(Side::Source.says())? {
+            removed.push(format!("publication {}", names.publication));
+        }
+        put_back(&client, &kept, &mut removed).await.map_err(Side::Source.says())?;
+        KeptIdentity::forget(&place.archive)?;
+        if let Some(client) = &mut target {
+            if origin::drop(client, &names.origin).await.map_err(Side::Target.says())? {
+                removed.push(format!("origin {}", names.origin));
+            }
+            if progress::drop(client, &names.origin).await.map_err(Side::Target.says())? {
+                removed.push(format!("progress row {}", names.origin));
+            }
+        } else {
+            tracing::warn!("no --target was given: origin and progress row stay where they are");
+        }
+        if self.archive_too && place.archive.exists() {
+            std::fs::remove_dir_all(&place.archive)
+                .map_err(|e| Fault::stop(format!("removing {}: {e}", place.archive.display())))?;
+            removed.push(format!("archive {}", place.archive.display()));
+        }
+        let report = Report { removed, archive: place.archive.display().to_string() };
+        print::report(everywhere.json, &report, || {
+            let removed = if report.removed.is_empty() {
+                "nothing was there".to_owned()
+            } else {
+                report.removed.join("\n")
+            };
+            let archive =
+                if self.archive_too { "removed".to_owned() } else { format!("{} stays", report.archive) };
+            print::pairs(&[("removed", removed), ("archive", archive)])
+        })
+    }
+}
+
+/// A slot that is used, or is not ours, is not dropped, and then nothing else is either.
+async fn refuse(client: &Client, name: &str) -> Result<(), Fault> {
+    let Some(slot) = slot::read(client, name).await? else { return Ok(()) };
+    if slot.plugin.as_deref() != Some(PLUGIN) {
+        return Err(Fault::person(format!("slot {name} is not one of {PLUGIN}, so it is not ours"))
+            .hint("name ours with --slot"));
+    }
+    match slot.active_pid {
+        Some(pid) => Err(Fault::stop(format!("slot {name} is in use by process {pid} of the source"))
+            .hint("stop the receiver first")),
+        None => Ok(()),
+    }
+}
+
+/// Only a folder that is an archive, and that nobody writes to, is removed.
+fn refuse_archive(folder: &Path) -> Result<(), Fault> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    let archive = Archive::open(folder)?;
+    if has_receiver(&archive)? {
+        return Err(Fault::stop(format!("the archive {} is in use by a receiver", folder.display()))
+            .hint("stop the receiver first"));
+    }
+    Ok(())
+}
+
+/// Gives tables the replica identity back that they had. One that is gone, or was changed since, stays as it is.
+async fn put_back(client: &Client, kept: &[KeptIdentity], removed: &mut Vec<String>) -> Result<(), Fault> {
+    if kept.is_empty() {
+        return Ok(());
+    }
+    let now = tables::tables(client).await?;
+    for entry in kept {
+        let same = |table: &&tables::Table| table.schema == entry.schema && table.name == entry.table;
+        let Some(table) = now.iter().find(same) else { continue };
+        if table.identity != ReplicaIdentity::Full {
+            continue;
+        }
+        tables::set_identity(client, &entry.schema, &entry.table, entry.identity(), entry.index.as_deref())
+            .await?;
+        removed.push(format!("replica identity full of {}", table.shown()));
+    }
+    Ok(())
+}

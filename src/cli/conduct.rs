@@ -1,0 +1,172 @@
+//! What `follow`, `receive` and `apply` have in common: the run itself, its progress and its report.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::arguments::{Endpos, Everywhere};
+use super::print;
+use super::reach::Side;
+use crate::archive::{Archive, WriterOptions};
+use crate::follow::{self, Mode, Options, Standing};
+use crate::model::{Fault, Position};
+use crate::pg::{Conninfo, inspect};
+
+/// How often a log line tells of progress where no terminal shows it.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How segments are written.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SegmentArguments {
+    /// Seal a segment at this size
+    #[arg(long, value_name = "MIB", default_value_t = 64, help_heading = "Log")]
+    segment_size: u64,
+    /// Seal a segment at this age
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, help_heading = "Log")]
+    segment_age: u64,
+}
+
+impl SegmentArguments {
+    pub(crate) fn options(&self) -> Result<WriterOptions, Fault> {
+        if !(1..=4096).contains(&self.segment_size) || self.segment_age == 0 {
+            return Err(Fault::usage("--segment-size takes 1 to 4096 MiB, --segment-age at least a second"));
+        }
+        Ok(WriterOptions {
+            segment_bytes_max: self.segment_size << 20,
+            segment_age_seconds: self.segment_age,
+            ..WriterOptions::default()
+        })
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct EndposArguments {
+    /// Stop once everything up to here is done: an LSN, or 'current' for where the source's WAL ends now
+    #[arg(long, value_name = "LSN|current")]
+    endpos: Option<Endpos>,
+}
+
+impl EndposArguments {
+    pub(crate) async fn position(&self, source: Option<&Conninfo>) -> Result<Option<Position>, Fault> {
+        match (self.endpos, source) {
+            (None, _) => Ok(None),
+            (Some(Endpos::At(position)), _) => Ok(Some(position)),
+            (Some(Endpos::Current), Some(source)) => {
+                let client = Side::Source.connect(source, "pgsluice endpos").await?;
+                inspect::current_position(&client).await.map(Some).map_err(Side::Source.says())
+            }
+            (Some(Endpos::Current), None) => {
+                Err(Fault::usage("--endpos current asks the source, and none was given")
+                    .hint("give --source URI, or an LSN"))
+            }
+        }
+    }
+}
+
+/// A target must be named where changes are applied.
+pub(crate) fn needed_target(target: Option<Conninfo>) -> Result<Conninfo, Fault> {
+    target.ok_or_else(|| {
+        Fault::usage("no target was given")
+            .hint("give --target URI, set PGSLUICE_TARGET, or write it into --config")
+    })
+}
+
+/// Runs the stages and reports how they ended.
+pub(crate) async fn conduct(options: Options, everywhere: &Everywhere) -> Result<(), Fault> {
+    let mut shown = Shown::new(&options.archive, everywhere);
+    let ended = follow::run(options, |standing| shown.tell(standing)).await;
+    shown.clear();
+    let standing = ended?;
+    if standing.mode == Mode::Done {
+        tracing::info!(replay_lsn = %standing.replay_lsn, flush_lsn = %standing.flush_lsn, "endpos reached");
+    }
+    print::report(everywhere.json, &standing, || table(&standing))
+}
+
+fn table(standing: &Standing) -> String {
+    print::pairs(&[
+        ("mode", mode(standing.mode).into()),
+        ("write_lsn", standing.write_lsn.to_string()),
+        ("flush_lsn", standing.flush_lsn.to_string()),
+        ("replay_lsn", standing.replay_lsn.to_string()),
+        ("transactions", standing.transactions.to_string()),
+        ("changes", standing.changes.to_string()),
+    ])
+}
+
+fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Prefetch => "prefetch",
+        Mode::Catchup => "catchup",
+        Mode::Live => "live",
+        Mode::Stopped => "stopped",
+        Mode::Done => "done",
+    }
+}
+
+/// The progress line on a terminal; log lines elsewhere.
+struct Shown {
+    archive: Archive,
+    bar: Option<ProgressBar>,
+    last: Option<(Instant, Standing)>,
+    logged: Option<(Instant, Mode)>,
+}
+
+impl Shown {
+    fn new(archive: &Archive, everywhere: &Everywhere) -> Shown {
+        let visible = std::io::stderr().is_terminal() && !everywhere.quiet;
+        let bar = visible.then(|| {
+            let style = ProgressStyle::with_template("{spinner} {msg}");
+            let bar = ProgressBar::new_spinner();
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            bar
+        });
+        Shown { archive: archive.clone(), bar, last: None, logged: None }
+    }
+
+    fn tell(&mut self, standing: &Standing) {
+        let now = Instant::now();
+        let rate = self.last.replace((now, *standing)).map_or(0.0, |(then, before)| {
+            let seconds = now.duration_since(then).as_secs_f64().max(0.001);
+            standing.changes.saturating_sub(before.changes) as f64 / seconds
+        });
+        let due = self
+            .logged
+            .is_none_or(|(then, before)| before != standing.mode || now.duration_since(then) >= LOG_INTERVAL);
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!(
+                "{} lag {} / {:.1} s, {rate:.0} changes/s, applied {}, archive {}",
+                mode(standing.mode),
+                print::size(standing.lag_bytes),
+                standing.lag_seconds,
+                standing.replay_lsn,
+                print::size(size_of(&self.archive)),
+            ));
+            bar.tick();
+        } else if due {
+            self.logged = Some((now, standing.mode));
+            tracing::info!(
+                mode = mode(standing.mode),
+                flush_lsn = %standing.flush_lsn,
+                replay_lsn = %standing.replay_lsn,
+                lag_bytes = standing.lag_bytes,
+                lag_seconds = standing.lag_seconds,
+                changes_per_second = rate as u64,
+                "progress"
+            );
+        }
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Bytes of the archive's segments; 0 where the folder can't be read, which other messages tell.
+fn size_of(archive: &Archive) -> u64 {
+    let Ok(entries) = std::fs::read_dir(archive.segments_folder()) else { return 0 };
+    entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|metadata| metadata.len()).sum()
+}

@@ -1,0 +1,78 @@
+//! The file of `--config`: the same words as the flags. Flags win over the environment, the environment over the file.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::arguments::LogFormat;
+use super::setup::KeylessPolicy;
+use crate::model::Fault;
+
+/// What the file may hold. A key that is not here is an error, since a misspelt one would silently do nothing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct File {
+    pub(crate) source: Option<String>,
+    pub(crate) target: Option<String>,
+    pub(crate) archive: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) slot: Option<String>,
+    pub(crate) publication: Option<String>,
+    pub(crate) origin: Option<String>,
+    pub(crate) plugin: Option<String>,
+    pub(crate) tables: Option<Vec<String>>,
+    pub(crate) exclude: Option<Vec<String>>,
+    pub(crate) keyless: Option<KeylessPolicy>,
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+impl File {
+    pub(crate) fn read(path: Option<&Path>) -> Result<File, Fault> {
+        let Some(path) = path else { return Ok(File::default()) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Fault::usage(format!("reading {}: {error}", path.display())))?;
+        File::parse(&text).map_err(|fault| fault.context(path.display()))
+    }
+
+    fn parse(text: &str) -> Result<File, Fault> {
+        toml::from_str(text).map_err(|error| {
+            // The error's own display quotes the line, which may hold a secret.
+            let line = error
+                .span()
+                .and_then(|span| text.get(..span.start))
+                .map(|before| before.matches('\n').count().saturating_add(1));
+            let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+            Fault::usage(format!("{place}{}", error.message().trim_end()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Remedy;
+
+    #[test]
+    fn holds_the_words_of_the_flags() {
+        let file =
+            File::parse("name = 'n'\ntables = ['a.*']\nlog-format = 'json'\nkeyless = 'full'").unwrap();
+        assert_eq!(file.name.as_deref(), Some("n"));
+        assert_eq!(file.tables.unwrap(), ["a.*"]);
+        assert_eq!(file.log_format, Some(LogFormat::Json));
+        assert_eq!(file.keyless, Some(KeylessPolicy::Full));
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_line_without_quoting_it() {
+        for text in [
+            "name = 'n'\nsuorce = 'secret'",
+            "name = 'n'\nsource = 'secret' x",
+            "name = 'n'\nname = 'secret'",
+        ] {
+            let fault = File::parse(text).unwrap_err();
+            assert_eq!(fault.remedy, Remedy::Usage);
+            assert!(fault.message.contains("line 2"), "{}", fault.message);
+            assert!(!fault.message.contains("secret"), "{}", fault.message);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! `follow`: the whole road under one conductor.
+
+use super::arguments::{
+    ArchiveArguments, Everywhere, SourceArguments, StreamArguments, TableArguments, TargetArguments,
+};
+use super::conduct::{EndposArguments, SegmentArguments, conduct, needed_target};
+use super::config::File;
+use super::setup;
+use crate::apply::Target;
+use crate::follow::Options;
+use crate::model::Fault;
+use crate::receive::Source;
+
+/// Receive and apply until endpos or a signal; does what setup does first where that was not done. Run it again to resume
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  pgsluice follow --source postgresql://app@db1/shop --target postgresql://app@db2/shop --name shop")]
+pub(crate) struct FollowCommand {
+    #[command(flatten)]
+    source: SourceArguments,
+    #[command(flatten)]
+    target: TargetArguments,
+    #[command(flatten)]
+    archive: ArchiveArguments,
+    #[command(flatten)]
+    stream: StreamArguments,
+    #[command(flatten)]
+    tables: TableArguments,
+    #[command(flatten)]
+    endpos: EndposArguments,
+    #[command(flatten)]
+    segments: SegmentArguments,
+}
+
+impl FollowCommand {
+    pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
+        let wanted =
+            setup::options(&self.source, &self.target, &self.archive, &self.stream, &self.tables, file)?;
+        let target = needed_target(wanted.target.clone())?;
+        let writer = self.segments.options()?;
+        let archive = setup::done(&wanted).await?;
+        let endpos = self.endpos.position(Some(&wanted.source)).await?;
+        let options = Options {
+            archive,
+            source: Some(Source {
+                conninfo: wanted.source,
+                slot: wanted.slot,
+                publication: wanted.publication,
+            }),
+            target: Some(Target { conninfo: target, stream: wanted.origin }),
+            endpos,
+            writer,
+        };
+        conduct(options, everywhere).await
+    }
+}

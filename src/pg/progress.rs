@@ -1,0 +1,161 @@
+//! The target's progress row: the truth of what was applied, written in the transactions that carry the rows.
+
+use tokio_postgres::Client;
+use tokio_postgres::types::PgLsn;
+
+use super::answer::{fault, position};
+use crate::model::{Fault, Position, Timestamp};
+
+/// One row of `pgsluice.progress`.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// Every transaction whose commit ends at or before it was applied.
+    pub lsn: Position,
+    /// Of the last transaction applied; none before the first.
+    pub commit_time: Option<Timestamp>,
+    pub system_identifier: String,
+    pub archive_id: String,
+    pub transactions: i64,
+    pub changes: i64,
+}
+
+const SCHEMA: &str = "
+CREATE TABLE pgsluice.progress (
+    stream            text PRIMARY KEY,
+    lsn               pg_lsn NOT NULL,
+    commit_time       timestamptz,
+    xid               bigint,
+    system_identifier text NOT NULL,
+    archive_id        text NOT NULL,
+    transactions      bigint NOT NULL,
+    changes           bigint NOT NULL,
+    updated_at        timestamptz NOT NULL DEFAULT now()
+)";
+
+/// How far the place for progress is made on a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Absent,
+    /// The schema alone; whether the role may create the table in it.
+    Schema {
+        usable: bool,
+    },
+    /// The table; whether the role may read and write it.
+    Table {
+        usable: bool,
+    },
+}
+
+pub async fn place(client: &Client) -> Result<Place, Fault> {
+    let doing = |e: &tokio_postgres::Error| fault("looking for schema pgsluice", e);
+    let schema = "SELECT has_schema_privilege(oid, 'USAGE'), has_schema_privilege(oid, 'CREATE')
+                    FROM pg_namespace WHERE nspname = 'pgsluice'";
+    let Some(schema) = client.query_opt(schema, &[]).await.map_err(|e| doing(&e))? else {
+        return Ok(Place::Absent);
+    };
+    // By OID, since to resolve the name one needs the privilege that is asked for.
+    let table = "SELECT has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+                    AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')
+                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                  WHERE n.nspname = 'pgsluice' AND c.relname = 'progress'";
+    let enters: bool = schema.get(0);
+    Ok(match client.query_opt(table, &[]).await.map_err(|e| doing(&e))? {
+        Some(table) => Place::Table { usable: enters && table.get(0) },
+        None => Place::Schema { usable: enters && schema.get(1) },
+    })
+}
+
+/// The stream's row, or none where row, table or schema is missing.
+pub async fn read(client: &Client, stream: &str) -> Result<Option<Progress>, Fault> {
+    if !matches!(place(client).await?, Place::Table { .. }) {
+        return Ok(None);
+    }
+    let query =
+        "SELECT lsn, (extract(epoch FROM commit_time) * 1000000)::int8, system_identifier, archive_id,
+                        transactions, changes
+                   FROM pgsluice.progress WHERE stream = $1";
+    let row = client
+        .query_opt(query, &[&stream])
+        .await
+        .map_err(|e| fault(&format!("reading the progress of stream \"{stream}\""), &e))?;
+    Ok(row.map(|row| Progress {
+        lsn: position(row.get::<_, PgLsn>(0)),
+        commit_time: row.get::<_, Option<i64>>(1).map(Timestamp::from_unix_microseconds),
+        system_identifier: row.get(2),
+        archive_id: row.get(3),
+        transactions: row.get(4),
+        changes: row.get(5),
+    }))
+}
+
+/// Makes schema and table where they are missing, and the stream's row at `start` where there is none; says whether it was
+/// made now. A row that exists is left as it is.
+pub async fn create(
+    client: &Client,
+    stream: &str,
+    start: Position,
+    system_identifier: &str,
+    archive_id: &str,
+) -> Result<bool, Fault> {
+    let doing = |e: &tokio_postgres::Error| fault("creating pgsluice.progress", e);
+    let place = place(client).await?;
+    // Each only where it is missing: IF NOT EXISTS would demand the privilege even so.
+    if place == Place::Absent {
+        client.batch_execute("CREATE SCHEMA IF NOT EXISTS pgsluice").await.map_err(|e| doing(&e))?;
+    }
+    if !matches!(place, Place::Table { .. }) {
+        client
+            .batch_execute(&SCHEMA.replacen("TABLE", "TABLE IF NOT EXISTS", 1))
+            .await
+            .map_err(|e| doing(&e))?;
+    }
+    let insert =
+        "INSERT INTO pgsluice.progress (stream, lsn, system_identifier, archive_id, transactions, changes)
+                  VALUES ($1, $2, $3, $4, 0, 0) ON CONFLICT (stream) DO NOTHING";
+    let made = client
+        .execute(insert, &[&stream, &PgLsn::from(start.0), &system_identifier, &archive_id])
+        .await
+        .map_err(|e| doing(&e))?;
+    Ok(made > 0)
+}
+
+/// Deletes the stream's row; false where there was none. Table and schema go too with the last row, where the role may
+/// drop them.
+pub async fn drop(client: &mut Client, stream: &str) -> Result<bool, Fault> {
+    let doing =
+        |e: &tokio_postgres::Error| fault(&format!("dropping the progress of stream \"{stream}\""), e);
+    if !matches!(place(client).await?, Place::Table { .. }) {
+        return Ok(false);
+    }
+    let dropped = client
+        .execute("DELETE FROM pgsluice.progress WHERE stream = $1", &[&stream])
+        .await
+        .map_err(|e| doing(&e))?;
+    let owned = "SELECT pg_has_role(c.relowner, 'USAGE') AND pg_has_role(n.nspowner, 'USAGE')
+                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                  WHERE n.nspname = 'pgsluice' AND c.relname = 'progress'";
+    let owned = client.query_opt(owned, &[]).await.map_err(|e| doing(&e))?;
+    if owned.is_some_and(|row| row.get(0)) {
+        let transaction = client.transaction().await.map_err(|e| doing(&e))?;
+        // A row that another stream inserts meanwhile waits for the lock, and then keeps the table.
+        transaction
+            .batch_execute("LOCK TABLE pgsluice.progress IN ACCESS EXCLUSIVE MODE")
+            .await
+            .map_err(|e| doing(&e))?;
+        let empty = transaction
+            .query_one("SELECT NOT EXISTS (SELECT FROM pgsluice.progress)", &[])
+            .await
+            .map_err(|e| doing(&e))?;
+        if empty.get(0) {
+            transaction.batch_execute("DROP TABLE pgsluice.progress").await.map_err(|e| doing(&e))?;
+        }
+        transaction.commit().await.map_err(|e| doing(&e))?;
+        let others = "SELECT EXISTS (SELECT FROM pg_depend
+                       WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'pgsluice'::regnamespace)";
+        let kept = client.query_one(others, &[]).await.map_err(|e| doing(&e))?;
+        if !kept.get::<_, bool>(0) {
+            client.batch_execute("DROP SCHEMA pgsluice").await.map_err(|e| doing(&e))?;
+        }
+    }
+    Ok(dropped > 0)
+}

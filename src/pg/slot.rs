@@ -1,0 +1,131 @@
+//! The replication slot, seen and made from the control plane.
+//!
+//! It is created by SQL: no snapshot has to be exported, and the answer's LSN is the consistent point. Every transaction
+//! whose commit starts at or after it will be sent, none before.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+use tokio_postgres::types::PgLsn;
+
+use super::answer::{fault, position};
+use crate::model::{Fault, Position};
+
+/// A row of `pg_replication_slots`.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    pub name: String,
+    /// None for a physical slot.
+    pub plugin: Option<String>,
+    pub database: Option<String>,
+    /// The process that uses it now.
+    pub active_pid: Option<i32>,
+    /// None while it is being created.
+    pub confirmed_flush: Option<Position>,
+    /// WAL that is kept because of it, in bytes.
+    pub retained_bytes: u64,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+}
+
+const SLOT: &str = "
+SELECT slot_name::text, plugin::text, database::text, active_pid, confirmed_flush_lsn,
+       greatest(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+                                     ELSE pg_current_wal_lsn() END, restart_lsn), 0)::int8,
+       wal_status
+  FROM pg_replication_slots WHERE slot_name = $1";
+
+pub async fn read(client: &Client, name: &str) -> Result<Option<Slot>, Fault> {
+    let row = client
+        .query_opt(SLOT, &[&name])
+        .await
+        .map_err(|e| fault(&format!("reading replication slot \"{name}\""), &e))?;
+    Ok(row.map(|row| Slot {
+        name: row.get(0),
+        plugin: row.get(1),
+        database: row.get(2),
+        active_pid: row.get(3),
+        confirmed_flush: row.get::<_, Option<PgLsn>>(4).map(position),
+        retained_bytes: row.get::<_, Option<i64>>(5).and_then(|n| u64::try_from(n).ok()).unwrap_or(0),
+        wal_status: row.get(6),
+    }))
+}
+
+/// Creates the slot and gives its consistent point. The server first waits for every transaction that runs and has
+/// written, so one forgotten session blocks it: after `patience` the creation is called off, through the second connection
+/// `watch`, and the fault names who was in the way. Nothing is left behind then.
+pub async fn create(
+    client: &Client,
+    watch: &Client,
+    name: &str,
+    plugin: &str,
+    patience: Duration,
+) -> Result<Position, Fault> {
+    let doing = format!("creating replication slot \"{name}\"");
+    let row = client.query_one("SELECT pg_backend_pid()", &[]).await.map_err(|e| fault(&doing, &e))?;
+    let pid: i32 = row.get(0);
+    let creation = async {
+        let query = "SELECT lsn FROM pg_create_logical_replication_slot($1, $2, false, false)";
+        client.query_one(query, &[&name, &plugin]).await
+    };
+    tokio::pin!(creation);
+    let start = Instant::now();
+    let mut told = false;
+    let mut blockers = Vec::new();
+    loop {
+        let waited = tokio::time::timeout(Duration::from_secs(1), &mut creation).await;
+        match waited {
+            Ok(Ok(row)) => return Ok(position(row.get::<_, PgLsn>(0))),
+            Ok(Err(error)) => return Err(fault(&doing, &error)),
+            Err(_) => {}
+        }
+        let now = blocking(watch, pid).await?;
+        if !now.is_empty() {
+            blockers = now;
+        }
+        if !told && let Some(blocker) = blockers.first() {
+            tracing::warn!(slot = name, blocked_by = %blocker, "slot creation waits for a transaction to end");
+            told = true;
+        }
+        if start.elapsed() >= patience {
+            break;
+        }
+    }
+    watch.execute("SELECT pg_cancel_backend($1)", &[&pid]).await.map_err(|e| fault(&doing, &e))?;
+    // The creation may have won the race against its cancellation.
+    if let Ok(row) = creation.await {
+        return Ok(position(row.get::<_, PgLsn>(0)));
+    }
+    let names = blockers.join("; ");
+    let pids: Vec<_> = blockers.iter().filter_map(|blocker| blocker.split(' ').nth(1)).collect();
+    Err(Fault::stop(format!("{doing}: not possible within {} s, blocked by {names}", patience.as_secs()))
+        .hint(format!(
+            "end that transaction (SELECT pg_terminate_backend({})) or wait longer with --slot-timeout",
+            pids.join("), pg_terminate_backend(")
+        )))
+}
+
+/// Who holds the transactions that `pid` waits for: `pid 123 (role app, psql, idle in transaction since …)`.
+async fn blocking(watch: &Client, pid: i32) -> Result<Vec<String>, Fault> {
+    let query = "
+SELECT format('pid %s (role %s, application \"%s\", %s, transaction since %s)', a.pid, a.usename, a.application_name,
+              coalesce(a.state, 'state unknown'), to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'))
+  FROM unnest(pg_blocking_pids($1)) b JOIN pg_stat_activity a ON a.pid = b";
+    let rows = watch
+        .query(query, &[&pid])
+        .await
+        .map_err(|e| fault("looking for what blocks the slot's creation", &e))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Drops the slot; false where there was none.
+pub async fn drop(client: &Client, name: &str) -> Result<bool, Fault> {
+    let dropped = client
+        .execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1",
+            &[&name],
+        )
+        .await
+        .map_err(|e| fault(&format!("dropping replication slot \"{name}\""), &e))?;
+    Ok(dropped > 0)
+}

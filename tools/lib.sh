@@ -1,0 +1,131 @@
+# What the scripts in this folder share. Sourced, not run.
+#
+# Nothing here needs root, but packages are installed only as root and servers never run as root.
+# shellcheck shell=bash
+
+set -euo pipefail
+
+root_folder=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+cache_folder=${PGSLUICE_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/pgsluice}
+
+bold='' red='' plain=''
+if [ -t 2 ] && [ -z "${NO_COLOR:-}" ]; then
+    bold=$'\e[1m' red=$'\e[31m' plain=$'\e[0m'
+fi
+
+step() { printf '%s==> %s%s\n' "$bold" "$*" "$plain" >&2; }
+note() { printf '    %s\n' "$*" >&2; }
+die() {
+    printf '%serror: %s%s\n' "$red" "$1" "$plain" >&2
+    shift
+    local hint
+    for hint in "$@"; do printf '  hint: %s\n' "$hint" >&2; done
+    exit 1
+}
+
+# The head comment of a script is its help.
+usage() { sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"; }
+
+is_root() { [ "$(id -u)" -eq 0 ]; }
+has() { command -v "$1" >/dev/null 2>&1; }
+
+# The folder of the newest packaged server's programs, else of one that tools/servers installed; empty without one.
+postgres_bin() {
+    local bin newest=''
+    for bin in "$(servers_folder)"/*/bin $(printf '%s\n' /usr/lib/postgresql/*/bin | sort -V); do
+        [ -x "$bin/initdb" ] && [ -x "$bin/pgbench" ] && newest=$bin
+    done
+    printf '%s\n' "${PGSLUICE_PG_BIN:-$newest}"
+}
+
+# Servers don't run as root, who therefore keeps them outside of his home.
+servers_folder() {
+    if [ -n "${PGSLUICE_SERVERS:-}" ]; then
+        printf '%s\n' "$PGSLUICE_SERVERS"
+    elif is_root; then
+        printf '%s\n' /var/cache/pgsluice/servers
+    else
+        printf '%s\n' "$cache_folder/servers"
+    fi
+}
+
+# install_packages PACKAGE... : by apt as root, else says what somebody who may should do.
+install_packages() {
+    [ $# -gt 0 ] || return 0
+    is_root && has apt-get || die "missing Debian packages: $*" "as root: apt-get install --no-install-recommends $*"
+    step "installing $*"
+    export DEBIAN_FRONTEND=noninteractive
+    # Debian's package makes and starts a cluster of its own unless it is told not to.
+    if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+        mkdir -p /etc/postgresql-common
+        echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+    fi
+    apt-get update -q >&2 || note 'apt-get update failed; trying with the lists at hand'
+    apt-get install -qy --no-install-recommends "$@" >&2
+}
+
+need_postgres() {
+    if [ -z "$(postgres_bin)" ]; then
+        # The server's package has pgbench and the contrib modules since version 10.
+        install_packages postgresql postgresql-contrib
+    fi
+    if is_root && ! id postgres >/dev/null 2>&1; then
+        die 'no user postgres to run servers as' 'useradd --system postgres'
+    fi
+}
+
+# What RocksDB's bindings and its C++ need.
+need_compilers() {
+    local missing=()
+    has c++ && has make || missing+=(build-essential)
+    has pkg-config || missing+=(pkg-config)
+    if ! compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && [ -z "${LIBCLANG_PATH:-}" ]; then
+        missing+=(libclang-dev)
+    fi
+    install_packages "${missing[@]}"
+}
+
+need_rust() {
+    [ -d "${CARGO_HOME:-$HOME/.cargo}/bin" ] && PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+    has cargo || die 'no Rust toolchain' 'https://rustup.rs, or: apt-get install rustup && rustup default stable'
+    local wanted have
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root_folder/Cargo.toml")
+    have=$(rustc --version | cut -d' ' -f2)
+    [ "$(printf '%s\n%s\n' "$wanted" "$have" | sort -V | head -n 1)" = "$wanted" ] ||
+        die "Rust $have is too old, $wanted is needed" 'rustup update stable'
+}
+
+# One target folder for all clones: RocksDB takes a quarter of an hour on two cores, once.
+use_build_cache() {
+    export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache_folder/target}
+    [ -d /usr/lib/ccache ] && PATH=/usr/lib/ccache:$PATH
+    export PATH CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
+}
+
+# Builds the program and says where it is.
+build_program() {
+    need_rust
+    need_compilers
+    use_build_cache
+    step 'building pgsluice (the first build compiles RocksDB: about 15 minutes on two cores)'
+    (cd "$root_folder" && cargo build --release --locked --bin pgsluice >&2)
+    printf '%s\n' "$CARGO_TARGET_DIR/release/pgsluice"
+}
+
+# Runs a server's program as somebody who may run servers.
+as_server_owner() {
+    if is_root; then
+        (cd / && exec setpriv --reuid postgres --regid postgres --clear-groups -- "$@")
+    else
+        "$@"
+    fi
+}
+
+# A loopback port that nothing listens on, below those the kernel gives to outgoing connections.
+free_port() {
+    local port
+    while :; do
+        port=$((20000 + (RANDOM * 32768 + RANDOM) % 12000))
+        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { printf '%s\n' "$port"; return; }
+    done
+}
