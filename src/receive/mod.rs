@@ -160,8 +160,7 @@ async fn settled(writer: &mut Writer) -> Result<Position, Fault> {
     writer.flush();
     let received = writer.received();
     let mut durable = writer.durable();
-    let reached =
-        |durable: &Durable| durable.position >= received || durable.state != WriterState::Running;
+    let reached = |durable: &Durable| durable.position >= received || durable.state != WriterState::Running;
     let settled = durable.wait_for(reached).await.map_err(|_| log_ended())?;
     healthy(&settled)?;
     Ok(settled.position)
