@@ -78,6 +78,13 @@ impl Reader {
         let first = listing.first().map_or(archive.manifest().start, |name| name.after);
         let sealed = listing.iter().filter_map(|name| name.through).max();
         let end = sealed.unwrap_or(first).max(reader.mark.position);
+        if after > end
+            && let Some(open) = listing.last().filter(|name| name.through.is_none())
+            && let Some(limit) = reader.reach(*open, after)?
+        {
+            reader.skip(after, limit)?;
+            return Ok(reader);
+        }
         if after < first || after > end {
             return Err(Fault::person(format!(
                 "the log holds what comes after {first} up to {end}, and not what comes after {after}"
@@ -96,7 +103,8 @@ impl Reader {
             },
         };
         if reader.segment < after {
-            reader.skip(after)?;
+            let (Limit::Sealed(SealedEnd { offset: limit, .. }) | Limit::Open(limit)) = reader.limit()?;
+            reader.skip(after, limit)?;
         }
         Ok(reader)
     }
@@ -284,9 +292,28 @@ impl Reader {
         Ok(())
     }
 
+    /// Opens the open segment and looks for `after` behind the durable mark, which may be too old after a crash of the
+    /// machine: who has applied up to there may stand there. More is given only when a receiver has renewed the mark.
+    /// Gives the offset behind the frame that reaches it.
+    fn reach(&mut self, name: SegmentName, after: Position) -> Result<Option<u64>, Fault> {
+        self.segment = name.after;
+        if !self.open_file(name)? {
+            return Ok(None);
+        }
+        let Some(file) = &self.file else { return Ok(None) };
+        let (mut offset, size) = (HEADER_BYTES as u64, file.size_bytes()?);
+        // The file may end in a torn frame: that is no fault here, recovery will see to it.
+        while let Ok((header, _)) = file.frame(offset, size, &mut self.scratch) {
+            offset = offset.saturating_add(header.len());
+            if header.ends_on_commit && header.through >= after {
+                return Ok(Some(offset));
+            }
+        }
+        Ok(None)
+    }
+
     /// Moves to the first frame that is not covered by `after`, and keeps the definitions of the frames before it.
-    fn skip(&mut self, after: Position) -> Result<(), Fault> {
-        let (Limit::Sealed(SealedEnd { offset: limit, .. }) | Limit::Open(limit)) = self.limit()?;
+    fn skip(&mut self, after: Position, limit: u64) -> Result<(), Fault> {
         let Some(file) = &self.file else { return Ok(()) };
         // A transaction in several frames begins behind the last frame that ends on a commit.
         let (mut at, mut start) = (HEADER_BYTES as u64, HEADER_BYTES as u64);

@@ -213,3 +213,109 @@ async fn a_reader_goes_on_across_the_writers_restarts() {
     got.extend(drain(&mut reader));
     assert_eq!(said(&got), flat(&sent));
 }
+
+/// A machine that crashes may bring back an older mark than the data that it was written for.
+#[tokio::test]
+async fn a_reader_may_stand_behind_a_mark_that_is_too_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = archive(folder.path());
+    let sent = transactions(3);
+    let mut writer = open(&archive);
+    let mark = folder.path().join("durable");
+    for (number, messages) in sent.iter().enumerate() {
+        append(&mut writer, messages);
+        writer.flush();
+        durable(&writer, end(number as u64 + 1)).await;
+        if number == 0 {
+            fs::copy(&mark, folder.path().join("old")).unwrap();
+        }
+    }
+    drop(writer);
+    fs::copy(folder.path().join("old"), &mark).unwrap();
+    let mut reader = Reader::open(&archive, end(2), None).unwrap();
+    assert!(said(&drain(&mut reader)).is_empty());
+    assert!(Reader::open(&archive, Position(end(3).0 + 1), None).is_err());
+    let writer = open(&archive);
+    assert_eq!(said(&drain(&mut reader)), flat(&sent[2..]));
+    drop(writer);
+}
+
+/// Whatever is done in whatever order, the log holds what was received whole, and each crash loses only what was not
+/// durable.
+#[tokio::test]
+async fn any_order_of_doings_keeps_what_was_durable() {
+    for seed in 1..=12u64 {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = archive(folder.path());
+        if seed > 2 {
+            without_catalog(&archive);
+        }
+        let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut next = |below: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % below
+        };
+        let mut writer = open(&archive);
+        // What was sent whole and not lost since, each with its end.
+        let mut model: Vec<(Position, Vec<Vec<u8>>)> = Vec::new();
+        let mut reader = Reader::open(&archive, START, Some(writer.tail())).unwrap();
+        let mut got = Vec::new();
+        for _ in 0..150 {
+            let at = Position(writer.received().0 + 0x40 + next(5) * 8);
+            match next(12) {
+                0..=4 => {
+                    let mut messages = transaction(at);
+                    let definitions =
+                        [relation(100, "one", 25), type_definition(900, "mood"), relation(200, "two", 900)];
+                    messages.splice(1..1, definitions);
+                    let cut = if next(4) == 0 { next(8) as usize } else { messages.len() };
+                    append(&mut writer, &messages[..cut]);
+                    if cut < messages.len() {
+                        if next(2) == 0 {
+                            writer.flush();
+                        }
+                        if next(2) == 0 {
+                            writer.seal();
+                        }
+                        writer.discard();
+                    } else {
+                        model.push((at, messages));
+                    }
+                }
+                5 | 6 => writer.flush(),
+                7 => writer.seal(),
+                8 => writer.progress(at),
+                9 => {
+                    writer.flush();
+                    durable(&writer, writer.received()).await;
+                }
+                10 => got.extend(drain(&mut reader)),
+                _ => {
+                    let acknowledged = writer.durable().borrow().position;
+                    if next(2) == 0 {
+                        let received = writer.received();
+                        assert_eq!(writer.close().await.unwrap(), received);
+                    } else {
+                        drop(writer);
+                    }
+                    got.extend(drain(&mut reader));
+                    writer = open(&archive);
+                    assert!(writer.received() >= acknowledged);
+                    model.retain(|(end, _)| *end <= writer.received());
+                    got.extend(drain(&mut reader));
+                    reader = Reader::open(&archive, writer.received(), Some(writer.tail())).unwrap();
+                    assert!(said(&drain(&mut reader)).is_empty());
+                }
+            }
+        }
+        writer.close().await.unwrap();
+        got.extend(drain(&mut reader));
+        let expected: Vec<_> = model.into_iter().map(|(_, messages)| messages).collect();
+        assert_eq!(said(&frames(&archive, START)), flat(&expected), "seed {seed}");
+        assert_eq!(said(&got), flat(&expected), "seed {seed}, as it was followed");
+        let report = verify(&archive, |_| ()).unwrap();
+        assert_eq!((report.problems, report.transactions), (Vec::new(), expected.len() as u64));
+    }
+}

