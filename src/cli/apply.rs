@@ -3,6 +3,7 @@
 use super::arguments::{ArchiveArguments, Everywhere, SourceArguments, StreamArguments, TargetArguments};
 use super::conduct::{EndposArguments, conduct, needed_target};
 use super::config::File;
+use super::setup;
 use crate::apply::Target;
 use crate::archive::{Archive, WriterOptions};
 use crate::follow::Options;
@@ -31,6 +32,7 @@ impl ApplyCommand {
         let stream = self.stream.names(&place, file)?.origin;
         let target = needed_target(self.target.conninfo(file)?)?;
         let archive = Archive::open(&place.archive)?;
+        setup::prepare_target(&target, &stream, &archive).await?;
         let endpos = self.endpos.position(self.source.optional(file)?.as_ref()).await?;
         let target = Some(Target { conninfo: target, stream });
         let writer = WriterOptions::default();

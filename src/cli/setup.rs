@@ -154,12 +154,11 @@ impl<'a> Survey<'a> {
         Intent::forget(&options.archive)?;
         let start = archive.manifest().start;
         Sentinel::create(&options.archive, Control { startpos: start, apply: true, ..Control::default() })?;
-        let origin = match (&self.target, &self.target_facts) {
-            (Some(client), Some(facts)) => self
-                .make_progress(client, facts, &archive, &mut created)
+        let origin = match &self.target {
+            Some(client) => make_progress(client, &options.origin, &archive, &mut created)
                 .await
                 .map_err(Side::Target.says())?,
-            _ => None,
+            None => None,
         };
         let manifest = archive.manifest();
         Ok(Report {
@@ -304,28 +303,45 @@ impl<'a> Survey<'a> {
         created.push(format!("archive {}", options.archive.display()));
         Ok(archive)
     }
+}
 
-    async fn make_progress(
-        &self,
-        client: &Client,
-        facts: &TargetFacts,
-        archive: &Archive,
-        created: &mut Vec<String>,
-    ) -> Result<Option<String>, Fault> {
-        let name = &self.options.origin;
-        let manifest = archive.manifest();
-        let (system, id) = (manifest.system_identifier.to_string(), manifest.archive_id.to_string());
-        if progress::create(client, name, manifest.start, &system, &id).await? {
-            created.push(format!("progress row {name}"));
-        }
-        if !facts.origin_functions_denied.is_empty() {
-            return Ok(None);
-        }
-        if origin::create(client, name).await? {
-            created.push(format!("origin {name}"));
-        }
-        Ok(Some(name.clone()))
+/// The target's part: progress row and origin, at the start of the archive, where they are missing. Gives the origin's name
+/// where privileges allow one.
+async fn make_progress(
+    client: &Client,
+    name: &str,
+    archive: &Archive,
+    created: &mut Vec<String>,
+) -> Result<Option<String>, Fault> {
+    let manifest = archive.manifest();
+    let (system, id) = (manifest.system_identifier.to_string(), manifest.archive_id.to_string());
+    if progress::create(client, name, manifest.start, &system, &id).await? {
+        created.push(format!("progress row {name}"));
     }
+    if !origin::denied(client).await?.is_empty() {
+        return Ok(None);
+    }
+    if origin::create(client, name).await? {
+        created.push(format!("origin {name}"));
+    }
+    Ok(Some(name.to_owned()))
+}
+
+/// Makes a target that an archive was never applied to ready for it. It must hold the tables as they were at the
+/// archive's start.
+pub(crate) async fn prepare_target(target: &Conninfo, name: &str, archive: &Archive) -> Result<(), Fault> {
+    let client = Side::Target.connect(target, APPLICATION).await?;
+    if progress::read(&client, name).await.map_err(Side::Target.says())?.is_some() {
+        return Ok(());
+    }
+    let mut created = Vec::new();
+    make_progress(&client, name, archive, &mut created).await.map_err(Side::Target.says())?;
+    tracing::warn!(
+        stream = name,
+        start = %archive.manifest().start,
+        "a new target: it must hold the tables as they were at the archive's start"
+    );
+    Ok(())
 }
 
 async fn source_facts(options: &Options, client: &Client) -> Result<SourceFacts, Fault> {

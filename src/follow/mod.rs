@@ -26,7 +26,7 @@ pub struct Options {
     pub archive: Archive,
     pub source: Option<Source>,
     pub target: Option<Target>,
-    /// Where to stop; written to the sentinel, so that it holds for a run that resumes this one too.
+    /// Where this run stops; without it, where the sentinel says.
     pub endpos: Option<Position>,
     pub writer: WriterOptions,
 }
@@ -49,19 +49,19 @@ pub struct Standing {
 /// Runs until endpos, a signal or a fault. `tell` hears how things stand about once a second.
 pub async fn run(options: Options, mut tell: impl FnMut(&Standing)) -> Result<Standing, Fault> {
     let mut sentinel = Sentinel::open(options.archive.root())?;
-    if let Some(endpos) = options.endpos {
-        sentinel.update(|control| control.endpos = endpos)?;
-    }
     let control = sentinel.read()?;
+    // What was typed holds for this run, until somebody sets another one in the sentinel.
+    let mut endpos = options.endpos.or(control.endpos());
+    let mut set = control.endpos();
     let role = match (&options.source, &options.target) {
         (Some(_), Some(_)) => Role::Both,
         (None, _) => Role::Apply,
         (_, None) => Role::Receive,
     };
     let mut runner = Runner::new(options);
-    let mut machine = Machine::new(role, control.apply, control.endpos());
+    let mut machine = Machine::new(role, control.apply, endpos);
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let (mut poll, mut minute) = (tokio::time::interval(POLL), tokio::time::interval(TELL));
+    let (mut poll, mut second) = (tokio::time::interval(POLL), tokio::time::interval(TELL));
     let mut event = Event::Started;
     loop {
         for command in machine.step(event) {
@@ -82,13 +82,19 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Standing)) -> Result<St
                 let applied = *runner.applied.borrow_and_update();
                 Event::Applied { position: applied.position, log: applied.log, met: applied.is_live }
             }
-            _ = minute.tick() => {
+            _ = second.tick() => {
                 runner.publish(&sentinel, &machine);
                 tell(&runner.standing(&machine));
                 continue_with(&machine)
             }
             _ = poll.tick() => match sentinel.changed() {
-                Ok(Some(control)) => Event::Sentinel { apply: control.apply, endpos: control.endpos() },
+                Ok(Some(control)) => {
+                    if set != control.endpos() {
+                        set = control.endpos();
+                        endpos = set;
+                    }
+                    Event::Sentinel { apply: control.apply, endpos }
+                }
                 Ok(None) => continue_with(&machine),
                 Err(fault) => {
                     tracing::warn!(error = %fault, "the sentinel can't be read");
