@@ -95,7 +95,6 @@ struct Survey<'a> {
     source: Client,
     target: Option<Client>,
     facts: SourceFacts,
-    target_facts: Option<TargetFacts>,
     progress: Option<Progress>,
     archive: Option<Archive>,
     plan: Plan,
@@ -132,7 +131,7 @@ impl<'a> Survey<'a> {
         if let Some(target) = &target_facts {
             findings.extend(preflight::target_findings(&facts, target, &plan));
         }
-        Ok(Survey { options, source, target, facts, target_facts, progress, archive, plan, findings })
+        Ok(Survey { options, source, target, facts, progress, archive, plan, findings })
     }
 
     async fn perform(self) -> Result<Report, Fault> {
