@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use pgsluice::model::{Fault, Remedy};
 use pgsluice::pg::{Conninfo, Pipeline, PipelineOptions, ReplicationStream, control};
-use support::Cluster;
+use support::{Cluster, Version};
 use tokio::runtime::Runtime;
 
 fn wait<T>(future: impl Future<Output = T>) -> T {
@@ -38,9 +38,11 @@ fn attempt(text: &str) -> Result<String, Fault> {
     attempt_with(text, &[])
 }
 
+type Expected<'a> = Result<&'a str, (Remedy, &'a str)>;
+
 /// Each string leads to an answer, or to a fault with a remedy that holds a text (in message, code or hint).
 #[track_caller]
-fn check(cluster: &Cluster, cases: &[(&str, Result<&str, (Remedy, &str)>)]) {
+fn check(cluster: &Cluster, cases: &[(&str, Expected<'_>)]) {
     let port = cluster.port();
     for (text, expected) in cases {
         let found = attempt(&format!("port={port} {text}"));
@@ -125,6 +127,12 @@ impl Keys {
     }
 }
 
+/// A server of a build that has TLS, which those of some packages lack.
+fn with_tls() -> Cluster {
+    let packaged = Version::all().into_iter().rfind(|version| version.bin.starts_with("/usr/lib/postgresql"));
+    Cluster::prepare().version(&packaged.unwrap_or_else(Version::default_one)).start()
+}
+
 const P256: &str = "ec -pkeyopt ec_paramgen_curve:P-256";
 
 /// Settings take effect a moment after a reload; a certificate is then in use by new sessions.
@@ -150,7 +158,7 @@ const NAMED: &str = "host=db.test hostaddr=127.0.0.1";
 
 #[test]
 fn certificates_are_checked_as_the_mode_demands() {
-    let cluster = Cluster::target();
+    let cluster = with_tls();
     let keys = Keys::new();
     keys.sign("server", "ignored.test", "subjectAltName=DNS:db.test,IP:127.0.0.1", P256, "-days 2");
     keys.install(&cluster, "server");
@@ -226,7 +234,7 @@ fn certificates_are_checked_as_the_mode_demands() {
 
 #[test]
 fn self_made_certificates_of_the_manual_work() {
-    let cluster = Cluster::target();
+    let cluster = with_tls();
     let keys = Keys::new();
     // As the server's manual tells to make one: no alternative names, an authority of its own.
     keys.openssl("req -new -x509 -days 365 -nodes -text -out self.crt -keyout self.key -subj /CN=db.test");
@@ -241,7 +249,7 @@ fn self_made_certificates_of_the_manual_work() {
             Err((Remedy::Stop, "not for this host name")),
         ),
         (format!("{NAMED} sslmode=verify-full sslrootcert={other}"), Err((Remedy::Stop, "TLS handshake"))),
-        (format!("{ELSEWHERE}"), Err((Remedy::Stop, "no sslmode was given"))),
+        (ELSEWHERE.to_string(), Err((Remedy::Stop, "no sslmode was given"))),
     ] {
         check(&cluster, &[(&format!("user=postgres {text}"), expected)]);
     }
@@ -268,7 +276,7 @@ fn a_server_without_tls_is_refused_where_it_is_demanded() {
 
 #[test]
 fn client_certificates_prove_the_user() {
-    let cluster = Cluster::target();
+    let cluster = with_tls();
     let keys = Keys::new();
     keys.sign("server", "db.test", "subjectAltName=DNS:db.test", P256, "-days 2");
     keys.install(&cluster, "server");
@@ -308,7 +316,7 @@ fn client_certificates_prove_the_user() {
 
 #[test]
 fn passwords_go_only_where_nobody_listens() {
-    let cluster = Cluster::target();
+    let cluster = with_tls();
     let keys = Keys::new();
     keys.sign("server", "db.test", "subjectAltName=DNS:db.test", "rsa:2048", "-days 2");
     keys.install(&cluster, "server");

@@ -75,7 +75,7 @@ fn changes_stream_and_confirmations_move_the_slot() {
         "begin isolation level repeatable read; set transaction snapshot '{snapshot}'; commit"
     ));
     assert!(slot.consistent_point >= identity.position);
-    assert_eq!(commands.server_version_num() / 10_000, 15);
+    assert_eq!(commands.server_version_num() / 10_000, cluster.version().major);
 
     cluster.pgbench(&["-n", "-c", "4", "-t", "250"]);
     let end = Position(lsn(&cluster.current_lsn()));
@@ -279,7 +279,9 @@ fn a_large_pipeline_flows_both_ways_at_once() {
 
 #[test]
 fn a_large_pipeline_flows_through_tls_too() {
-    let cluster = Cluster::target();
+    // Of a build that has TLS, which those of some packages lack.
+    let packaged = Version::all().into_iter().rfind(|version| version.bin.starts_with("/usr/lib/postgresql"));
+    let cluster = Cluster::prepare().version(&packaged.unwrap_or_else(Version::default_one)).start();
     encrypt(&cluster);
     flow(&cluster, &format!("{} sslmode=require", cluster.conninfo()));
 }
@@ -539,7 +541,6 @@ fn encoding_costs_a_fraction_of_a_microsecond() {
             }
             best = best.min(started.elapsed() / COUNT);
         }
-        println!("{best:?}");
         assert!(best < Duration::from_nanos(500), "{best:?}");
         assert!(pipeline.writer.pending() > 80_000_000);
     });

@@ -4,7 +4,6 @@
 
 mod support;
 
-
 use support::{Road, Session, assert_tables_equal, lsn, seconds, wait_until};
 
 /// Same schema on both sides, changes on the source, same rows on both sides.

@@ -16,6 +16,8 @@ use super::{Applied, Control, Target, describe, lookup};
 const CHANGES_MAX: u64 = 1000;
 /// Inserts into one table in a row from which COPY is worth its start.
 const COPY_RUN: usize = 8;
+/// How often a transaction is tried again that the target refuses for a passing reason (lock, time-out, deadlock).
+const REFUSALS_MAX: u32 = 10;
 /// Our own schema, should it be published by a source that is itself a target.
 const OWN_SCHEMA: &str = "pgsluice";
 
@@ -28,6 +30,8 @@ pub(super) struct Applier<'a> {
     applied: Applied,
     /// A batch up to the commit at this LSN was refused: until it is passed, one source transaction is a batch, row by row.
     careful_until: Option<Lsn>,
+    /// Batches refused in a row.
+    refusals: u32,
 }
 
 /// How the loop goes on.
@@ -72,7 +76,13 @@ impl<'a> Applier<'a> {
             planner: Planner::default(),
             applied: Applied::default(),
             careful_until: None,
+            refusals: 0,
         }
+    }
+
+    /// Whether the same batch has been refused so often that a person should look.
+    pub(super) fn is_out_of_patience(&self) -> bool {
+        self.refusals > REFUSALS_MAX
     }
 
     pub(super) fn position(&self) -> Position {
@@ -290,6 +300,7 @@ impl<'a> Applier<'a> {
 
     /// Commits the batch in hand, if there is one.
     async fn commit(&mut self, run: &mut Run, control: &Control) -> Result<Flow, Fault> {
+        assert!(!matches!(run.inside, Inside::Applying(_)), "would commit a part of a source transaction");
         if !run.is_open {
             // Transactions without changes for this target leave no mark on it.
             run.advance = Advance::default();
@@ -299,6 +310,7 @@ impl<'a> Applier<'a> {
             return self.refused(run, refused).await;
         }
         run.is_open = false;
+        self.refusals = 0;
         let advance = std::mem::take(&mut run.advance);
         self.applied.transactions += advance.transactions;
         self.applied.changes += advance.changes;
@@ -323,6 +335,7 @@ impl<'a> Applier<'a> {
         if fault.sqlstate.is_none() && statement.is_none() {
             return Err(fault);
         }
+        self.refusals += 1;
         let begin = run.advance_until();
         run.give_up().await?;
         if self.careful_until.is_none() {

@@ -68,9 +68,6 @@ pub enum Outcome {
 
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// How often a transaction that the target refuses for a passing reason (lock, time-out, deadlock) is tried again.
-const ATTEMPTS_MAX: u32 = 10;
-
 /// Applies until stopped or until endpos, across lost connections to the target.
 pub async fn apply(
     archive: &Archive,
@@ -80,7 +77,6 @@ pub async fn apply(
 ) -> Result<Outcome, Fault> {
     let mut applier = Applier::new(archive, tail, target);
     let mut backoff = BACKOFF_MIN;
-    let mut attempts = 0;
     loop {
         let before = applier.position();
         let fault = match applier.run(&mut control).await {
@@ -88,16 +84,13 @@ pub async fn apply(
             Ok(_) => return Ok(Outcome::Stopped),
             Err(fault) => fault,
         };
-        if applier.position() > before {
-            backoff = BACKOFF_MIN;
-            attempts = 0;
-        }
-        // A refused statement ends the run only where trying again can't help; a lost connection never does.
-        attempts += u32::from(fault.sqlstate.is_some());
-        if !matches!(fault.remedy, Remedy::Retry | Remedy::Reread) || attempts >= ATTEMPTS_MAX {
+        if !matches!(fault.remedy, Remedy::Retry | Remedy::Reread) || applier.is_out_of_patience() {
             return Err(fault);
         }
-        tracing::warn!(error = %fault, retry_seconds = backoff.as_secs_f64(), "target does not take the batch");
+        if applier.position() > before {
+            backoff = BACKOFF_MIN;
+        }
+        tracing::warn!(error = %fault, retry_seconds = backoff.as_secs_f64(), "connection to the target lost, or batch put off");
         tokio::select! {
             () = tokio::time::sleep(backoff) => {}
             _ = control.stop.wait_for(|stop| *stop) => return Ok(Outcome::Stopped),

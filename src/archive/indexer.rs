@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
 
 use crate::catalog::{Catalog, FrameRow, RelationRow, SegmentRow, SegmentRows};
 use crate::model::Fault;
@@ -16,7 +17,12 @@ use super::{Archive, SegmentFile, writer};
 pub(super) fn run(archive: &Archive, sealed: &Receiver<SegmentName>, closing: &AtomicBool) {
     let index = || -> Result<(), Fault> {
         let catalog = Catalog::open(&archive.catalog_folder(), archive.manifest().archive_id.0)?;
-        reconcile(archive, &catalog, |_, _| !closing.load(Ordering::Acquire))?;
+        // A stop waits a little for a catalog that is built anew, and no longer: the next start goes on with it.
+        let mut closing_since = None;
+        reconcile(archive, &catalog, |_, _| {
+            !closing.load(Ordering::Acquire)
+                || closing_since.get_or_insert_with(Instant::now).elapsed() < Duration::from_secs(1)
+        })?;
         while let Ok(name) = sealed.recv() {
             if let Some(rows) = segment_rows(archive, name)? {
                 catalog.index(&rows)?;

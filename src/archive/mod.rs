@@ -21,6 +21,7 @@ mod inspect;
 mod lookup;
 mod manifest;
 mod mark;
+mod queue;
 mod reader;
 mod recovery;
 mod scribe;

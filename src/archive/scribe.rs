@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -15,22 +15,11 @@ use crate::model::{Fault, Position};
 use crate::segment::{Cut, Encoder, Header, SegmentName};
 
 use super::mark::MarkFile;
+use super::queue::{Command, Queue};
 use super::recovery::End;
 use super::tail::{Place, cost};
 use super::writer::Shared;
 use super::{Archive, Durable, Frame, Mark, Tail, WriterState, disk};
-
-/// What the writer asks of its thread, in order.
-pub(super) enum Command {
-    Frame(Cut),
-    /// Forget the frames of the unfinished transaction.
-    Discard,
-    Seal,
-    /// The segment, which holds nothing yet, and those behind it are of that timeline.
-    Timeline(u32),
-    /// Seal without beginning another segment, and end.
-    Finish,
-}
 
 /// How many bytes of records are written at most before they are synced and published.
 const GROUP_BYTES: usize = 8 << 20;
@@ -52,6 +41,9 @@ pub(super) struct Scribe {
     written: Mark,
     dirty: bool,
     stalled: bool,
+    queue: Queue,
+    /// The transaction at hand was found to be discarded while the disk was full; its other frames are not written.
+    abandoned: bool,
     /// Frames that wait for their commit and the sync.
     unpublished: VecDeque<(Place, Frame, u64)>,
     unpublished_bytes: usize,
@@ -65,6 +57,7 @@ pub(super) struct Start {
     pub(super) shared: Arc<Shared>,
     pub(super) tail: Tail,
     pub(super) durable: watch::Sender<Durable>,
+    pub(super) queue: Queue,
     pub(super) sealed: Sender<SegmentName>,
     pub(super) end: End,
 }
@@ -72,13 +65,13 @@ pub(super) struct Start {
 impl Scribe {
     /// Begins a segment where the log ends.
     pub(super) fn open(start: Start) -> Result<Scribe, Fault> {
-        let Start { archive, timeline, zstd_level, shared, tail, durable, sealed, end } = start;
+        let Start { archive, timeline, zstd_level, shared, tail, durable, queue, sealed, end } = start;
         let mark = MarkFile::open(archive.root())
             .map_err(|error| disk::fault("cannot open the durable mark in", archive.root(), &error))?;
         let encoder = Encoder::new(header(&archive, timeline, end), zstd_level);
         let path = archive.segment_path(SegmentName::open(end.position));
-        let file =
-            begin_file(&archive, &encoder).map_err(|error| disk::fault("cannot create", &path, &error))?;
+        let file = begin_file(&archive, encoder.header())
+            .map_err(|error| disk::fault("cannot create", &path, &error))?;
         let written = beginning(&encoder);
         let scribe = Scribe {
             archive,
@@ -95,6 +88,8 @@ impl Scribe {
             written,
             dirty: false,
             stalled: false,
+            queue,
+            abandoned: false,
             unpublished: VecDeque::new(),
             unpublished_bytes: 0,
         };
@@ -103,8 +98,8 @@ impl Scribe {
     }
 
     /// Works until the writer is gone or says so. A fault is published, and ends it.
-    pub(super) fn run(mut self, commands: &Receiver<Command>) -> Result<Position, Fault> {
-        let result = self.work(commands);
+    pub(super) fn run(mut self) -> Result<Position, Fault> {
+        let result = self.work();
         if let Err(fault) = &result {
             tracing::error!(error = %fault, "the log's writer has failed");
             self.shared.failed.store(true, Ordering::Release);
@@ -115,8 +110,8 @@ impl Scribe {
         result.map(|()| self.encoder.ledger().through())
     }
 
-    fn work(&mut self, commands: &Receiver<Command>) -> Result<(), Fault> {
-        while let Ok(first) = commands.recv() {
+    fn work(&mut self) -> Result<(), Fault> {
+        while let Some(first) = self.queue.wait() {
             let mut next = Some(first);
             let mut group = 0;
             while let Some(command) = next {
@@ -134,7 +129,7 @@ impl Scribe {
                     Command::Timeline(timeline) => self.change_timeline(timeline)?,
                     Command::Finish => return self.seal(false),
                 }
-                next = if group < GROUP_BYTES { commands.try_recv().ok() } else { None };
+                next = if group < GROUP_BYTES { self.queue.next() } else { None };
             }
             self.sync()?;
         }
@@ -142,6 +137,16 @@ impl Scribe {
     }
 
     fn frame(&mut self, cut: Cut) -> Result<(), Fault> {
+        let raw_bytes = cut.raw.len();
+        if !self.abandoned {
+            self.write_frame(cut)?;
+        }
+        self.shared.queued_bytes.fetch_sub(raw_bytes, Ordering::AcqRel);
+        self.shared.room.notify_waiters();
+        Ok(())
+    }
+
+    fn write_frame(&mut self, cut: Cut) -> Result<(), Fault> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         let entry = self.encoder.frame(&cut, &mut buffer).map_err(|damage| {
@@ -150,14 +155,17 @@ impl Scribe {
                 self.encoder.ledger().through()
             ))
         })?;
-        self.write(&buffer, entry.offset)?;
+        let written = self.write(&buffer, entry.offset, !entry.header.ends_on_commit)?;
         self.buffer = buffer;
+        if !written {
+            self.abandoned = true;
+            return Ok(());
+        }
         self.dirty = true;
         if entry.header.ends_on_commit {
             self.written.offset = self.encoder.end();
             self.written.position = entry.header.through;
         }
-        let raw_bytes = cut.raw.len();
         let frame = Frame::new(&entry.header, cut.raw, true);
         self.unpublished_bytes += cost(&frame);
         self.unpublished.push_back(((self.encoder.header().after, entry.offset), frame, self.encoder.end()));
@@ -168,12 +176,11 @@ impl Scribe {
             self.unpublished_bytes = self.unpublished_bytes.saturating_sub(cost(&frame));
         }
         self.shared.stored_bytes.store(self.encoder.end(), Ordering::Release);
-        self.shared.queued_bytes.fetch_sub(raw_bytes, Ordering::AcqRel);
-        self.shared.room.notify_waiters();
         Ok(())
     }
 
     fn discard(&mut self) -> Result<(), Fault> {
+        self.abandoned = false;
         let end = self.encoder.discard();
         let place = (self.encoder.header().after, end);
         self.unpublished.retain(|(at, _, _)| *at < place);
@@ -225,33 +232,28 @@ impl Scribe {
         }
         let mut bytes = Vec::new();
         let trailer = self.encoder.seal(&mut bytes);
-        self.write(&bytes, self.encoder.end())?;
+        self.write(&bytes, self.encoder.end(), false)?;
         self.file.sync_data().map_err(|error| self.fault("cannot make durable", &error))?;
         let name = SegmentName::sealed(after, trailer.through);
         let (old, new) =
             (self.archive.segment_path(SegmentName::open(after)), self.archive.segment_path(name));
         let folder = self.archive.segments_folder();
-        self.insist(|| match std::fs::rename(&old, &new) {
-            Ok(()) => disk::sync_folder(&folder),
-            Err(error) => Err(error),
-        })?;
+        self.insist(false, || std::fs::rename(&old, &new))?;
+        disk::sync_folder(&folder).map_err(|error| self.fault("cannot rename", &error))?;
         tracing::debug!(segment = %name, transactions = trailer.totals.transactions, "sealed a segment");
         let _ = self.sealed.send(name);
         if begin_next {
             let end = End { position: trailer.through, chain: trailer.chain, timeline: Some(self.timeline) };
             self.encoder = Encoder::new(header(&self.archive, self.timeline, end), self.zstd_level);
-            self.file = {
-                let (archive, encoder) = (self.archive.clone(), &self.encoder);
-                let mut file = begin_file(&archive, encoder);
-                while let Err(error) = &file
-                    && disk::is_full(error)
-                {
-                    stall(&self.shared, &self.durable, &mut self.stalled, error)?;
-                    file = begin_file(&archive, &self.encoder);
-                }
-                Arc::new(file.map_err(|error| self.fault("cannot create the segment after", &error))?)
-            };
-            self.resumed();
+            let (archive, header) = (self.archive.clone(), self.encoder.header().clone());
+            let mut file = None;
+            self.insist(false, || {
+                file = Some(begin_file(&archive, &header)?);
+                Ok(())
+            })?;
+            if let Some(file) = file {
+                self.file = Arc::new(file);
+            }
             self.written = beginning(&self.encoder);
             self.publish()?;
         }
@@ -270,9 +272,10 @@ impl Scribe {
     }
 
     /// Writes at `offset`; where the disk is full, takes back what was written in part and waits for space.
-    fn write(&mut self, bytes: &[u8], offset: u64) -> Result<(), Fault> {
+    /// `false` when that was given up, as in [`Scribe::insist`].
+    fn write(&mut self, bytes: &[u8], offset: u64, unfinished: bool) -> Result<bool, Fault> {
         let file = Arc::clone(&self.file);
-        self.insist(|| {
+        self.insist(unfinished, || {
             let written = file.write_all_at(bytes, offset);
             if written.is_err() {
                 file.set_len(offset)?;
@@ -281,21 +284,46 @@ impl Scribe {
         })
     }
 
-    /// Does it, again and again while the disk is full. What was written before is made durable meanwhile.
-    fn insist(&mut self, mut act: impl FnMut() -> io::Result<()>) -> Result<(), Fault> {
+    /// Does it, again and again while the disk is full. What was written before is made durable meanwhile. `false`
+    /// when it is for an unfinished transaction that is to be discarded anyway, which may be too large for the disk.
+    fn insist(&mut self, unfinished: bool, mut act: impl FnMut() -> io::Result<()>) -> Result<bool, Fault> {
         loop {
             match act() {
                 Ok(()) => {
                     self.resumed();
-                    return Ok(());
+                    return Ok(true);
                 }
                 Err(error) if disk::is_full(&error) => {
                     self.sync()?;
-                    stall(&self.shared, &self.durable, &mut self.stalled, &error)?;
+                    if self.stall(&error, unfinished)? {
+                        return Ok(false);
+                    }
                 }
                 Err(error) => return Err(self.fault("cannot write", &error)),
             }
         }
+    }
+
+    /// Says that the disk is full and waits a second, or gives up when the writer is being closed. `true` when the
+    /// transaction at hand, which is `unfinished`, was found to be discarded.
+    fn stall(&mut self, error: &io::Error, unfinished: bool) -> Result<bool, Fault> {
+        if !std::mem::replace(&mut self.stalled, true) {
+            tracing::warn!(%error, "the archive's disk is full: nothing is acknowledged until there is space");
+            let message = format!("the archive's disk is full: {error}");
+            self.durable.send_modify(|durable| durable.state = WriterState::Stalled(message.as_str().into()));
+        }
+        for _ in 0..20 {
+            if unfinished && self.queue.discards() {
+                return Ok(true);
+            }
+            if self.shared.closing.load(Ordering::Acquire) {
+                return Err(Fault::stop(format!("the archive's disk is full: {error}")).hint(
+                    "free space on the archive's disk; the source sends again what was not acknowledged",
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(false)
     }
 
     fn resumed(&mut self) {
@@ -308,28 +336,6 @@ impl Scribe {
     fn fault(&self, doing: &str, error: &io::Error) -> Fault {
         disk::fault(doing, &self.archive.segment_path(SegmentName::open(self.encoder.header().after)), error)
     }
-}
-
-/// Says that the disk is full and waits a second, or gives up when the writer is being closed.
-fn stall(
-    shared: &Shared,
-    durable: &watch::Sender<Durable>,
-    stalled: &mut bool,
-    error: &io::Error,
-) -> Result<(), Fault> {
-    if !std::mem::replace(stalled, true) {
-        tracing::warn!(%error, "the archive's disk is full: nothing is acknowledged until there is space");
-        let message = format!("the archive's disk is full: {error}");
-        durable.send_modify(|durable| durable.state = WriterState::Stalled(message.as_str().into()));
-    }
-    for _ in 0..20 {
-        if shared.closing.load(Ordering::Acquire) {
-            return Err(Fault::stop(format!("the archive's disk is full: {error}"))
-                .hint("free space on the archive's disk; the source sends again what was not acknowledged"));
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
 }
 
 /// The mark of a segment that holds nothing yet.
@@ -349,11 +355,11 @@ fn header(archive: &Archive, timeline: u32, end: End) -> Header {
 }
 
 /// Makes the open file, durable with its name. Leaves nothing behind where it can't.
-fn begin_file(archive: &Archive, encoder: &Encoder) -> io::Result<File> {
-    let path = archive.segment_path(SegmentName::open(encoder.header().after));
+fn begin_file(archive: &Archive, header: &Header) -> io::Result<File> {
+    let path = archive.segment_path(SegmentName::open(header.after));
     let file = disk::create_new(&path)?;
     let fill = || {
-        file.write_all_at(&encoder.header().encode(), 0)?;
+        file.write_all_at(&header.encode(), 0)?;
         file.sync_data()?;
         disk::sync_folder(&archive.segments_folder())
     };

@@ -13,7 +13,8 @@ use crate::model::{Fault, Position};
 use crate::segment::Cut;
 
 use super::builder::Builder;
-use super::scribe::{Command, Scribe, Start};
+use super::queue::{Command, Queue};
+use super::scribe::{Scribe, Start};
 use super::{Archive, Mark, Tail, disk, indexer, recovery};
 
 #[derive(Clone, Debug)]
@@ -111,6 +112,7 @@ impl Writer {
         });
         let tail = Tail::new(options.tail_bytes, durable.clone());
         let (sealed, sealed_segments) = channel();
+        let (commands, receiver) = channel();
         let scribe = Scribe::open(Start {
             archive: archive.clone(),
             timeline,
@@ -118,6 +120,7 @@ impl Writer {
             shared: Arc::clone(&shared),
             tail: tail.clone(),
             durable: durable_sender,
+            queue: Queue::new(receiver),
             sealed,
             end,
         })?;
@@ -125,9 +128,8 @@ impl Writer {
         let closing = Arc::clone(&shared.closing);
         let indexer =
             indexer::spawn(archive.clone(), sealed_segments, closing, Arc::clone(&lock)).map_err(failed)?;
-        let (commands, receiver) = channel();
         let writing = std::thread::Builder::new().name("log".into()).spawn(move || {
-            let result = scribe.run(&receiver);
+            let result = scribe.run();
             drop(lock);
             result
         });

@@ -7,8 +7,8 @@ use tokio_postgres::Client;
 
 use super::arguments::{ArchiveArguments, Everywhere, SourceArguments, StreamArguments, TargetArguments};
 use super::config::File;
-use super::contents::has_receiver;
 use super::keepsake::KeptIdentity;
+use super::pending::has_receiver;
 use super::print;
 use super::reach::Side;
 use super::setup::PLUGIN;

@@ -189,19 +189,16 @@ impl<'a> Survey<'a> {
         let place = options.archive.display();
         if let Some(archive) = &self.archive {
             let manifest = archive.manifest();
-            let (theirs, ours) =
-                (manifest.system_identifier.to_string(), server.system_identifier.to_string());
-            let same = [
-                ("the source with system identifier", theirs.as_str(), ours.as_str()),
-                ("database", manifest.database.as_str(), server.database.as_str()),
-                ("slot", manifest.slot.as_str(), options.slot.as_str()),
-                ("publication", manifest.publication.as_str(), options.publication.as_str()),
+            refuse_archive_of_another(archive, server)?;
+            let names = [
+                ("slot", &manifest.slot, &options.slot),
+                ("publication", &manifest.publication, &options.publication),
             ];
-            if let Some((what, theirs, ours)) = same.iter().find(|(_, theirs, ours)| theirs != ours) {
+            if let Some((what, theirs, ours)) = names.iter().find(|(_, theirs, ours)| theirs != ours) {
                 return Err(Fault::person(format!(
                     "the archive {place} belongs to {what} {theirs}, not {ours}"
                 ))
-                .hint("choose another --archive or --name for this source"));
+                .hint(format!("leave out --{what}, or choose another --archive")));
             }
         }
         match (&self.facts.slot, &self.archive) {
@@ -213,7 +210,7 @@ impl<'a> Survey<'a> {
                 .hint("move the archive away and set up anew, then load the target again"));
             }
             (Some(slot), archive) => {
-                refuse_slot(slot, server.database.as_str())?;
+                refuse_slot(slot, server.database.as_str(), archive.is_some())?;
                 if archive.is_none() {
                     let intended = Intent::read(&options.archive)?.is_some_and(|intent| {
                         intent.slot == slot.name
@@ -373,9 +370,13 @@ fn existing_archive(options: &Options) -> Result<Option<Archive>, Fault> {
     }
 }
 
-fn refuse_slot(slot: &Slot, database: &str) -> Result<(), Fault> {
+/// A slot of that name that is somebody else's is a mere clash of names, unless there is an archive that was fed by ours.
+fn refuse_slot(slot: &Slot, database: &str, archived: bool) -> Result<(), Fault> {
     let name = &slot.name;
-    let other = |what: String| Fault::person(what).hint("choose another name with --slot");
+    let other = |what: String| {
+        let fault = if archived { Fault::person(what) } else { Fault::stop(what) };
+        fault.hint("choose another name with --slot")
+    };
     match slot.plugin.as_deref() {
         Some(PLUGIN) => {}
         Some(plugin) => return Err(other(format!("slot {name} exists with plugin {plugin}, not {PLUGIN}"))),
@@ -471,16 +472,48 @@ pub(crate) fn options(
     })
 }
 
-/// The archive, after setup where that was not done. A source that is away for now does not keep a run from resuming.
+/// The archive, after setup where that was not done.
 pub(crate) async fn done(options: &Options) -> Result<Archive, Fault> {
-    if !options.archive.join("manifest.json").exists() || Sentinel::open(&options.archive).is_err() {
-        let report = setup(options).await?;
-        for finding in &report.findings {
-            tracing::warn!(mend = finding.mend, "{}", finding.what);
-        }
-        tracing::info!(slot = report.slot, publication = report.publication, start = %report.start_lsn, "set up");
+    if let Some(archive) = existing_archive(options)?
+        && Sentinel::open(&options.archive).is_ok()
+        && is_complete(options, &archive).await?
+    {
+        return Ok(archive);
     }
+    let report = setup(options).await?;
+    tracing::info!(slot = report.slot, publication = report.publication, start = %report.start_lsn, "set up");
     Archive::open(&options.archive)
+}
+
+/// Whether the archive is this source's and the target has its progress. A server that is away for now is taken to belong,
+/// so that it does not keep a run from resuming; the stages look again when it is back.
+async fn is_complete(options: &Options, archive: &Archive) -> Result<bool, Fault> {
+    if let Ok(client) = Side::Source.connect(&options.source, APPLICATION).await {
+        refuse_archive_of_another(archive, &inspect::server(&client).await.map_err(Side::Source.says())?)?;
+    }
+    let Some(target) = &options.target else { return Ok(true) };
+    match Side::Target.connect(target, APPLICATION).await {
+        Ok(client) => {
+            let progress = progress::read(&client, &options.origin).await.map_err(Side::Target.says())?;
+            Ok(progress.is_some())
+        }
+        Err(_) => Ok(true),
+    }
+}
+
+fn refuse_archive_of_another(archive: &Archive, server: &inspect::Server) -> Result<(), Fault> {
+    let manifest = archive.manifest();
+    let system = [&manifest.system_identifier, &server.system_identifier].map(u64::to_string);
+    let [theirs, ours] = &system;
+    let identity = [("system identifier", theirs, ours), ("database", &manifest.database, &server.database)];
+    match identity.iter().find(|(_, theirs, ours)| theirs != ours) {
+        None => Ok(()),
+        Some((what, theirs, ours)) => Err(Fault::person(format!(
+            "the archive {} is another source's: its {what} is {theirs}, this source's is {ours}",
+            archive.root().display()
+        ))
+        .hint("choose another --archive or --name for this source")),
+    }
 }
 
 fn table(report: &Report) -> String {

@@ -7,9 +7,9 @@ use super::arguments::{
     ArchiveArguments, Everywhere, Names, Place, SourceArguments, StreamArguments, TargetArguments,
 };
 use super::config::File;
-use super::contents::{Contents, has_receiver};
+use super::pending::{Pending, has_receiver};
 use super::print;
-use crate::archive::Archive;
+use crate::archive::{Archive, ArchiveTotals, totals};
 use crate::model::{Fault, Position, Timestamp};
 use crate::pg::progress::Progress;
 use crate::pg::{Conninfo, control, inspect, progress, slot};
@@ -59,7 +59,9 @@ struct Source {
 
 /// The archive's part, with its sentinel and whether a receiver holds its lock.
 struct Log {
-    contents: Contents,
+    totals: ArchiveTotals,
+    /// None without a target to be behind.
+    pending: Option<Pending>,
     control: Option<Control>,
     receiving: bool,
 }
@@ -74,10 +76,19 @@ struct Applier {
     changes: Option<i64>,
 }
 
+#[derive(Serialize)]
+struct TableStatus<'a> {
+    name: &'a str,
+    received_events: u64,
+    applied_events: u64,
+    bytes: u64,
+}
+
 struct Status {
     mode: Mode,
     source: Found<Source>,
-    archive: Found<Contents>,
+    archive: Found<ArchiveTotals>,
+    pending: Option<Pending>,
     applier: Found<Applier>,
 }
 
@@ -130,7 +141,8 @@ fn archive_part(place: &Place, applied: Option<Position>) -> Found<Log> {
         let control = control.ok();
         let replay = applied.map(|lsn| replay(lsn, control.as_ref()));
         Ok::<_, Fault>(Log {
-            contents: Contents::read(&archive, replay)?,
+            totals: totals(&archive)?,
+            pending: replay.map(|replay| Pending::read(&archive, replay)).transpose()?,
             control,
             receiving: has_receiver(&archive)?,
         })
@@ -153,14 +165,14 @@ const LIVE_BYTES_MAX: u64 = 4 << 20;
 fn assemble(source: Found<Source>, log: Found<Log>, progress: Found<Progress>, now: Timestamp) -> Status {
     let control = log.as_ref().ok().and_then(|log| log.control);
     let end = match (&log, &source) {
-        (Ok(log), _) => Some(log.contents.last),
+        (Ok(log), _) => Some(log.totals.last_lsn),
         (_, Ok(source)) => Some(source.current_lsn),
         _ => None,
     };
-    let pending = log.as_ref().ok().map(|log| log.contents.pending);
+    let pending = log.as_ref().ok().and_then(|log| log.pending.clone());
     let applier = progress.map(|progress| {
         let lsn = replay(progress.lsn, control.as_ref());
-        let idle = pending == Some(0);
+        let idle = pending.as_ref().is_some_and(|pending| pending.transactions == 0);
         Applier {
             replay_lsn: lsn,
             replay_time: progress.commit_time,
@@ -175,7 +187,7 @@ fn assemble(source: Found<Source>, log: Found<Log>, progress: Found<Progress>, n
         }
     });
     let mode = mode(log.as_ref().ok(), applier.as_ref().ok());
-    Status { mode, source, archive: log.map(|log| log.contents), applier }
+    Status { mode, source, archive: log.map(|log| log.totals), pending, applier }
 }
 
 fn mode(log: Option<&Log>, applier: Option<&Applier>) -> Mode {
@@ -185,11 +197,19 @@ fn mode(log: Option<&Log>, applier: Option<&Applier>) -> Mode {
     let replay = applier.map_or(control.replay_lsn, |applier| applier.replay_lsn);
     match (log.receiving, control.apply) {
         (false, true) if reached(replay) => Mode::Done,
-        (false, false) if reached(log.contents.last) => Mode::Done,
+        (false, false) if reached(log.totals.last_lsn) => Mode::Done,
         (false, _) => Mode::Stopped,
         (true, false) => Mode::Prefetch,
-        (true, true) if log.contents.last.bytes_since(replay) <= LIVE_BYTES_MAX => Mode::Live,
+        (true, true) if log.totals.last_lsn.bytes_since(replay) <= LIVE_BYTES_MAX => Mode::Live,
         (true, true) => Mode::Catchup,
+    }
+}
+
+impl TableStatus<'_> {
+    fn row(&self) -> Vec<String> {
+        let counts = [self.received_events, self.applied_events].map(|count| count.to_string());
+        let [received, applied] = counts;
+        vec![self.name.to_owned(), received, applied, print::size(self.bytes)]
     }
 }
 
@@ -210,8 +230,8 @@ impl Status {
             "mode": self.mode,
             "source": part(self.source.as_ref().ok().map(|source| json!(source))),
             "archive": part(archive.map(|contents| json!({
-                "first_lsn": contents.first,
-                "last_lsn": contents.last,
+                "first_lsn": contents.first_lsn,
+                "last_lsn": contents.last_lsn,
                 "segments": contents.segments,
                 "bytes": contents.bytes,
                 "raw_bytes": contents.raw_bytes,
@@ -219,14 +239,24 @@ impl Status {
                 "changes": contents.changes,
             }))),
             "applier": part(self.applier.as_ref().ok().map(|applier| json!(applier))),
-            "tables": archive.map(|contents| contents.tables.iter().map(|(name, tally)| json!({
-                "name": name,
-                "received_events": tally.received,
-                "applied_events": tally.applied,
-                "bytes": tally.bytes,
-            })).collect::<Vec<_>>()).unwrap_or_default(),
+            "tables": self.tables(),
             "unreachable": unreachable,
         })
+    }
+
+    fn tables(&self) -> Vec<TableStatus<'_>> {
+        let tables = self.archive.as_ref().map(|archive| archive.tables.as_slice()).unwrap_or_default();
+        let applied = |name: &str, received: u64| match &self.pending {
+            Some(pending) => received.saturating_sub(pending.tables.get(name).copied().unwrap_or(0)),
+            None => 0,
+        };
+        let rows = tables.iter().map(|table| TableStatus {
+            name: &table.name,
+            received_events: table.events.total(),
+            applied_events: applied(&table.name, table.events.total()),
+            bytes: table.events.bytes,
+        });
+        rows.collect()
     }
 
     fn table(&self) -> String {
@@ -245,8 +275,8 @@ impl Status {
         let archive = match &self.archive {
             Ok(contents) => format!(
                 "{} to {}, {} segments, {} ({} raw), {} transactions, {} changes",
-                contents.first,
-                contents.last,
+                contents.first_lsn,
+                contents.last_lsn,
                 contents.segments,
                 print::size(contents.bytes),
                 print::size(contents.raw_bytes),
@@ -270,16 +300,8 @@ impl Status {
         let mode = format!("{:?}", self.mode).to_lowercase();
         let mut text =
             print::pairs(&[("mode", mode), ("source", source), ("archive", archive), ("applier", applier)]);
-        let tables = self.archive.as_ref().map(|contents| &contents.tables);
-        if let Some(tables) = tables.ok().filter(|tables| !tables.is_empty()) {
-            let rows = tables.iter().map(|(name, tally)| {
-                vec![
-                    name.clone(),
-                    tally.received.to_string(),
-                    tally.applied.to_string(),
-                    print::size(tally.bytes),
-                ]
-            });
+        let rows: Vec<_> = self.tables().iter().map(TableStatus::row).collect();
+        if !rows.is_empty() {
             text.push_str("\n\n");
             text.push_str(&print::columns(&["table", "received", "applied", "size"], rows));
         }
@@ -293,7 +315,17 @@ mod tests {
 
     fn log(receiving: bool, apply: bool, endpos: u64, last: u64) -> Log {
         Log {
-            contents: Contents { last: Position(last), pending: 1, ..Contents::default() },
+            totals: ArchiveTotals {
+                first_lsn: Position(1),
+                last_lsn: Position(last),
+                segments: 1,
+                bytes: 1,
+                raw_bytes: 1,
+                transactions: 1,
+                changes: 1,
+                tables: Vec::new(),
+            },
+            pending: Some(Pending { transactions: 1, ..Pending::default() }),
             control: Some(Control { apply, endpos: Position(endpos), ..Control::default() }),
             receiving,
         }
@@ -341,7 +373,7 @@ mod tests {
     fn lag_is_that_of_pending_transactions() {
         let lag = |pending: u64| {
             let mut log = log(true, true, 0, 150);
-            log.contents.pending = pending;
+            log.pending = Some(Pending { transactions: pending, ..Pending::default() });
             let status = assemble(Err("-".into()), Ok(log), progress(100), Timestamp(2_000_000));
             let applier = status.applier.unwrap();
             (applier.lag_bytes, applier.lag_seconds)

@@ -15,7 +15,8 @@ use tokio_postgres::{Client, Config, NoTls};
 use super::conninfo::Conninfo;
 use super::frames::{ReadHalf, WriteHalf};
 use super::server_message::ServerMessage;
-use super::wire::{self, Session, Wire};
+use super::session::Session;
+use super::wire::{self, Wire};
 use crate::model::Fault;
 
 /// Connects, with the settings of the session pinned and an empty `search_path`: names must be qualified.

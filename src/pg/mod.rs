@@ -25,18 +25,19 @@ mod pipeline;
 pub mod progress;
 pub mod publication;
 mod replication;
+mod rows;
 mod server_message;
+mod session;
 pub mod slot;
 mod sql;
+mod stream;
 pub mod tables;
 mod tls;
 mod wire;
 
 pub use conninfo::Conninfo;
 pub use pipeline::{Pipeline, PipelineOptions, PipelineReader, PipelineWriter, Reply, TransactionStatus};
-pub use replication::{
-    CreatedSlot, Event, ReplicationReceiver, ReplicationStream, SnapshotAction, Status, StatusSender,
-    SystemIdentity, TimelineSwitch,
-};
+pub use replication::{CreatedSlot, ReplicationStream, SnapshotAction, SystemIdentity, TimelineSwitch};
+pub use rows::{Fields, Rows};
 pub use sql::{publication_names, quote_ident, quote_literal};
-pub use wire::{Fields, Rows};
+pub use stream::{Event, ReplicationReceiver, Status, StatusSender};

@@ -7,9 +7,11 @@
 
 use super::conninfo::Conninfo;
 use super::frames::{Frame, Incoming, Outgoing, put_string};
+use super::rows::{self, Fields, Rows};
 use super::server_message::ServerMessage;
+use super::session::Session;
 use super::sql::quote_ident;
-use super::wire::{self, Fields, Rows, Session, Wire};
+use super::wire::{self, Wire};
 use crate::model::{Fault, Remedy};
 
 /// [`PipelineWriter::drain`] writes once this much waits.
@@ -71,7 +73,7 @@ impl Pipeline {
 
     /// Runs SQL by itself and gives its rows. Nothing else may be under way.
     pub async fn simple(&mut self, sql: &str) -> Result<Rows, Fault> {
-        wire::simple(&mut self.reader.incoming, &mut self.writer.outgoing, sql).await
+        rows::simple(&mut self.reader.incoming, &mut self.writer.outgoing, sql).await
     }
 }
 

@@ -1,19 +1,6 @@
 //! Names and values written into SQL.
 
-/// A name in double quotes, whatever it holds.
-pub fn quote_ident(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A string constant that reads the same with `standard_conforming_strings` on and off.
-pub fn quote_literal(text: &str) -> String {
-    let doubled = text.replace('\'', "''");
-    if doubled.contains('\\') {
-        format!(" E'{}'", doubled.replace('\\', "\\\\"))
-    } else {
-        format!("'{doubled}'")
-    }
-}
+pub use crate::model::{quote_ident, quote_literal};
 
 /// A string constant of a replication command, where a backslash means itself (`repl_scanner.l`).
 pub(super) fn quote_replication_literal(text: &str) -> String {

@@ -8,40 +8,11 @@ use super::auth::{self, Circumstances};
 use super::conninfo::{Conninfo, Host, SslMode, TargetSession};
 use super::dial::{self, Encryption, Undialled};
 use super::frames::{Incoming, Outgoing, put_string};
+use super::rows::{self, Rows};
 use super::server_message::ServerMessage;
+use super::session::{PINNED_SINCE, Session, options, version_num};
 use super::sql::quote_literal;
 use crate::model::{Fault, Remedy};
-
-/// Settings that make values print as the same text wherever they come from, and that keep the server from ending
-/// work that takes long. They go out as start-up options, which outrank what role and database have set.
-const PINNED: [(&str, &str); 11] = [
-    ("datestyle", "ISO"),
-    ("intervalstyle", "postgres"),
-    ("extra_float_digits", "3"),
-    ("bytea_output", "hex"),
-    ("timezone", "UTC"),
-    ("lc_monetary", "C"),
-    ("xmlbinary", "base64"),
-    ("search_path", ""),
-    ("statement_timeout", "0"),
-    ("lock_timeout", "0"),
-    ("idle_in_transaction_session_timeout", "0"),
-];
-
-/// As [`PINNED`], but unknown to servers older than a version; an unknown one among the start-up options would be
-/// the end of the connection, so these are set after it.
-const PINNED_SINCE: [(u32, &str); 2] = [(140_000, "idle_session_timeout"), (170_000, "transaction_timeout")];
-
-/// What a session is for.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Session<'a> {
-    pub(super) application_name: &'a str,
-    pub(super) replication: bool,
-    /// `None`: that of the server, so that bytes come and go as they are stored.
-    pub(super) client_encoding: Option<&'a str>,
-    /// Besides the pinned ones.
-    pub(super) settings: &'a [(&'a str, &'a str)],
-}
 
 /// An open connection, ready for a query.
 pub(super) struct Wire {
@@ -54,9 +25,6 @@ pub(super) struct Wire {
     /// `host:port`, for messages.
     pub(super) place: String,
 }
-
-/// Rows of a simple query, as text.
-pub type Rows = Vec<Vec<Option<String>>>;
 
 enum Failure {
     /// Another address or host may do better.
@@ -300,133 +268,6 @@ impl Wire {
 
     /// Runs a simple query and gives its rows (of all statements, where there are several).
     pub(super) async fn simple(&mut self, sql: &str) -> Result<Rows, Fault> {
-        simple(&mut self.incoming, &mut self.outgoing, sql).await
-    }
-}
-
-pub(super) async fn simple(
-    incoming: &mut Incoming,
-    outgoing: &mut Outgoing,
-    sql: &str,
-) -> Result<Rows, Fault> {
-    outgoing.frame(b'Q', |body| put_string(body, sql))?;
-    outgoing.flush().await?;
-    let (mut rows, mut failed) = (Rows::new(), None);
-    loop {
-        let frame = incoming.next().await?;
-        match frame.tag {
-            b'D' => {
-                let row = Fields::new(frame.body)
-                    .map(|field| field.map(|text| String::from_utf8_lossy(text).into_owned()));
-                rows.push(row.collect());
-            }
-            b'E' => {
-                let message = ServerMessage::parse(frame.body);
-                if message.ends_session() {
-                    return Err(message.into_fault());
-                }
-                failed.get_or_insert(message);
-            }
-            b'Z' => return failed.map_or(Ok(rows), |message| Err(message.into_fault())),
-            b'G' | b'H' | b'W' => return Err(Fault::stop("a simple query can't be a COPY")),
-            _ => {}
-        }
-    }
-}
-
-/// The fields of a DataRow, in order; `None` is null. Ends early on broken bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct Fields<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Fields<'a> {
-    pub(super) fn new(body: &'a [u8]) -> Fields<'a> {
-        // The count says nothing that the lengths don't.
-        Fields { rest: body.get(2..).unwrap_or_default() }
-    }
-}
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Option<&'a [u8]>;
-
-    fn next(&mut self) -> Option<Option<&'a [u8]>> {
-        let (length, rest) = self.rest.split_first_chunk::<4>()?;
-        let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else {
-            self.rest = rest;
-            return Some(None);
-        };
-        let (field, rest) = rest.split_at_checked(length)?;
-        self.rest = rest;
-        Some(Some(field))
-    }
-}
-
-/// The `options` of the start-up message: those of the user first, so that the pinned ones outrank them.
-fn options(of_user: Option<&str>, settings: &[(&str, &str)]) -> String {
-    let mut options = of_user.unwrap_or_default().to_owned();
-    for (name, value) in PINNED.iter().chain(settings) {
-        if !options.is_empty() {
-            options.push(' ');
-        }
-        options.push_str("-c ");
-        options.push_str(name);
-        options.push('=');
-        for character in value.chars() {
-            if character == '\\' || character.is_ascii_whitespace() {
-                options.push('\\');
-            }
-            options.push(character);
-        }
-    }
-    options
-}
-
-/// `15.4 (Debian ...)` is 150004, `9.6.3` is 90603, `18beta1` is 180000.
-fn version_num(text: &str) -> u32 {
-    let number = text.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default();
-    let mut parts = number.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    let mut part = || parts.next().unwrap_or(0).min(9999);
-    match (part(), part()) {
-        (major, minor) if major < 10 => major * 10_000 + minor * 100 + part(),
-        (major, minor) => major * 10_000 + minor,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_become_numbers() {
-        for (text, number) in [
-            ("15.20 (Debian 15.20-1.pgdg12+1)", 150_020),
-            ("17.0", 170_000),
-            ("18beta1", 180_000),
-            ("19devel", 190_000),
-            ("9.6.3", 90_603),
-            ("", 0),
-            ("nonsense", 0),
-        ] {
-            assert_eq!(version_num(text), number, "{text}");
-        }
-    }
-
-    #[test]
-    fn options_are_escaped_and_outrank_the_users() {
-        let options = options(Some("-c timezone=Japan"), &[("application", r"a b\c")]);
-        assert!(options.starts_with("-c timezone=Japan -c datestyle=ISO "));
-        assert!(options.find("timezone=UTC") > options.find("timezone=Japan"));
-        assert!(options.contains("-c search_path= -c "));
-        assert!(options.ends_with(r"-c application=a\ b\\c"));
-    }
-
-    #[test]
-    fn fields_stop_at_broken_bytes() {
-        let row = b"\0\x03\0\0\0\x02hi\xff\xff\xff\xff\0\0\0\0";
-        let fields: Vec<_> = Fields::new(row).collect();
-        assert_eq!(fields, [Some(&b"hi"[..]), None, Some(&b""[..])]);
-        assert_eq!(Fields::new(b"\0\x01\0\0\0\x09hi").count(), 0);
-        assert_eq!(Fields::new(b"").count(), 0);
+        rows::simple(&mut self.incoming, &mut self.outgoing, sql).await
     }
 }

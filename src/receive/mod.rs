@@ -155,13 +155,12 @@ async fn connection(
     ended
 }
 
-/// Waits until all whole transactions that were received are durable.
+/// Waits until all whole transactions that were received are durable, or the disk takes no more for now.
 async fn settled(writer: &mut Writer) -> Result<Position, Fault> {
     writer.flush();
     let received = writer.received();
     let mut durable = writer.durable();
-    let reached =
-        |durable: &Durable| durable.position >= received || matches!(durable.state, WriterState::Failed(_));
+    let reached = |durable: &Durable| durable.position >= received || durable.state != WriterState::Running;
     let settled = durable.wait_for(reached).await.map_err(|_| log_ended())?;
     healthy(&settled)?;
     Ok(settled.position)

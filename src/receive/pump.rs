@@ -196,10 +196,12 @@ impl Pump<'_> {
         if self.writer.is_full() {
             self.heard = Instant::now();
         }
+        if herald.has_ended() {
+            return Err(Fault::retry("the source takes no status any more"));
+        }
         let silence = self.heard.elapsed();
-        if herald.has_ended() || silence >= DEAD_AFTER {
-            let seconds = silence.as_secs();
-            return Err(Fault::retry(format!("no word from the source for {seconds} seconds")));
+        if silence >= DEAD_AFTER {
+            return Err(Fault::retry(format!("no word from the source for {} seconds", silence.as_secs())));
         }
         if silence >= ASK_AFTER {
             herald.ask();

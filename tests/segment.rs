@@ -1,0 +1,299 @@
+//! The segment's bytes, without any file: round trips, cuts, flipped bits, and the golden file that is read for ever.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+#[path = "log/messages.rs"]
+#[allow(dead_code)]
+mod messages;
+
+use bytes::Bytes;
+use pgsluice::model::{Position, Timestamp, Xid};
+use pgsluice::segment::{
+    Checked, Commit, Cut, Damage, Encoder, Flaw, FrameScratch, HEADER_BYTES, Header, Records, SegmentName,
+    check_sealed, push_record, valid_prefix,
+};
+use proptest::prelude::*;
+
+use messages::*;
+
+fn header() -> Header {
+    Header {
+        archive_id: [7; 16],
+        system_identifier: 7_000_000_000_000_000_001,
+        timeline: 3,
+        after: START,
+        chain: [5; 32],
+    }
+}
+
+fn check(bytes: &[u8]) -> Result<(Checked, Vec<Vec<u8>>), Flaw> {
+    let mut records = Vec::new();
+    let checked = check_sealed(
+        bytes.len() as u64,
+        |offset, length| {
+            let slice = bytes.get(offset as usize..).and_then(|rest| rest.get(..length));
+            slice.map(<[u8]>::to_vec).ok_or(Flaw { offset, damage: Damage::Short("the segment") })
+        },
+        |_, raw| {
+            for message in Records::new(raw) {
+                records.push(message?.to_vec());
+            }
+            Ok(())
+        },
+    )?;
+    Ok((checked, records))
+}
+
+/// A segment in the making, frame by frame: (bytes so far, where the log stands if the frame ends on a commit).
+struct Written {
+    encoder: Encoder,
+    bytes: Vec<u8>,
+    /// The lengths at which a frame ends between transactions, and the messages up to there.
+    whole: Vec<(usize, Position, Vec<Vec<u8>>)>,
+}
+
+/// `plan` says, message by message, whether a frame is cut behind it.
+fn write(transactions: &[Vec<Vec<u8>>], plan: &[bool], level: i32) -> Written {
+    let mut encoder = Encoder::new(header(), level);
+    let mut bytes = header().encode().to_vec();
+    let mut whole = vec![(HEADER_BYTES, START, Vec::new())];
+    let (mut raw, mut through, mut said, mut number) = (Vec::new(), START, Vec::new(), 0);
+    for (index, transaction) in transactions.iter().enumerate() {
+        let at_start = raw.is_empty();
+        for (place, message) in transaction.iter().enumerate() {
+            push_record(&mut raw, message);
+            said.push(message.clone());
+            number += 1;
+            let ends = place + 1 == transaction.len();
+            // A part of a transaction stands in frames of its own.
+            let cut = plan.get(number % plan.len().max(1)).copied().unwrap_or(false) && (ends || at_start);
+            let last = ends && index + 1 == transactions.len();
+            if ends {
+                through = end(index as u64 + 1);
+            }
+            if cut || last || (ends && !at_start && plan.first() == Some(&true)) {
+                let cut = Cut { raw: Bytes::from(std::mem::take(&mut raw)), ends_on_commit: ends, through };
+                encoder.frame(&cut, &mut bytes).unwrap();
+                if ends {
+                    whole.push((bytes.len(), through, said.clone()));
+                }
+            }
+        }
+    }
+    Written { encoder, bytes, whole }
+}
+
+fn some_transactions(values: &[Vec<u8>]) -> Vec<Vec<Vec<u8>>> {
+    let mut all = transactions(values.len() as u64);
+    for (transaction, value) in all.iter_mut().zip(values) {
+        let at = transaction.len() - 1;
+        transaction.insert(at, insert(100, 1, value));
+        if value.len() % 3 == 0 {
+            transaction.insert(at, truncate(&[100, 200]));
+        }
+    }
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sealed_segments_round_trip_byte_for_byte(
+        values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..12),
+        plan in prop::collection::vec(any::<bool>(), 1..9),
+        level in 1..4,
+    ) {
+        let transactions = some_transactions(&values);
+        let Written { encoder, mut bytes, .. } = write(&transactions, &plan, level);
+        let trailer = encoder.seal(&mut bytes);
+        let (checked, records) = check(&bytes).unwrap();
+        prop_assert_eq!(checked.header, header());
+        prop_assert_eq!(&checked.trailer, &trailer);
+        prop_assert_eq!(checked.footer, encoder.footer());
+        prop_assert_eq!(&records, &transactions.concat());
+        prop_assert_eq!(trailer.totals.transactions, values.len() as u64);
+        prop_assert_eq!(trailer.totals.raw_bytes as usize, records.iter().map(|r| r.len() + 1 + usize::from(r.len() > 127)).sum::<usize>());
+        // However it is cut and compressed, the chain is the same.
+        let other = write(&transactions, &[false], 1);
+        prop_assert_eq!(other.encoder.ledger().chain(), trailer.chain);
+    }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_cut_gives_the_longest_valid_prefix(
+        values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 1..6),
+        plan in prop::collection::vec(any::<bool>(), 1..6),
+        garbage in prop::collection::vec(any::<u8>(), 0..80),
+        with_footer in any::<bool>(),
+    ) {
+        let transactions = some_transactions(&values);
+        let Written { encoder, mut bytes, whole } = write(&transactions, &plan, 1);
+        if with_footer {
+            encoder.seal(&mut bytes);
+        }
+        let mut sealed = std::collections::HashSet::new();
+        for length in 0..=bytes.len() {
+            let mut left = bytes[..length].to_vec();
+            // What was torn off does not come back by chance.
+            let mut garbage = garbage.clone();
+            if let (Some(first), Some(torn)) = (garbage.first_mut(), bytes.get(length)) {
+                *first = !*torn;
+            }
+            left.extend_from_slice(&garbage);
+            let prefix = valid_prefix(left.len() as u64, 1, |offset, length| {
+                Ok::<_, Damage>(left[offset as usize..offset as usize + length].to_vec())
+            })
+            .unwrap();
+            let Some(prefix) = prefix else {
+                prop_assert!(length < HEADER_BYTES);
+                continue;
+            };
+            let (whole_length, through, said) = whole.iter().rev().find(|(end, _, _)| *end <= length).unwrap();
+            prop_assert_eq!(prefix.through(), *through);
+            prop_assert_eq!(prefix.encoder.end(), *whole_length as u64);
+            prop_assert_eq!(prefix.dropped_bytes, (left.len() - whole_length) as u64);
+            // It can be gone on with: sealed, it holds exactly those messages.
+            left.truncate(*whole_length);
+            if sealed.insert(*whole_length) {
+                prefix.encoder.seal(&mut left);
+                prop_assert_eq!(&check(&left).unwrap().1, said);
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_refused_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), valid_start in any::<bool>()) {
+        let mut all = if valid_start { header().encode().to_vec() } else { Vec::new() };
+        all.extend(bytes);
+        prop_assert!(check(&all).is_err());
+        let _ = valid_prefix(all.len() as u64, 1, |offset, length| {
+            Ok::<_, Damage>(all[offset as usize..offset as usize + length].to_vec())
+        });
+    }
+}
+
+#[test]
+fn any_flipped_bit_of_a_sealed_segment_is_an_error() {
+    let values: Vec<_> = (0..4u8).map(|value| vec![value; 40]).collect();
+    let Written { encoder, mut bytes, .. } = write(&some_transactions(&values), &[true, false], 1);
+    encoder.seal(&mut bytes);
+    check(&bytes).unwrap();
+    for bit in 0..bytes.len() * 8 {
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        assert!(check(&bytes).is_err(), "bit {bit}");
+        bytes[bit / 8] ^= 1 << (bit % 8);
+    }
+    for length in 0..bytes.len() {
+        assert!(check(&bytes[..length]).is_err(), "{length}");
+    }
+}
+
+/// Lengths that were made up are refused before anything is allocated for them.
+#[test]
+fn made_up_lengths_are_refused() {
+    let Written { encoder, bytes, .. } = write(&transactions(1), &[true], 1);
+    for raw_len in [u32::MAX, (1 << 30) + (17 << 20), 1] {
+        let mut bytes = bytes.clone();
+        bytes[HEADER_BYTES + 8..HEADER_BYTES + 12].copy_from_slice(&raw_len.to_le_bytes());
+        let prefix = valid_prefix(bytes.len() as u64, 1, |offset, length| {
+            Ok::<_, Damage>(bytes[offset as usize..offset as usize + length].to_vec())
+        });
+        assert_eq!(prefix.unwrap().unwrap().through(), START);
+    }
+    assert_eq!(encoder.ledger().totals().transactions, 1);
+}
+
+#[test]
+fn the_commit_index_costs_at_most_four_bytes_a_transaction() {
+    let mut encoder = Encoder::new(header(), 1);
+    let (mut random, mut at, mut time) = (88_172_645_463_325_252u64, START.0, 800_000_000_000_000i64);
+    let mut next = |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    let (mut out, mut raw) = (Vec::new(), Vec::new());
+    // As pgbench gives them: 500 to 1,000 bytes of WAL each, a few hundred microseconds apart, eight clients.
+    for xid in 0..50_000u32 {
+        at += 0x200 + next(64) * 8;
+        time += 60 + next(200) as i64;
+        let mut begin = begin(Position(at), 1_000 + xid + next(8) as u32);
+        begin[9..17].copy_from_slice(&time.to_be_bytes());
+        let mut commit = commit(Position(at));
+        commit[18..].copy_from_slice(&time.to_be_bytes());
+        push_record(&mut raw, &begin);
+        push_record(&mut raw, &commit);
+    }
+    let cut = Cut { raw: Bytes::from(raw), ends_on_commit: true, through: Position(at) };
+    encoder.frame(&cut, &mut out).unwrap();
+    out.clear();
+    encoder.seal(&mut out);
+    println!("{:.2} bytes a transaction", out.len() as f64 / 50_000.0);
+    assert!(out.len() < 4 * 50_000, "{}", out.len());
+}
+
+/// What the golden file of format version 1 was made from.
+fn golden() -> Written {
+    let mut transactions = transactions(3);
+    transactions[1].insert(3, relation(100, "renamed", 25));
+    transactions[2].insert(4, truncate(&[100, 200]));
+    write(&transactions, &[true, false, false], 1)
+}
+
+#[test]
+fn the_golden_file_is_read_for_ever() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1.seg");
+    let Written { encoder, mut bytes, .. } = golden();
+    let trailer = encoder.seal(&mut bytes);
+    if std::env::var_os("PGSLUICE_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    let stored = std::fs::read(&path).unwrap();
+    let (checked, records) = check(&stored).unwrap();
+    assert_eq!(checked.header, header());
+    assert_eq!(checked.header.encode(), stored[..HEADER_BYTES]);
+    assert_eq!(checked.trailer.through, Position(0x1300));
+    assert_eq!(checked.trailer.chain, trailer.chain);
+    assert_eq!(checked.trailer.totals, trailer.totals);
+    assert_eq!((checked.trailer.totals.transactions, checked.trailer.totals.changes), (3, 10));
+    let commit = |number: u64| Commit {
+        end: end(number),
+        time: Timestamp(time(end(number))),
+        xid: Xid(end(number).0 as u32),
+    };
+    assert_eq!(checked.footer.commits, [commit(1), commit(2), commit(3)]);
+    let relations: Vec<_> = checked
+        .footer
+        .relations
+        .iter()
+        .map(|relation| {
+            (
+                relation.oid,
+                relation.name.as_slice(),
+                relation.inserts,
+                relation.truncates,
+                relation.versions.len(),
+            )
+        })
+        .collect();
+    assert_eq!(relations, [(100, &b"renamed"[..], 6, 1, 2), (200, &b"two"[..], 3, 1, 1)]);
+    assert_eq!(
+        SegmentName::sealed(START, checked.trailer.through).to_string(),
+        "0000000000001000-0000000000001300.seg"
+    );
+    let (_, written) = check(&bytes).unwrap();
+    assert_eq!(records, written);
+    // Frame by frame the same records; how well zstd compresses them may change.
+    let mut scratch = FrameScratch::default();
+    for (frame, other) in checked.footer.frames.iter().zip(encoder.frames()) {
+        let raw = frame.header.payload(&stored[frame.offset as usize..], &mut scratch).unwrap();
+        assert_eq!(raw, other.header.payload(&bytes[other.offset as usize..], &mut scratch).unwrap());
+        assert_eq!((frame.header.through, frame.header.first), (other.header.through, other.header.first));
+    }
+    assert_eq!(checked.footer.frames.len(), encoder.frames().len());
+}
