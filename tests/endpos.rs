@@ -120,6 +120,7 @@ fn apply_stops_exactly_at_any_endpos() {
         target.query(&format!("create database {database} template form"));
         let conninfo = target.conninfo_of(&database);
         let text = lsn_text(endpos);
+        program.run(&["setup", "--target", &conninfo, "--origin", &database]).done();
         program.run(&["apply", "--target", &conninfo, "--origin", &database, "--endpos", &text]).done();
         let found = applied(&target.session_of(&database));
         assert_eq!(found, expected(&transactions, endpos), "endpos {text} of {transactions:?}");

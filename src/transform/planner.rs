@@ -181,7 +181,11 @@ impl Planner {
             Message::Insert { relation, .. }
             | Message::Update { relation, .. }
             | Message::Delete { relation, .. } => *relation,
-            Message::Truncate(truncate) => return self.plan_truncate(truncate),
+            Message::Truncate(truncate) => {
+                // Those of the change before it are not its own.
+                parameters.values.clear();
+                return self.plan_truncate(truncate);
+            }
             _ => return Ok(Step::Nothing),
         };
         let known = self.relations.get_mut(&oid).ok_or_else(|| undefined(oid))?;
