@@ -168,15 +168,19 @@ fn a_slot_of_another_plugin_or_database() {
 
 #[test]
 fn a_slot_in_use_and_a_second_applier() {
-    let road = Road::new("create table t(id int primary key)");
+    let road = Road::new("create table keyless(id int)");
     let mut first = road.follow();
     let other = Pgsluice::between(&road.source, &road.target);
     // The same archive: its lock says so at once.
     let archive = road.program.archive().display().to_string();
     refused(other.run(&["receive", "--archive", &archive]), 1, &["in use"]);
-    refused(other.run(&["apply", "--archive", &archive, "--endpos", "current"]), 1, &["pgsluice"]);
+
+    let second = other.start(&["apply", "--archive", &archive]);
+    for id in 0..20 {
+        road.change(&format!("insert into keyless values ({id})"));
+    }
+    refused(second.wait(seconds(40)), 1, &["pgsluice"]);
     assert!(first.is_running(), "{}", first.log());
-    road.change("insert into t values (1)");
     road.finish(first);
 }
 
@@ -191,7 +195,7 @@ fn an_archive_of_another_source() {
     let archive = road.program.archive().display().to_string();
     let before = (traces(&other), traces(&road.target));
     for command in ["setup", "follow", "receive"] {
-        refused(program.run(&[command, "--archive", &archive]), 4, &["another source"]);
+        refused(program.run(&[command, "--archive", &archive]), 4, &["system identifier"]);
     }
     assert_eq!((traces(&other), traces(&road.target)), before);
 }

@@ -159,9 +159,7 @@ impl Session {
     /// Opens a batch.
     pub(super) async fn begin(&mut self) -> Result<(), Fault> {
         if self.prepared.len() >= PREPARED_MAX {
-            for id in self.prepared.drain() {
-                self.writer.close_statement(name_of(id, &mut [0; 12]))?;
-            }
+            self.forget_prepared()?;
         }
         self.fresh.clear();
         self.copied = 0;
@@ -169,6 +167,13 @@ impl Session {
         let name = self.stream.name.clone();
         self.run(READ, &[Some(name.as_bytes())])?;
         self.writer.drain().await
+    }
+
+    fn forget_prepared(&mut self) -> Result<(), Fault> {
+        for id in self.prepared.drain() {
+            self.writer.close_statement(name_of(id, &mut [0; 12]))?;
+        }
+        Ok(())
     }
 
     fn run(&mut self, name: &str, parameters: &[Option<&[u8]>]) -> Result<(), Fault> {
@@ -309,7 +314,8 @@ impl Session {
             self.writer.close_statement(name_of(id, &mut [0; 12]))?;
         }
         self.lost.store(false, Ordering::Relaxed);
-        Ok(())
+        // What came after an error was skipped, the preparing of statements too; which, nobody knows.
+        self.forget_prepared()
     }
 
     /// Makes all commits so far survive a crash of the target; they are made with `synchronous_commit` off, which can lose
