@@ -74,8 +74,6 @@ pub(super) struct Session {
     progress: Position,
     has_origin: bool,
     prepared: HashSet<u32>,
-    /// Those of the batch in hand: should it fail, the target may have skipped them.
-    fresh: Vec<u32>,
     copy: Option<Copy>,
     copied: u64,
 }
@@ -115,7 +113,6 @@ impl Session {
             progress: row,
             has_origin,
             prepared: HashSet::new(),
-            fresh: Vec::new(),
             copy: None,
             copied: 0,
         };
@@ -161,7 +158,6 @@ impl Session {
         if self.prepared.len() >= PREPARED_MAX {
             self.forget_prepared()?;
         }
-        self.fresh.clear();
         self.copied = 0;
         self.run(BEGIN, &[])?;
         let name = self.stream.name.clone();
@@ -200,7 +196,6 @@ impl Session {
         let mut buffer = [0; 12];
         let name = name_of(statement.id, &mut buffer);
         if self.prepared.insert(statement.id) {
-            self.fresh.push(statement.id);
             self.writer.parse(name, &statement.sql)?;
         }
         self.run(name, parameters)
@@ -308,10 +303,6 @@ impl Session {
             // The ROLLBACK was skipped, as everything is after an error until a Sync.
             self.run(ROLLBACK, &[])?;
             self.sync().await?;
-        }
-        for id in self.fresh.drain(..) {
-            self.prepared.remove(&id);
-            self.writer.close_statement(name_of(id, &mut [0; 12]))?;
         }
         self.lost.store(false, Ordering::Relaxed);
         // What came after an error was skipped, the preparing of statements too; which, nobody knows.
