@@ -155,7 +155,7 @@ fn follow_resumes_from_any_endpos_to_any_later_one() {
 #[test]
 fn follow_from_the_slot_stops_exactly_at_endpos() {
     let (source, target) = (source_with_oracle(), Cluster::target());
-    let names: Vec<String> = (0..12).map(|number| format!("e{number}")).collect();
+    let names: Vec<String> = (0..8).map(|number| format!("e{number}")).collect();
     let programs: Vec<Pgsluice> = names
         .iter()
         .map(|name| {

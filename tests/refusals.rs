@@ -158,12 +158,12 @@ fn a_slot_of_another_plugin_or_database() {
     let (source, target) = pair();
     source.query("select pg_create_logical_replication_slot('pgsluice', 'test_decoding')");
     let program = Pgsluice::between(&source, &target);
-    setup_refused(&source, &target, &program, 4, &["pgsluice", "test_decoding"]);
+    setup_refused(&source, &target, &program, 1, &["pgsluice", "test_decoding"]);
     source.query("select pg_drop_replication_slot('pgsluice')");
 
     source.query("create database other");
     source.session_of("other").query("select pg_create_logical_replication_slot('pgsluice', 'pgoutput')");
-    setup_refused(&source, &target, &program, 4, &["pgsluice", "other"]);
+    setup_refused(&source, &target, &program, 1, &["pgsluice", "other"]);
 }
 
 #[test]
