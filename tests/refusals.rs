@@ -273,15 +273,24 @@ fn a_full_disk_stops_nothing_for_good() {
         eprintln!("not run: mounting a small file system is not allowed here");
         return;
     }
+    road.source.query("alter system set wal_sender_timeout = '2s'");
+    road.source.query("select pg_reload_conf()");
     let mut running = road.follow();
     // Random, so that it does not compress into the little room there is.
     let rows = "select i, string_agg(md5(random()::text), '') from generate_series(1, 4000) i, generate_series(1, 40) group by i";
     road.change(&format!("insert into t {rows}"));
-    std::thread::sleep(seconds(3));
+    std::thread::sleep(seconds(2));
+    let connection = "select pid, confirmed_flush_lsn from pg_stat_replication join pg_replication_slots on pid = active_pid";
+    let before = road.source.query(connection);
+    // Five times the source's patience.
+    std::thread::sleep(seconds(10));
+    let after = road.source.query(connection);
     let held = road.target.value("select count(*) from t");
     let alive = running.is_running();
     let enlarged = mount(&["mount", "-o", "remount,size=200m", &place]);
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        assert_eq!(before.len(), 1, "{}", running.log());
+        assert_eq!(after, before, "the connection was lost, or what is not durable was confirmed");
         assert_eq!(held, "0", "the transaction can't have been durable");
         assert!(alive && enlarged, "{}", running.log());
         road.wait_for("select count(*) from t");
