@@ -32,6 +32,7 @@ pub(super) struct Applier<'a> {
     careful_until: Option<Lsn>,
     /// Batches refused in a row.
     refusals: u32,
+    had_session: bool,
 }
 
 /// How the loop goes on.
@@ -77,6 +78,7 @@ impl<'a> Applier<'a> {
             applied: Applied::default(),
             careful_until: None,
             refusals: 0,
+            had_session: false,
         }
     }
 
@@ -94,7 +96,9 @@ impl<'a> Applier<'a> {
         self.planner.unbind();
         let manifest = self.archive.manifest();
         let stream = Stream { name: self.target.stream.clone(), archive_id: manifest.archive_id.to_string() };
-        let session = Session::open(&self.target.conninfo, stream, &manifest.server_encoding).await?;
+        let session =
+            Session::open(&self.target.conninfo, stream, &manifest.server_encoding, self.had_session).await?;
+        self.had_session = true;
         let catalog = pg::control::connect(&self.target.conninfo, "pgsluice apply").await?;
         let read = session.progress();
         let mut run = Run {
@@ -260,10 +264,15 @@ impl<'a> Applier<'a> {
                     }
                     run.advance.changes += 1;
                     match message {
+                        // COPY has no form for a row without columns.
                         Message::Insert { relation, .. }
-                            if copies || run.session.copies() == Some(*relation) =>
+                            if statement.has_parameters()
+                                && (copies || run.session.copies() == Some(*relation)) =>
                         {
                             break *relation;
+                        }
+                        _ if self.careful_until.is_none() => {
+                            run.session.execute_in_run(statement, parameters.values()).await?;
                         }
                         _ => run.session.execute(statement, parameters.values()).await?,
                     }

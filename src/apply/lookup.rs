@@ -7,9 +7,9 @@ use crate::pg::control::fault;
 use crate::transform::{Equality, Generated, Identity, TargetColumn, TargetTable};
 
 /// Types whose equal values have equal text, so that `=` finds exactly the row that was sent: bool, bytea, "char", name,
-/// int8, int2, int4, text, oid, macaddr, inet, cidr, bpchar, varchar, date, time, timestamp, timestamptz, uuid, pg_lsn.
+/// int8, int2, int4, text, oid, macaddr, inet, cidr, varchar, date, time, timestamp, timestamptz, uuid, pg_lsn.
 const EXACT: &[u32] =
-    &[16, 17, 18, 19, 20, 21, 23, 25, 26, 829, 869, 650, 1042, 1043, 1082, 1083, 1114, 1184, 2950, 3220];
+    &[16, 17, 18, 19, 20, 21, 23, 25, 26, 829, 869, 650, 1043, 1082, 1083, 1114, 1184, 2950, 3220];
 
 /// Columns with the facts that decide how they are written and compared. Domains count as their base type.
 const COLUMNS: &str = "
@@ -23,7 +23,8 @@ select a.attname::text, a.attgenerated::text, a.attidentity::text, b.type, b.kin
        coalesce(c.collisdeterministic, true),
        (select n.nspname::text from pg_operator o join pg_namespace n on n.oid = o.oprnamespace
          where o.oprname = '=' and o.oprleft = b.type and o.oprright = b.type
-         order by n.nspname = 'pg_catalog' desc limit 1)
+         order by n.nspname = 'pg_catalog' desc limit 1),
+       format_type(a.atttypid, null)
   from pg_attribute a join base b on b.attnum = a.attnum and b.kind <> 'd'
   left join pg_collation c on c.oid = a.attcollation
  where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped
@@ -64,6 +65,7 @@ fn column(row: &tokio_postgres::Row) -> TargetColumn {
     let operator_schema: Option<String> = row.get(6);
     TargetColumn {
         name: row.get(0),
+        type_name: row.get(7),
         generated: if generated.is_empty() { Generated::No } else { Generated::Yes },
         identity: match identity.as_str() {
             "a" => Identity::Always,

@@ -13,6 +13,7 @@ mod describe;
 mod lookup;
 mod origin;
 mod replies;
+mod run;
 mod session;
 
 use std::time::Duration;
@@ -68,6 +69,8 @@ pub enum Outcome {
 
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// How long a stop waits for the batch in hand, which may itself wait for a lock of somebody on the target.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// Applies until stopped or until endpos, across lost connections to the target.
 pub async fn apply(
     archive: &Archive,
@@ -79,7 +82,19 @@ pub async fn apply(
     let mut backoff = BACKOFF_MIN;
     loop {
         let before = applier.position();
-        let fault = match applier.run(&mut control).await {
+        let mut stop = control.stop.clone();
+        let patience = async {
+            let _ = stop.wait_for(|stop| *stop).await;
+            tokio::time::sleep(STOP_PATIENCE).await;
+        };
+        let ended = tokio::select! {
+            ended = applier.run(&mut control) => ended,
+            () = patience => {
+                tracing::warn!("the batch in hand takes too long: given up, it is applied by the next run");
+                return Ok(Outcome::Stopped);
+            }
+        };
+        let fault = match ended {
             Ok(Flow::Reached) => return Ok(Outcome::Reached),
             Ok(_) => return Ok(Outcome::Stopped),
             Err(fault) => fault,

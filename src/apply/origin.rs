@@ -12,7 +12,11 @@ const TAKEOVER: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(100);
 
 /// Takes the stream's advisory lock and reads its progress, waiting for an old backend that may still be committing.
-pub(super) async fn fence(connection: &mut Pipeline, stream: &Stream) -> Result<Position, Fault> {
+pub(super) async fn fence(
+    connection: &mut Pipeline,
+    stream: &Stream,
+    again: bool,
+) -> Result<Position, Fault> {
     let name = quote_literal(&stream.name);
     let lock = format!("SELECT pg_try_advisory_lock(hashtextextended('pgsluice ' || {name}, 0))");
     let started = Instant::now();
@@ -24,11 +28,10 @@ pub(super) async fn fence(connection: &mut Pipeline, stream: &Stream) -> Result<
                  AND l.classid::bigint = ((k >> 32) & 4294967295) AND l.objid::bigint = (k & 4294967295)"
             );
             let pid = value(connection, &holder).await?.unwrap_or_else(|| "unknown".into());
-            return Err(Fault::stop(format!(
-                "another applier of '{}' is at work on the target (pid {pid})",
-                stream.name
-            ))
-            .hint("stop it, or apply under another --name"));
+            let message =
+                format!("another applier of '{}' is at work on the target (pid {pid})", stream.name);
+            let fault = if again { Fault::retry(message) } else { Fault::stop(message) };
+            return Err(fault.hint("stop it, or apply under another --name"));
         }
         tokio::time::sleep(POLL).await;
     }

@@ -27,14 +27,19 @@ pub(super) struct Report {
 /// Set as soon as the batch is known to be lost, so that the sender stops sending the rest of it.
 pub(super) type Lost = Arc<AtomicBool>;
 
+/// A statement that must touch more than one row: its number in the batch, and how many.
+pub(super) type Expected = (u64, u64);
+
 /// Reads until the connection ends; the fault that ended it is the last thing sent.
 pub(super) async fn read(
     mut reader: PipelineReader,
     lost: Lost,
+    mut expected: mpsc::UnboundedReceiver<Expected>,
     reports: mpsc::UnboundedSender<Result<Report, Fault>>,
 ) {
     let mut report = Report::default();
     let mut completed = 0;
+    let mut next: Option<Expected> = None;
     loop {
         let reply = match reader.next_result().await {
             Ok(reply) => reply,
@@ -46,9 +51,13 @@ pub(super) async fn read(
         };
         match reply {
             Reply::CommandComplete { tag, rows } => {
+                // Told before the statement was sent.
+                next = next.or_else(|| expected.try_recv().ok());
+                let touches =
+                    next.take_if(|(statement, _)| *statement == completed).map_or(1, |(_, rows)| rows);
                 if tag.starts_with("COPY") {
                     report.copied += rows.unwrap_or(0);
-                } else if rows != Some(1) && is_row_change(tag) && report.mismatch.is_none() {
+                } else if rows != Some(touches) && is_row_change(tag) && report.mismatch.is_none() {
                     report.mismatch = Some((completed, tag.to_owned()));
                     lost.store(true, Ordering::Relaxed);
                 }
@@ -64,6 +73,8 @@ pub(super) async fn read(
             }
             Reply::ReadyForQuery { .. } => {
                 completed = 0;
+                next = None;
+                while expected.try_recv().is_ok() {}
                 if reports.send(Ok(std::mem::take(&mut report))).is_err() {
                     return;
                 }

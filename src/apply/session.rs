@@ -9,14 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use crate::model::{Fault, Position, Remedy, Timestamp};
 use crate::pg::{Conninfo, Pipeline, PipelineOptions, PipelineWriter};
-use crate::transform::{Statement, StatementKind};
+use crate::transform::{RUN_ROWS, Statement, StatementKind};
 
 use super::copytext;
 use super::origin::{fence, set_up_origin};
-use super::replies::{self, Lost, Report};
+use super::replies::{self, Expected, Lost, Report};
+use super::run::{Run, Taken};
 
 /// Prepared statements kept on the target before all are dropped and prepared anew.
 const PREPARED_MAX: usize = 1000;
@@ -68,6 +70,8 @@ pub(super) struct Advance {
 pub(super) struct Session {
     writer: PipelineWriter,
     reports: mpsc::UnboundedReceiver<Result<Report, Fault>>,
+    expected: mpsc::UnboundedSender<Expected>,
+    reading: AbortHandle,
     lost: Lost,
     stream: Stream,
     /// Where the row stood when it was last known.
@@ -76,6 +80,9 @@ pub(super) struct Session {
     prepared: HashSet<u32>,
     copy: Option<Copy>,
     copied: u64,
+    run: Run,
+    /// Statements since the last Sync.
+    statements: u64,
 }
 
 /// A COPY that is under way.
@@ -86,11 +93,13 @@ struct Copy {
 }
 
 impl Session {
-    /// Connects, fences other appliers of the stream off, and reads the progress.
+    /// Connects, fences other appliers of the stream off, and reads the progress. `again`: this process has had the stream
+    /// before, so whoever has it now is most likely its own old backend.
     pub(super) async fn open(
         target: &Conninfo,
         stream: Stream,
         client_encoding: &str,
+        again: bool,
     ) -> Result<Session, Fault> {
         let options = PipelineOptions {
             application_name: "pgsluice apply",
@@ -99,15 +108,19 @@ impl Session {
             replica_role: true,
         };
         let mut connection = Pipeline::connect(target, &options).await?;
-        let row = fence(&mut connection, &stream).await?;
+        let row = fence(&mut connection, &stream, again).await?;
         let has_origin = set_up_origin(&mut connection, &stream, row).await?;
         let (writer, reader) = connection.into_halves();
         let lost = Lost::default();
         let (sender, reports) = mpsc::unbounded_channel();
-        tokio::spawn(replies::read(reader, Arc::clone(&lost), sender));
+        let (expected, expectations) = mpsc::unbounded_channel();
+        let reading =
+            tokio::spawn(replies::read(reader, Arc::clone(&lost), expectations, sender)).abort_handle();
         let mut session = Session {
             writer,
             reports,
+            expected,
+            reading,
             lost,
             stream,
             progress: row,
@@ -115,6 +128,8 @@ impl Session {
             prepared: HashSet::new(),
             copy: None,
             copied: 0,
+            run: Run::default(),
+            statements: 0,
         };
         session.prepare().await?;
         Ok(session)
@@ -155,9 +170,6 @@ impl Session {
 
     /// Opens a batch.
     pub(super) async fn begin(&mut self) -> Result<(), Fault> {
-        if self.prepared.len() >= PREPARED_MAX {
-            self.forget_prepared()?;
-        }
         self.copied = 0;
         self.run(BEGIN, &[])?;
         let name = self.stream.name.clone();
@@ -173,30 +185,79 @@ impl Session {
     }
 
     fn run(&mut self, name: &str, parameters: &[Option<&[u8]>]) -> Result<(), Fault> {
+        self.statements += 1;
         self.writer.bind_execute(name, parameters.iter().copied())
     }
 
-    /// Executes a planned statement.
+    /// Executes a planned statement now.
     pub(super) async fn execute(
         &mut self,
         statement: &Statement,
         parameters: &[Option<&[u8]>],
     ) -> Result<(), Fault> {
         self.end_copy()?;
+        self.end_run()?;
         if statement.kind == StatementKind::Truncate {
             self.writer.parse("", &statement.sql)?;
             self.run("", parameters)?;
         } else {
-            self.run_prepared(statement, parameters)?;
+            self.run_prepared(statement.id, &statement.sql, parameters)?;
         }
         self.writer.drain().await
     }
 
-    fn run_prepared(&mut self, statement: &Statement, parameters: &[Option<&[u8]>]) -> Result<(), Fault> {
+    /// Executes a planned statement, or holds it back in case more of its kind follow.
+    pub(super) async fn execute_in_run(
+        &mut self,
+        statement: &Statement,
+        parameters: &[Option<&[u8]>],
+    ) -> Result<(), Fault> {
+        if statement.many.is_none() {
+            return self.execute(statement, parameters).await;
+        }
+        self.end_copy()?;
+        let mut taken = self.run.push(statement, parameters);
+        if taken == Taken::No {
+            self.end_run()?;
+            taken = self.run.push(statement, parameters);
+        }
+        if taken == Taken::Full {
+            self.end_run()?;
+        }
+        self.writer.drain().await
+    }
+
+    /// Sends the rows that were held back.
+    fn end_run(&mut self) -> Result<(), Fault> {
+        let mut run = std::mem::take(&mut self.run);
+        if let Some(statement) = run.statement() {
+            let parameters = run.parameters();
+            match &statement.many {
+                Some(many) if run.is_full() => {
+                    // A reader that is gone shows elsewhere.
+                    let _ = self.expected.send((self.statements, RUN_ROWS as u64));
+                    self.run_prepared(many.id, &many.sql, &parameters)?;
+                }
+                _ => {
+                    for row in parameters.chunks(parameters.len().div_ceil(run.rows()).max(1)) {
+                        self.run_prepared(statement.id, &statement.sql, row)?;
+                    }
+                }
+            }
+        }
+        run.clear();
+        self.run = run;
+        Ok(())
+    }
+
+    fn run_prepared(&mut self, id: u32, sql: &str, parameters: &[Option<&[u8]>]) -> Result<(), Fault> {
+        if self.prepared.len() >= PREPARED_MAX {
+            self.forget_prepared()?;
+        }
         let mut buffer = [0; 12];
-        let name = name_of(statement.id, &mut buffer);
-        if self.prepared.insert(statement.id) {
-            self.writer.parse(name, &statement.sql)?;
+        let name = name_of(id, &mut buffer);
+        if self.prepared.insert(id) {
+            self.writer.parse(name, sql)?;
         }
         self.run(name, parameters)
     }
@@ -210,7 +271,8 @@ impl Session {
     ) -> Result<(), Fault> {
         if self.copy.as_ref().is_none_or(|copy| copy.statement != statement.id) {
             self.end_copy()?;
-            self.run_prepared(statement, &[])?;
+            self.end_run()?;
+            self.run_prepared(statement.id, &statement.sql, &[])?;
             let rows = Vec::with_capacity(2 * COPY_BYTES);
             self.copy = Some(Copy { relation, statement: statement.id, rows });
         }
@@ -236,6 +298,7 @@ impl Session {
     /// Waits for what the target says to the batch so far.
     pub(super) async fn verdict(&mut self) -> Result<(), Refused> {
         self.end_copy()?;
+        self.end_run()?;
         let report = self.sync().await?;
         self.check(report)
     }
@@ -244,6 +307,7 @@ impl Session {
     /// or, where the remedy is [`Remedy::Reread`], may have taken it.
     pub(super) async fn commit(&mut self, advance: Advance) -> Result<(), Refused> {
         self.end_copy()?;
+        self.end_run()?;
         let (lsn, time, xid) =
             (advance.end.to_string(), advance.commit_time.to_string(), advance.xid.to_string());
         let (transactions, changes) = (advance.transactions.to_string(), advance.changes.to_string());
@@ -297,6 +361,7 @@ impl Session {
     /// Gives the batch in hand up.
     pub(super) async fn rollback(&mut self) -> Result<(), Fault> {
         self.end_copy()?;
+        self.run.clear();
         self.run(ROLLBACK, &[])?;
         let report = self.sync().await?;
         if report.failed.is_some() {
@@ -330,12 +395,20 @@ impl Session {
     /// Waits for all answers so far.
     async fn sync(&mut self) -> Result<Report, Fault> {
         self.writer.sync()?;
+        self.statements = 0;
         // A broken connection shows in the reading half too, which knows why.
         let sent = self.writer.flush().await;
         match self.reports.recv().await {
             Some(report) => report,
             None => Err(sent.err().unwrap_or_else(|| Fault::retry("the connection to the target has ended"))),
         }
+    }
+}
+
+/// The connection ends with the session: under TLS both halves must be gone for that, and its backend holds the fence.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.reading.abort();
     }
 }
 

@@ -100,6 +100,8 @@ fn seal_left_over(
     })?;
     check_mark(archive, prefix.as_ref().map_or(end.position, |prefix| prefix.through()))?;
     let Some(prefix) = prefix.filter(|prefix| prefix.through() > name.after) else {
+        // A reader that has it open must see that nothing is in it.
+        file.set_len(0).map_err(|error| fault("cannot empty", &error))?;
         std::fs::remove_file(&path).map_err(|error| fault("cannot remove", &error))?;
         disk::sync_folder(&folder).map_err(|error| fault("cannot remove", &error))?;
         return Ok(None);

@@ -63,7 +63,13 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Standing)) -> Result<St
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     let (mut poll, mut second) = (tokio::time::interval(POLL), tokio::time::interval(TELL));
     let mut event = Event::Started;
+    let mut signals = 0;
     loop {
+        signals += u32::from(event == Event::Signal);
+        if signals > 1 {
+            return Err(Fault::stop("ended at once by a second signal")
+                .hint("nothing is lost: run the same command again to resume"));
+        }
         for command in machine.step(event) {
             if command == Command::Finish {
                 runner.publish(&sentinel, &machine);
@@ -186,18 +192,17 @@ impl Runner {
             received: self.received.clone(),
         };
         let (archive, writer_options) = (self.options.archive.clone(), self.options.writer.clone());
-        let (ends, flush, tail) = (self.ends.clone(), self.flush.clone(), self.tail.clone());
-        tokio::spawn(async move {
-            let received = async {
-                let writer = receive::open_log(&archive, &source, writer_options, &control).await?;
-                let Some(writer) = writer else { return Ok(Position::ZERO) };
-                tail.send_replace(Some(writer.tail()));
-                let telling = tokio::spawn(tell_durable(writer.durable(), flush));
-                let received = receive::receive(&archive, writer, &source, control).await;
-                let _ = telling.await;
-                received
-            };
-            let _ = ends.send(Ended::Receiver(received.await));
+        let (flush, tail) = (self.flush.clone(), self.tail.clone());
+        // That of an earlier receiver knows nothing new.
+        tail.send_replace(None);
+        self.spawn("receiver", Ended::Receiver, async move {
+            let writer = receive::open_log(&archive, &source, writer_options, &control).await?;
+            let Some(writer) = writer else { return Ok(Position::ZERO) };
+            tail.send_replace(Some(writer.tail()));
+            let telling = tokio::spawn(tell_durable(writer.durable(), flush));
+            let received = receive::receive(&archive, writer, &source, control).await;
+            let _ = telling.await;
+            received
         });
     }
 
@@ -209,10 +214,10 @@ impl Runner {
             endpos: self.endpos.subscribe(),
             applied: self.apply.clone(),
         };
-        let (archive, ends) = (self.options.archive.clone(), self.ends.clone());
+        let archive = self.options.archive.clone();
         let (mut tail, mut stop) = (self.tail.subscribe(), self.stop_applier.subscribe());
         let receives = self.options.source.is_some();
-        tokio::spawn(async move {
+        self.spawn("applier", Ended::Applier, async move {
             if receives {
                 // The log is recovered first; then what is fresh comes from memory.
                 tokio::select! {
@@ -221,8 +226,21 @@ impl Runner {
                 }
             }
             let tail = tail.borrow().clone();
-            let applied = apply::apply(&archive, tail, &target, control).await;
-            let _ = ends.send(Ended::Applier(applied));
+            apply::apply(&archive, tail, &target, control).await
+        });
+    }
+
+    /// Runs a stage; however it ends, a panic included, the conductor hears of it.
+    fn spawn<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        ended: impl FnOnce(Result<T, Fault>) -> Ended + Send + 'static,
+        stage: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) {
+        let (ends, stage) = (self.ends.clone(), tokio::spawn(stage));
+        tokio::spawn(async move {
+            let result = stage.await.unwrap_or_else(|_| Err(Fault::stop(format!("the {name} has panicked"))));
+            let _ = ends.send(ended(result));
         });
     }
 

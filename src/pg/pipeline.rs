@@ -17,6 +17,10 @@ use crate::model::{Fault, Remedy};
 /// [`PipelineWriter::drain`] writes once this much waits.
 const DRAIN_SIZE: usize = 128 * 1024;
 
+/// Keepalives that the server sends to an applier, in seconds and in number.
+const KEEPALIVES: [(&str, &str); 3] =
+    [("tcp_keepalives_idle", "10"), ("tcp_keepalives_interval", "5"), ("tcp_keepalives_count", "3")];
+
 /// What an applier's session differs in.
 #[derive(Clone, Copy, Debug)]
 pub struct PipelineOptions<'a> {
@@ -39,6 +43,8 @@ pub struct Pipeline {
 impl Pipeline {
     pub async fn connect(conninfo: &Conninfo, options: &PipelineOptions<'_>) -> Result<Pipeline, Fault> {
         let mut settings = vec![("xmloption", "content"), ("standard_conforming_strings", "on")];
+        // A backend whose client is gone keeps its locks until it notices; that must not take the system's two hours.
+        settings.extend(KEEPALIVES);
         if let Some(level) = options.synchronous_commit {
             settings.push(("synchronous_commit", level));
         }

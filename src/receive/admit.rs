@@ -58,7 +58,15 @@ pub(super) fn admit(log: &LogState, source: &SourceState) -> Result<(), Fault> {
         ))
         .hint("the source is an old primary or was restored to an earlier point; connect to the current primary"));
     }
+    if source.timeline > log.timeline && source.switched_at.is_none() {
+        return Err(Fault::person(format!(
+            "the source's timeline {} does not descend from timeline {}, which the archive holds",
+            source.timeline, log.timeline
+        ))
+        .hint("another server was promoted than the one that the archive followed; start a new archive from this one"));
+    }
     if let Some(switch) = source.switched_at
+        && source.timeline > log.timeline
         && log.durable > switch
     {
         return Err(Fault::person(format!(
@@ -144,6 +152,7 @@ mod tests {
         };
         check(promoted(100), "admitted");
         check(promoted(97), "ahead of the new timeline 2 by 3 bytes");
+        check(|s| s.timeline = 3, "does not descend from timeline 1");
         check(|s| s.timeline = 0, "holds timeline 1");
     }
 }

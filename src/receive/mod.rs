@@ -17,9 +17,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::archive::{Archive, Durable, Manifest, Writer, WriterOptions, WriterState};
-use crate::model::{Fault, Position, Remedy};
-use crate::pg::slot::Slot;
-use crate::pg::{self, Conninfo, ReplicationStream};
+use crate::model::{Fault, Position, Remedy, quote_literal};
+use crate::pg::{self, Conninfo, ReplicationReceiver, ReplicationStream, StatusSender};
 
 use admit::{LogState, SlotState, SourceState};
 use herald::Herald;
@@ -74,7 +73,7 @@ pub async fn open_log(
         };
         match identified.await {
             Ok(system) => break system.timeline,
-            Err(fault) if fault.remedy != Remedy::Retry => return Err(fault),
+            Err(fault) if !may_pass(&fault) => return Err(fault),
             Err(fault) => {
                 tracing::warn!(error = %fault, retry_seconds = backoff.as_secs_f64(), "source can't be reached");
             }
@@ -106,7 +105,7 @@ pub async fn receive(
             Ok(Ended::Cut(fault)) | Err(fault) => fault,
         };
         writer.discard();
-        if fault.remedy != Remedy::Retry {
+        if !may_pass(&fault) {
             // What came before the fault is kept; the fault itself is what the caller must hear.
             writer.close().await?;
             return Err(fault);
@@ -123,6 +122,11 @@ pub async fn receive(
     }
 }
 
+/// A lost connection has changed nothing on the source, whether or not a request was under way.
+fn may_pass(fault: &Fault) -> bool {
+    matches!(fault.remedy, Remedy::Retry | Remedy::Reread)
+}
+
 /// Whether everything up to endpos has been received.
 fn is_complete(writer: &Writer, control: &Control) -> bool {
     control.endpos.borrow().is_some_and(|endpos| writer.received() >= endpos)
@@ -135,16 +139,12 @@ async fn connection(
     source: &Source,
     control: &mut Control,
 ) -> Result<Ended, Fault> {
-    let mut stream = ReplicationStream::connect(&source.conninfo, APPLICATION, &[]).await?;
-    let durable = settled(writer).await?;
-    let timeline = check(archive, writer, &mut stream, source, durable).await?;
-    writer.continue_on(timeline);
-    let publications = pg::publication_names([source.publication.as_str()]);
-    let options =
-        [("proto_version", "1"), ("publication_names", publications.as_str()), ("messages", "true")];
-    let (mut events, status) = stream.start(&source.slot, durable, &options).await?;
-    tracing::info!(slot = source.slot, from = %durable, timeline, "receiving");
-
+    let mut stop = control.stop.clone();
+    let (mut events, status) = tokio::select! {
+        biased;
+        _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Finished),
+        started = start(archive, writer, source) => started?,
+    };
     let herald = Herald::start(status, writer.durable(), control.applied.clone());
     let ended = pump::pump(&mut events, writer, control, &herald).await;
     if let Ok(Ended::Finished) = ended {
@@ -153,6 +153,24 @@ async fn connection(
         herald.finish(durable).await;
     }
     ended
+}
+
+/// Connects, checks that this source continues the log, and begins streaming where that ends.
+async fn start(
+    archive: &Archive,
+    writer: &mut Writer,
+    source: &Source,
+) -> Result<(ReplicationReceiver, StatusSender), Fault> {
+    let mut stream = ReplicationStream::connect(&source.conninfo, APPLICATION, &[]).await?;
+    let durable = settled(writer).await?;
+    let timeline = check(archive, writer, &mut stream, source, durable).await?;
+    writer.continue_on(timeline);
+    let publications = pg::publication_names([source.publication.as_str()]);
+    let options =
+        [("proto_version", "1"), ("publication_names", publications.as_str()), ("messages", "true")];
+    let started = stream.start(&source.slot, durable, &options).await?;
+    tracing::info!(slot = source.slot, from = %durable, timeline, "receiving");
+    Ok(started)
 }
 
 /// Waits until all whole transactions that were received are durable, or the disk takes no more for now.
@@ -189,14 +207,12 @@ async fn check(
     durable: Position,
 ) -> Result<u32, Fault> {
     let system = stream.identify_system().await?;
-    let switched_at = if system.timeline > writer.timeline() {
-        let history = stream.timeline_history(system.timeline).await?;
-        history.iter().find(|switch| switch.timeline == writer.timeline()).map(|switch| switch.switched_at)
-    } else {
-        None
-    };
-    let control = pg::control::connect(&source.conninfo, APPLICATION).await?;
-    let slot = pg::slot::read(&control, &source.slot).await?.ok_or_else(|| {
+    let history = stream.timeline_history(system.timeline).await?;
+    let switched_at = history.iter().find(|switch| switch.timeline == writer.timeline());
+    let manifest = archive.manifest();
+    let log =
+        LogState { system_identifier: manifest.system_identifier, timeline: writer.timeline(), durable };
+    let slot = slot_state(stream, &source.slot, manifest).await?.ok_or_else(|| {
         let missed = system.position.bytes_since(durable);
         Fault::person(format!(
             "slot \"{}\" does not exist on the source: the archive ends at {durable}, {missed} bytes before its end",
@@ -204,39 +220,44 @@ async fn check(
         ))
         .hint("a new slot can't give what came in between: start a new archive and copy the tables anew")
     })?;
-    let manifest = archive.manifest();
-    let log =
-        LogState { system_identifier: manifest.system_identifier, timeline: writer.timeline(), durable };
     admit::admit(
         &log,
         &SourceState {
             system_identifier: system.system_identifier,
             timeline: system.timeline,
             flushed: system.position,
-            switched_at,
-            slot: slot_state(&slot, manifest)?,
+            switched_at: switched_at.map(|switch| switch.switched_at),
+            slot,
         },
     )?;
     Ok(system.timeline)
 }
 
-/// The slot as the decision needs it; refuses one that speaks of something else.
-fn slot_state(slot: &Slot, manifest: &Manifest) -> Result<SlotState, Fault> {
-    let is = |what: &Option<String>| what.clone().unwrap_or_else(|| "none".into());
-    let wrong = |what, found, wanted: &str| {
-        Err(Fault::person(format!(
-            "slot \"{}\" is of {what} {found}, but the archive of {wanted}",
-            slot.name
-        ))
-        .hint("check --slot and --archive"))
-    };
-    if slot.plugin.as_ref() != Some(&manifest.plugin) {
-        return wrong("plugin", is(&slot.plugin), &manifest.plugin);
+/// The slot as the decision needs it, from the very server that will stream; none where it does not exist. Refuses one that
+/// speaks of something else.
+async fn slot_state(
+    stream: &mut ReplicationStream,
+    slot: &str,
+    manifest: &Manifest,
+) -> Result<Option<SlotState>, Fault> {
+    let query = format!(
+        "SELECT plugin, database, confirmed_flush_lsn, wal_status FROM pg_catalog.pg_replication_slots \
+         WHERE slot_name = {}",
+        quote_literal(slot)
+    );
+    let Some(row) = stream.simple(&query).await?.into_iter().next() else { return Ok(None) };
+    let mut fields = row.into_iter().map(Option::unwrap_or_default);
+    let mut field = || fields.next().unwrap_or_default();
+    for (what, wanted) in [("plugin", &manifest.plugin), ("database", &manifest.database)] {
+        let found = field();
+        if found != *wanted {
+            return Err(Fault::person(format!(
+                "slot \"{slot}\" is of {what} '{found}', but the archive of {wanted}"
+            ))
+            .hint("check --slot and --archive"));
+        }
     }
-    if slot.database.as_ref() != Some(&manifest.database) {
-        return wrong("database", is(&slot.database), &manifest.database);
-    }
-    let lost = slot.wal_status.as_deref() == Some("lost");
-    let confirmed = slot.confirmed_flush.unwrap_or_default();
-    Ok(SlotState { name: slot.name.clone(), confirmed, lost })
+    // None while the slot is being created, and of a lost one.
+    let confirmed = field().parse().unwrap_or_default();
+    Ok(Some(SlotState { name: slot.to_owned(), confirmed, lost: field() == "lost" }))
 }

@@ -12,5 +12,5 @@ mod statement;
 mod target;
 
 pub use planner::{Parameters, Planner, Refusal, Step};
-pub use statement::{Statement, StatementKind};
+pub use statement::{Many, RUN_ROWS, Statement, StatementKind};
 pub use target::{Equality, Generated, Identity, TargetColumn, TargetTable};

@@ -10,6 +10,9 @@ use super::columns::ColumnSet;
 use super::statement::{self, Mapped, Match, Source, Statement};
 use super::target::{Generated, Identity, TargetTable};
 
+/// Shapes of one table's changes that are kept: where whole rows are matched, each pattern of nulls is one.
+const SHAPES_MAX: usize = 256;
+
 /// Why a change can't be expressed on the target. The caller adds the position.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -258,6 +261,7 @@ fn map(relation: &Relation, target: &TargetTable) -> Result<Vec<Mapped>, Refusal
                 generated: found.generated == Generated::Yes,
                 identity: found.identity,
                 equality: found.equality.clone(),
+                type_name: found.type_name.clone(),
             })
         })
         .collect()
@@ -296,11 +300,14 @@ impl Table {
             }
         };
         let shape = self.shape(update, old_shape, parameters);
+        if self.shapes.len() >= SHAPES_MAX && !self.shapes.contains_key(&shape) {
+            self.shapes.clear();
+        }
         match self.shapes.entry(shape) {
             Entry::Occupied(built) => Ok(built.into_mut().as_ref()),
             Entry::Vacant(missing) => {
                 let id = *statements;
-                *statements += 1;
+                *statements += 2; // the form for many rows has its own
                 let built = build(id, relation, &self.target, &self.columns, missing.key())?;
                 Ok(missing.insert(built).as_ref())
             }
@@ -411,7 +418,13 @@ fn build(
     if set.is_empty() {
         return Ok(None);
     }
-    Ok(Some(statement::update(id, target, columns, &set, &fixed, &found_by)))
+    let mut update = statement::update(id, target, columns, &set, &fixed, &found_by);
+    if let (Match::Key(key), false, true) = (&found_by, moved, fixed.is_empty()) {
+        let key: Vec<usize> = key.iter().map(|(at, _)| *at).collect();
+        update.keys = key.len();
+        update.many = statement::update_many(id + 1, target, columns, &set, &key).map(Box::new);
+    }
+    Ok(Some(update))
 }
 
 #[cfg(test)]

@@ -7,13 +7,14 @@ use crate::pgoutput::decode;
 
 const PLAIN: TargetColumn = TargetColumn {
     name: String::new(),
+    type_name: String::new(),
     generated: Generated::No,
     identity: Identity::No,
     equality: Equality { operator_schema: None, exact: true },
 };
 
 fn column(name: &str) -> TargetColumn {
-    TargetColumn { name: name.into(), ..PLAIN }
+    TargetColumn { name: name.into(), type_name: "text".into(), ..PLAIN }
 }
 
 fn target(columns: Vec<TargetColumn>) -> TargetTable {
@@ -282,4 +283,33 @@ fn statements_are_reused_until_the_definition_changes() {
     assert_eq!(first, id_of(&mut planner, &[("UN", &["3", "x", "y"])]));
     planner.define(relation(ReplicaIdentity::Default, &["id*", "a", "c"]));
     assert_eq!(None, id_of(&mut planner, &[("UN", &["3", "x", "y"])]));
+}
+
+/// The statement for many rows of an update, with the rows cut down to two.
+#[track_caller]
+fn many(target: TargetTable, change: &[(&str, &[&str])]) -> Option<String> {
+    let mut planner = Planner::default();
+    planner.define(keyed());
+    planner.bind(9, target).unwrap();
+    let bytes = message(change);
+    match planner.plan(&decode(&bytes).unwrap(), &mut Parameters::default()).unwrap() {
+        Step::Execute(statement) => statement.many.as_ref().map(|many| {
+            let (rows, rest) = many.sql.split_once("), (").unwrap();
+            let end = rest.rfind(")) AS r").unwrap();
+            format!("{rows}), …{}", &rest[end + 1..]).replace('"', "")
+        }),
+        _ => None,
+    }
+}
+
+#[test]
+fn updates_by_an_unchanged_key_have_a_form_for_many_rows() {
+    assert_eq!(
+        many(plain(), &[("UN", &["1", "y", "z"])]).unwrap(),
+        "UPDATE ONLY public.t AS t SET a = r.c1, b = r.c2 FROM (VALUES ($1::text, $2::text, $3::text), …) \
+         AS r (c1, c2, c3) WHERE t.id = r.c3"
+    );
+    assert_eq!(many(plain(), &[("UK", &["1", "-", "-"]), ("N", &["2", "y", "z"])]), None);
+    assert_eq!(many(plain(), &[("DK", &["1", "-", "-"])]), None);
+    assert_eq!(many(plain(), &[("IN", &["1", "y", "z"])]), None);
 }

@@ -13,6 +13,28 @@ pub struct Statement {
     pub sql: String,
     /// Where each parameter comes from.
     pub(super) sources: Vec<Source>,
+    /// How many of the last parameters find the row.
+    pub keys: usize,
+    /// The same for [`RUN_ROWS`] rows with different keys at once; the target does that much faster.
+    pub many: Option<Box<Many>>,
+}
+
+/// Rows of a [`Many`].
+pub const RUN_ROWS: usize = 64;
+/// Parameters that one statement can have (the protocol counts them in 16 bits).
+const PARAMETERS_MAX: usize = 65_535;
+
+/// A statement that changes [`RUN_ROWS`] rows; its parameters are those of the rows, one row after the other.
+#[derive(Clone, Debug)]
+pub struct Many {
+    pub id: u32,
+    pub sql: String,
+}
+
+impl Statement {
+    pub fn has_parameters(&self) -> bool {
+        !self.sources.is_empty()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +62,7 @@ pub(super) struct Mapped {
     pub(super) generated: bool,
     pub(super) identity: Identity,
     pub(super) equality: Equality,
+    pub(super) type_name: String,
 }
 
 /// How the row to change is found.
@@ -68,7 +91,7 @@ impl Sql {
     }
 
     fn statement(self, id: u32, kind: StatementKind) -> Statement {
-        Statement { id, kind, sql: self.text, sources: self.sources }
+        Statement { id, kind, sql: self.text, sources: self.sources, keys: 0, many: None }
     }
 }
 
@@ -141,6 +164,44 @@ pub(super) fn update(
         ),
     };
     sql.statement(id, StatementKind::Row)
+}
+
+/// The form for many rows of an update that sets `set` where the unchanged `key` is found. Values are typed by casts, and
+/// the rows of the list must have different keys.
+pub(super) fn update_many(
+    id: u32,
+    target: &TargetTable,
+    columns: &[Mapped],
+    set: &[usize],
+    key: &[usize],
+) -> Option<Many> {
+    let used: Vec<&Mapped> = set.iter().chain(key).map(|&at| columns.get(at)).collect::<Option<_>>()?;
+    if used.len() * RUN_ROWS > PARAMETERS_MAX || used.iter().any(|column| column.type_name.is_empty()) {
+        return None;
+    }
+    let mut parameter = 0;
+    let rows = (0..RUN_ROWS).map(|_| {
+        let values = used.iter().map(|column| {
+            parameter += 1;
+            format!("${parameter}::{}", column.type_name)
+        });
+        format!("({})", join(values, ", "))
+    });
+    let rows = join(rows, ", ");
+    let named = || used.iter().zip(1..);
+    let assignments =
+        join(named().take(set.len()).map(|(column, at)| format!("{} = r.c{at}", column.quoted)), ", ");
+    let found = named().skip(set.len()).map(|(column, at)| {
+        let operator = operator(column);
+        format!("t.{} {operator} r.c{at}", column.quoted)
+    });
+    let sql = format!(
+        "UPDATE {} AS t SET {assignments} FROM (VALUES {rows}) AS r ({}) WHERE {}",
+        only(target),
+        join(named().map(|(_, at)| format!("c{at}")), ", "),
+        join(found, " AND "),
+    );
+    Some(Many { id, sql })
 }
 
 pub(super) fn delete(id: u32, target: &TargetTable, columns: &[Mapped], found_by: &Match) -> Statement {
@@ -248,9 +309,13 @@ fn find(
 }
 
 fn equal_by_operator(column: &Mapped, parameter: &str) -> String {
+    format!("{} {} {parameter}", column.quoted, operator(column))
+}
+
+fn operator(column: &Mapped) -> String {
     match &column.equality.operator_schema {
-        Some(schema) => format!("{} OPERATOR({}.=) {parameter}", column.quoted, quote_ident(schema)),
-        None => format!("{} = {parameter}", column.quoted),
+        Some(schema) => format!("OPERATOR({}.=)", quote_ident(schema)),
+        None => "=".into(),
     }
 }
 

@@ -15,6 +15,8 @@ pub struct TargetTable {
 #[derive(Clone, Debug)]
 pub struct TargetColumn {
     pub name: String,
+    /// The type as SQL names it, schema-qualified where it isn't built in, without modifier.
+    pub type_name: String,
     pub generated: Generated,
     pub identity: Identity,
     pub equality: Equality,
