@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use pgsluice::model::{Fault, Remedy};
 use pgsluice::pg::{Conninfo, Pipeline, PipelineOptions, ReplicationStream, control};
-use support::{Cluster, Version};
+use support::{Cluster, Road, Version};
 use tokio::runtime::Runtime;
 
 fn wait<T>(future: impl Future<Output = T>) -> T {
@@ -155,6 +155,31 @@ fn admit(cluster: &Cluster, lines: &str) {
 /// A name for the server that is no loopback address, although it leads there.
 const ELSEWHERE: &str = "host=0.0.0.0";
 const NAMED: &str = "host=db.test hostaddr=127.0.0.1";
+
+/// Under TLS a connection ends only when both of its halves are gone; until then its backend keeps other appliers out.
+#[test]
+fn a_target_over_tls_is_let_go_at_each_stop() {
+    let keys = Keys::new();
+    keys.sign("server", "db.test", "subjectAltName=IP:127.0.0.1", P256, "-days 2");
+    let target = with_tls();
+    keys.install(&target, "server");
+    let schema = "create table t(id int primary key)";
+    let Road { source, target, program } = Road::between(Cluster::source(), target, schema, schema);
+    let over_tls = format!("{} sslmode=verify-full sslrootcert={}", target.conninfo(), keys.text("ca.crt"));
+    let road = Road { source, target, program: program.target(&over_tls) };
+    let running = road.follow();
+    for id in 1..=3 {
+        road.change(&format!("insert into t values ({id})"));
+        road.wait_for("select count(*) from t");
+        let tls = "select bool_and(ssl) from pg_stat_ssl join pg_stat_activity using (pid) where application_name = 'pgsluice apply'";
+        assert_eq!(road.target.value(tls), "t");
+        road.program.run(&["sentinel", "set", "prefetch"]).done();
+        let sessions = "select count(*) from pg_stat_activity where application_name = 'pgsluice apply'";
+        support::wait_until(support::seconds(10), sessions, || road.target.value(sessions) == "0");
+        road.program.run(&["sentinel", "set", "apply"]).done();
+    }
+    road.finish(running);
+}
 
 #[test]
 fn certificates_are_checked_as_the_mode_demands() {

@@ -165,6 +165,48 @@ fn a_missing_row_stops_the_applier_and_names_it() {
     road.arrives();
 }
 
+/// Many rows go out in one statement; nobody may notice.
+#[test]
+fn long_runs_of_updates_are_as_exact_as_single_ones() {
+    let road = Road::new(
+        "create type mood as enum ('sad', 'happy'); create domain short as varchar(40);
+         create table t(id int, part \"char\", amount numeric(12,3), tags text[], feeling mood, note short, rank int unique,
+                        flag bool, code char(5), primary key (part, id));
+         create table child(id int primary key, v text);
+         insert into t select i, 'a', i, array['x', null], 'sad', 'row ' || i, i, true, 'c' || i % 9 from generate_series(1, 500) i;
+         insert into child select i, 'v' from generate_series(1, 300) i",
+    );
+    // One shape, nulls among the values.
+    road.change(
+        "update t set amount = amount / 3, tags = case when id % 7 = 0 then null else tags || 'y' end",
+    );
+    road.change("update t set feeling = 'happy', note = null, flag = id % 2 = 0, code = 'd'");
+    // The same rows again and again in one transaction, and a table between.
+    road.change(
+        "begin; update t set amount = amount + 1; update t set amount = amount * 2 where id < 400;
+         update child set v = v || id; update t set note = 'last' where id > 100; commit",
+    );
+    // Unique values move through each other, in an order that the source allowed.
+    road.change("update t set rank = rank + 1000");
+    road.change("begin; update t set rank = -rank; update t set rank = 2000 - id; commit");
+    road.arrives();
+}
+
+#[test]
+fn a_row_that_is_missing_in_a_long_run_is_named() {
+    let road = Road::new(
+        "create table t(id int primary key, v int); insert into t select i, 0 from generate_series(1, 300) i",
+    );
+    road.target.query("delete from t where id = 177");
+    road.change("update t set v = 1 where id <= 10");
+    road.change("update t set v = 2");
+    let outcome = road.program.run(&["follow", "--endpos", "current"]).ends_with(1);
+    assert!(outcome.stderr.contains("id = '177'") && outcome.stderr.contains("public.t"), "{outcome}");
+    assert_eq!(road.target.value("select sum(v) from t"), "10");
+    road.target.query("insert into t values (177, 0)");
+    road.arrives();
+}
+
 // What a row holds.
 
 #[test]
