@@ -178,7 +178,7 @@ fn long_runs_of_updates_are_as_exact_as_single_ones() {
     );
     // One shape, nulls among the values.
     road.change(
-        "update t set amount = amount / 3, tags = case when id % 7 = 0 then null else tags || 'y' end",
+        "update t set amount = amount / 3, tags = case when id % 7 = 0 then null else tags || 'y'::text end",
     );
     road.change("update t set feeling = 'happy', note = null, flag = id % 2 = 0, code = 'd'");
     // The same rows again and again in one transaction, and a table between.

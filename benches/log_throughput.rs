@@ -1,5 +1,5 @@
 //! How fast the log takes small messages, and what they cost on disk:
-//! `cargo run --release --example log_throughput [TRANSACTIONS]`. Shaped as pgbench's: three updates and an insert.
+//! `cargo bench --profile release --bench log_throughput`. Shaped as pgbench's: three updates and an insert.
 
 #![allow(clippy::unwrap_used)]
 
