@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use crate::model::{Relation, Value, quote_ident};
 use crate::pgoutput::{Message, Old, Truncate, Tuple};
@@ -422,7 +423,7 @@ fn build(
     if let (Match::Key(key), false, true) = (&found_by, moved, fixed.is_empty()) {
         let key: Vec<usize> = key.iter().map(|(at, _)| *at).collect();
         update.keys = key.len();
-        update.many = statement::update_many(id + 1, target, columns, &set, &key).map(Box::new);
+        update.many = statement::update_many(id + 1, target, columns, &set, &key).map(Arc::new);
     }
     Ok(Some(update))
 }

@@ -80,7 +80,7 @@ fn check(relation: Relation, target: TargetTable, change: &[(&str, &[&str])], ex
         .bind(9, target)
         .and_then(|()| planner.plan(&decode(&bytes).unwrap(), &mut parameters))
         .map(|step| match step {
-            Step::Execute(statement) => Some(statement.sql.clone()),
+            Step::Execute(statement) => Some(statement.sql.to_string()),
             _ => None,
         });
     let shown = match planned {
@@ -260,7 +260,7 @@ fn truncates_all_tables_at_once() {
     let Ok(Step::Execute(statement)) = planner.plan(&decode(bytes).unwrap(), &mut parameters) else {
         panic!("not planned")
     };
-    assert_eq!(statement.sql, "TRUNCATE ONLY \"public\".\"t\", ONLY \"public\".\"u\" RESTART IDENTITY");
+    assert_eq!(&*statement.sql, "TRUNCATE ONLY \"public\".\"t\", ONLY \"public\".\"u\" RESTART IDENTITY");
 }
 
 #[test]

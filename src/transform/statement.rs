@@ -1,22 +1,24 @@
 //! SQL text of the statements, and which value goes where.
 
+use std::sync::Arc;
+
 use crate::model::quote_ident;
 
 use super::target::{Equality, Identity, TargetTable};
 
-/// A statement that is prepared once and executed for many rows. Parameters are text, typed by their place.
+/// A statement that is prepared once and executed for many rows. Parameters are text, typed by their place. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Statement {
     /// Unique within the planner: the name to prepare it under.
     pub id: u32,
     pub kind: StatementKind,
-    pub sql: String,
+    pub sql: Arc<str>,
     /// Where each parameter comes from.
-    pub(super) sources: Vec<Source>,
+    pub(super) sources: Arc<[Source]>,
     /// How many of the last parameters find the row.
     pub keys: usize,
     /// The same for [`RUN_ROWS`] rows with different keys at once; the target does that much faster.
-    pub many: Option<Box<Many>>,
+    pub many: Option<Arc<Many>>,
 }
 
 /// Rows of a [`Many`].
@@ -91,7 +93,7 @@ impl Sql {
     }
 
     fn statement(self, id: u32, kind: StatementKind) -> Statement {
-        Statement { id, kind, sql: self.text, sources: self.sources, keys: 0, many: None }
+        Statement { id, kind, sql: self.text.into(), sources: self.sources.into(), keys: 0, many: None }
     }
 }
 
