@@ -272,6 +272,21 @@ fn patterns_choose_what_is_published() {
 }
 
 #[test]
+fn names_that_could_not_be_read_are_refused_before_they_are_captured() {
+    let (source, target) = (Cluster::source(), Cluster::target());
+    for cluster in [&source, &target] {
+        cluster.query("create database latin encoding 'LATIN1' locale 'C' template template0");
+        cluster.session_of("latin").query("create table \"Stra\u{df}e\"(id int primary key)");
+        cluster.session_of("latin").query("create table plain(id int primary key)");
+    }
+    let latin = |cluster: &Cluster| cluster.conninfo().replace("dbname=postgres", "dbname=latin");
+    let program = Pgsluice::with(&latin(&source), &latin(&target));
+    let outcome = program.run(&["setup"]).ends_with(1);
+    assert!(outcome.stderr.contains("LATIN1") && outcome.stderr.contains("--exclude"), "{outcome}");
+    program.run(&["setup", "--exclude", "public.*tra*"]).done();
+}
+
+#[test]
 fn an_interrupted_setup_is_finished() {
     let (source, target) = pair();
     source.psql(TABLES);

@@ -74,6 +74,8 @@ pub(super) struct Shared {
     pub(super) closing: Arc<AtomicBool>,
 }
 
+/// How often the lock is tried, 50 ms apart.
+const LOCK_ATTEMPTS: u32 = 10;
 /// An open file that holds nothing but idle progress is sealed from here on.
 const IDLE_BYTES_MAX: u64 = 1 << 20;
 
@@ -336,12 +338,14 @@ pub(super) fn lock(archive: &Archive) -> Result<File, Fault> {
     let path = archive.root().join("lock");
     let fault = |error: &std::io::Error| disk::fault("cannot lock", &path, error);
     let file = disk::open_or_create(&path).map_err(|error| fault(&error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(Fault::stop(format!("archive {} is in use by another receiver", archive.root().display()))
-                .hint("stop the other pgsluice first; `pgsluice status` looks at the archive while it runs"))
+    // Commands that look share the lock for a moment.
+    for _ in 0..LOCK_ATTEMPTS {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(50)),
+            Err(TryLockError::Error(error)) => return Err(fault(&error)),
         }
-        Err(TryLockError::Error(error)) => Err(fault(&error)),
     }
+    Err(Fault::stop(format!("archive {} is in use by another receiver", archive.root().display()))
+        .hint("stop the other pgsluice first; `pgsluice status` looks at the archive while it runs"))
 }

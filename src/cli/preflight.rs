@@ -177,6 +177,24 @@ pub(crate) fn source_findings(source: &SourceFacts, wish: &Wish<'_>, plan: &Plan
             "ALTER SYSTEM SET wal_level = 'logical'; -- then restart the source",
         ));
     }
+    if server.encoding != "UTF8" {
+        let foreign = |table: &&Table| {
+            let mut names =
+                table.columns.iter().map(|column| &column.name).chain([&table.schema, &table.name]);
+            names.any(|name| !name.is_ascii())
+        };
+        for table in plan.arriving.iter().filter(foreign) {
+            findings.push(error(
+                format!(
+                    "{}.{} or one of its columns has a name that is not ASCII, which can't be read from a source in {}",
+                    quote_ident(&table.schema),
+                    quote_ident(&table.name),
+                    server.encoding
+                ),
+                "rename it, or leave the table out with --exclude",
+            ));
+        }
+    }
     if source.slot.is_none() && server.replication_slots.is_full() {
         findings.push(error(
             format!("all {} replication slots of the source are in use", server.replication_slots.max),
