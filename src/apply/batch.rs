@@ -207,7 +207,7 @@ impl<'a> Applier<'a> {
                     Flow::On
                 }
                 _ if matches!(run.inside, Inside::Applying(_)) => {
-                    let copies = self.careful_until.is_none() && is_insert_run(bytes, &records);
+                    let copies = || is_insert_run(bytes, &records);
                     self.change(run, &message, &mut parameters, copies).await?
                 }
                 _ => Flow::On,
@@ -245,14 +245,16 @@ impl<'a> Applier<'a> {
         Ok(Flow::Again)
     }
 
-    /// Sends one change. With `copies` an insert goes by COPY, as it does while a COPY into the same table is under way.
+    /// Sends one change. Unless it must be careful, an insert goes by COPY while one into the same table is under way or
+    /// where `copies` says that one is worth its start, and updates go out in runs.
     async fn change<'m>(
         &mut self,
         run: &mut Run,
         message: &Message<'m>,
         parameters: &mut Parameters<'m>,
-        copies: bool,
+        copies: impl Fn() -> bool,
     ) -> Result<Flow, Fault> {
+        let careful = self.careful_until.is_some();
         let oid = loop {
             match self.planner.plan(message, parameters).map_err(|refusal| run.refusal(refusal))? {
                 Step::Nothing => return Ok(Flow::On),
@@ -264,17 +266,15 @@ impl<'a> Applier<'a> {
                     }
                     run.advance.changes += 1;
                     match message {
+                        _ if careful => run.session.execute(statement, parameters.values()).await?,
                         // COPY has no form for a row without columns.
                         Message::Insert { relation, .. }
-                            if statement.has_parameters()
-                                && (copies || run.session.copies() == Some(*relation)) =>
+                            if statement.parameter_count() > 0
+                                && (run.session.copies() == Some(*relation) || copies()) =>
                         {
                             break *relation;
                         }
-                        _ if self.careful_until.is_none() => {
-                            run.session.execute_in_run(statement, parameters.values()).await?;
-                        }
-                        _ => run.session.execute(statement, parameters.values()).await?,
+                        _ => run.session.execute_in_run(statement, parameters.values()).await?,
                     }
                     return self.go_on(run).await;
                 }

@@ -71,6 +71,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How long a stop waits for the batch in hand, which may itself wait for a lock of somebody on the target.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Applies until stopped or until endpos, across lost connections to the target.
 pub async fn apply(
     archive: &Archive,

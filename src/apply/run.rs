@@ -7,7 +7,7 @@ use crate::transform::{RUN_ROWS, Statement};
 
 /// Rows that wait, all of one statement, no two with the same key.
 #[derive(Default)]
-pub(super) struct Run {
+pub(super) struct UpdateRun {
     statement: Option<Statement>,
     rows: usize,
     bytes: Vec<u8>,
@@ -28,7 +28,7 @@ pub(super) enum Taken {
     No,
 }
 
-impl Run {
+impl UpdateRun {
     pub(super) fn push(&mut self, statement: &Statement, parameters: &[Option<&[u8]>]) -> Taken {
         if self.statement.as_ref().is_some_and(|waiting| waiting.id != statement.id) {
             return Taken::No;
@@ -49,10 +49,6 @@ impl Run {
     /// The statement of the rows that wait, if any do.
     pub(super) fn statement(&self) -> Option<&Statement> {
         self.statement.as_ref()
-    }
-
-    pub(super) fn rows(&self) -> usize {
-        self.rows.max(1)
     }
 
     pub(super) fn is_full(&self) -> bool {

@@ -18,7 +18,7 @@ use crate::transform::{RUN_ROWS, Statement, StatementKind};
 use super::copytext;
 use super::origin::{fence, set_up_origin};
 use super::replies::{self, Expected, Lost, Report};
-use super::run::{Run, Taken};
+use super::run::{Taken, UpdateRun};
 
 /// Prepared statements kept on the target before all are dropped and prepared anew.
 const PREPARED_MAX: usize = 1000;
@@ -80,7 +80,7 @@ pub(super) struct Session {
     prepared: HashSet<u32>,
     copy: Option<Copy>,
     copied: u64,
-    run: Run,
+    run: UpdateRun,
     /// Statements since the last Sync.
     statements: u64,
 }
@@ -128,7 +128,7 @@ impl Session {
             prepared: HashSet::new(),
             copy: None,
             copied: 0,
-            run: Run::default(),
+            run: UpdateRun::default(),
             statements: 0,
         };
         session.prepare().await?;
@@ -239,7 +239,7 @@ impl Session {
                     self.run_prepared(many.id, &many.sql, &parameters)?;
                 }
                 _ => {
-                    for row in parameters.chunks(parameters.len().div_ceil(run.rows()).max(1)) {
+                    for row in parameters.chunks(statement.parameter_count().max(1)) {
                         self.run_prepared(statement.id, &statement.sql, row)?;
                     }
                 }

@@ -196,6 +196,19 @@ impl StreamArguments {
     }
 }
 
+/// Both ends, the archive between them, and what the stream's parts are called.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RoadArguments {
+    #[command(flatten)]
+    pub(crate) source: SourceArguments,
+    #[command(flatten)]
+    pub(crate) target: TargetArguments,
+    #[command(flatten)]
+    pub(crate) archive: ArchiveArguments,
+    #[command(flatten)]
+    pub(crate) stream: StreamArguments,
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct TableArguments {
     /// Tables to publish, such as public.orders or sales.* [default: all of user schemas]

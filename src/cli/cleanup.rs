@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 use tokio_postgres::Client;
 
-use super::arguments::{ArchiveArguments, Everywhere, SourceArguments, StreamArguments, TargetArguments};
+use super::arguments::{Everywhere, RoadArguments};
 use super::config::File;
 use super::keepsake::KeptIdentity;
 use super::pending::has_receiver;
@@ -26,13 +26,7 @@ const APPLICATION: &str = "pgsluice cleanup";
   pgsluice cleanup --source postgresql://app@db1/shop --target postgresql://app@db2/shop --name shop")]
 pub(crate) struct CleanupCommand {
     #[command(flatten)]
-    source: SourceArguments,
-    #[command(flatten)]
-    target: TargetArguments,
-    #[command(flatten)]
-    archive: ArchiveArguments,
-    #[command(flatten)]
-    stream: StreamArguments,
+    road: RoadArguments,
     /// Remove the archive as well, with all that it holds
     #[arg(long)]
     archive_too: bool,
@@ -47,10 +41,10 @@ struct Report {
 
 impl CleanupCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
-        let place = self.archive.place(file)?;
-        let names = self.stream.names(&place, file)?;
-        let client = Side::Source.connect(&self.source.conninfo(file)?, APPLICATION).await?;
-        let mut target = match self.target.conninfo(file)? {
+        let place = self.road.archive.place(file)?;
+        let names = self.road.stream.names(&place, file)?;
+        let client = Side::Source.connect(&self.road.source.conninfo(file)?, APPLICATION).await?;
+        let mut target = match self.road.target.conninfo(file)? {
             Some(target) => Some(Side::Target.connect(&target, APPLICATION).await?),
             None => None,
         };

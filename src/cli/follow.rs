@@ -1,8 +1,6 @@
 //! `follow`: the whole road under one conductor.
 
-use super::arguments::{
-    ArchiveArguments, Everywhere, SourceArguments, StreamArguments, TableArguments, TargetArguments,
-};
+use super::arguments::{Everywhere, RoadArguments, TableArguments};
 use super::conduct::{EndposArguments, SegmentArguments, conduct, needed_target};
 use super::config::File;
 use super::setup;
@@ -17,13 +15,7 @@ use crate::receive::Source;
   pgsluice follow --source postgresql://app@db1/shop --target postgresql://app@db2/shop --name shop")]
 pub(crate) struct FollowCommand {
     #[command(flatten)]
-    source: SourceArguments,
-    #[command(flatten)]
-    target: TargetArguments,
-    #[command(flatten)]
-    archive: ArchiveArguments,
-    #[command(flatten)]
-    stream: StreamArguments,
+    road: RoadArguments,
     #[command(flatten)]
     tables: TableArguments,
     #[command(flatten)]
@@ -34,8 +26,7 @@ pub(crate) struct FollowCommand {
 
 impl FollowCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
-        let wanted =
-            setup::options(&self.source, &self.target, &self.archive, &self.stream, &self.tables, file)?;
+        let wanted = self.road.options(&self.tables, file)?;
         let target = needed_target(wanted.target.clone())?;
         let writer = self.segments.options()?;
         let archive = setup::done(&wanted).await?;

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use super::arguments::{
-    ArchiveArguments, Everywhere, SourceArguments, StreamArguments, TableArguments, TargetArguments,
+    ArchiveArguments, Everywhere, RoadArguments, SourceArguments, StreamArguments, TableArguments,
+    TargetArguments,
 };
 use super::config::File;
 use super::keepsake::{Intent, KeptIdentity};
@@ -433,20 +434,14 @@ fn adoptable(slot: &Slot, intended: bool, archive: &std::path::Path) -> Result<(
   pgsluice setup --source postgresql://app@db1/shop --target postgresql://app@db2/shop --name shop")]
 pub(crate) struct SetupCommand {
     #[command(flatten)]
-    source: SourceArguments,
-    #[command(flatten)]
-    target: TargetArguments,
-    #[command(flatten)]
-    archive: ArchiveArguments,
-    #[command(flatten)]
-    stream: StreamArguments,
+    road: RoadArguments,
     #[command(flatten)]
     tables: TableArguments,
 }
 
 impl SetupCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
-        let options = options(&self.source, &self.target, &self.archive, &self.stream, &self.tables, file)?;
+        let options = self.road.options(&self.tables, file)?;
         let survey = Survey::take(&options).await?;
         let findings = survey.findings.clone();
         match survey.perform().await {
@@ -461,7 +456,14 @@ impl SetupCommand {
     }
 }
 
-/// What was typed, as [`Options`].
+impl RoadArguments {
+    /// What was typed, as [`Options`].
+    pub(crate) fn options(&self, tables: &TableArguments, file: &File) -> Result<Options, Fault> {
+        options(&self.source, &self.target, &self.archive, &self.stream, tables, file)
+    }
+}
+
+/// The same from its parts, for a command that has not all of them.
 pub(crate) fn options(
     source: &SourceArguments,
     target: &TargetArguments,

@@ -3,9 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::arguments::{
-    ArchiveArguments, Everywhere, Names, Place, SourceArguments, StreamArguments, TargetArguments,
-};
+use super::arguments::{Everywhere, Names, Place, RoadArguments};
 use super::config::File;
 use super::pending::{Pending, has_receiver};
 use super::print;
@@ -23,13 +21,7 @@ use crate::sentinel::{Control, Sentinel};
   pgsluice status --name shop --source postgresql://app@db1/shop --target postgresql://app@db2/shop --json")]
 pub(crate) struct StatusCommand {
     #[command(flatten)]
-    source: SourceArguments,
-    #[command(flatten)]
-    target: TargetArguments,
-    #[command(flatten)]
-    archive: ArchiveArguments,
-    #[command(flatten)]
-    stream: StreamArguments,
+    road: RoadArguments,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -94,9 +86,9 @@ struct Status {
 
 impl StatusCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
-        let place = self.archive.place(file)?;
-        let names = self.stream.names(&place, file)?;
-        let (source, target) = (self.source.optional(file)?, self.target.conninfo(file)?);
+        let place = self.road.archive.place(file)?;
+        let names = self.road.stream.names(&place, file)?;
+        let (source, target) = (self.road.source.optional(file)?, self.road.target.conninfo(file)?);
         let (source, progress) =
             tokio::join!(source_part(source.as_ref(), &names), target_part(target.as_ref(), &names));
         let applied = progress.as_ref().ok().map(|progress| progress.lsn);

@@ -34,8 +34,8 @@ pub struct Many {
 }
 
 impl Statement {
-    pub fn has_parameters(&self) -> bool {
-        !self.sources.is_empty()
+    pub fn parameter_count(&self) -> usize {
+        self.sources.len()
     }
 }
 
