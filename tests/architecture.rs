@@ -1,7 +1,5 @@
 //! A room imports only from rooms of a lower level, and from itself; each crate has its reason written down.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
-
 use std::path::{Path, PathBuf};
 
 /// The layers of `ARCHITECTURE.md`.

@@ -1,11 +1,7 @@
 //! The control plane on real servers: setup, its findings, sentinel, status, cleanup.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
-
-mod support;
-
+use crate::support::{Cluster, Outcome, Pgsluice, Row, Version, pair};
 use serde_json::{Value, json};
-use support::{Cluster, Outcome, Pgsluice, Row, Version, pair};
 
 /// All that setup could have changed on a server.
 fn traces(cluster: &Cluster) -> Vec<Row> {
@@ -96,7 +92,7 @@ fn the_sentinel_is_set_and_read() {
     source.query("insert into a values (1)");
     let end = source.current_lsn();
     program.run(&["sentinel", "set", "endpos", "current"]).done();
-    assert!(support::lsn(program.sentinel()["endpos"].as_str().unwrap()) >= support::lsn(&end));
+    assert!(crate::support::lsn(program.sentinel()["endpos"].as_str().unwrap()) >= crate::support::lsn(&end));
     program.run(&["sentinel", "set", "apply"]).done();
     assert_eq!(program.sentinel()["apply"], true);
 

@@ -2,13 +2,9 @@
 //!
 //! The oracle is a second slot with test_decoding, read by SQL: none of our code has a part in it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
-
-mod support;
-
 use std::collections::BTreeSet;
 
-use support::{Cluster, Pgsluice, Session, lsn, lsn_text};
+use crate::support::{Cluster, Pgsluice, Session, lsn, lsn_text};
 
 const SCHEMA: &str = "create table t(name text primary key)";
 

@@ -1,14 +1,10 @@
 //! The ground that the other tests stand on holds.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
-
-mod support;
-
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use support::{
+use crate::support::{
     Cluster, StopMode, Version, assert_tables_equal, pair, seconds, tables_difference, wait_until,
 };
 
@@ -92,7 +88,7 @@ fn a_cluster_has_a_folder() {
 #[test]
 fn no_server_outlives_a_killed_test() {
     let mut test = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_cluster_has_a_folder", "--nocapture"])
+        .args(["--exact", "harness::a_cluster_has_a_folder", "--nocapture"])
         .env("PGSLUICE_TEST_WAITS", "1")
         .stdout(Stdio::piped())
         .spawn()

@@ -1,18 +1,14 @@
 //! Connecting to real servers: TLS, authentication, names, and what is said when it does not work.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
-
-mod support;
-
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::support::{Cluster, Road, Version};
 use pgsluice::model::{Fault, Remedy};
 use pgsluice::pg::{Conninfo, Pipeline, PipelineOptions, ReplicationStream, control};
-use support::{Cluster, Road, Version};
 use tokio::runtime::Runtime;
 
 fn wait<T>(future: impl Future<Output = T>) -> T {
@@ -138,7 +134,7 @@ const P256: &str = "ec -pkeyopt ec_paramgen_curve:P-256";
 /// Settings take effect a moment after a reload; a certificate is then in use by new sessions.
 #[track_caller]
 fn reloaded(cluster: &Cluster, sql: &str, expected: &str) {
-    support::wait_until(support::seconds(10), sql, || cluster.value(sql) == expected);
+    crate::support::wait_until(crate::support::seconds(10), sql, || cluster.value(sql) == expected);
     std::thread::sleep(std::time::Duration::from_millis(200));
 }
 
@@ -175,7 +171,9 @@ fn a_target_over_tls_is_let_go_at_each_stop() {
         assert_eq!(road.target.value(tls), "t");
         road.program.run(&["sentinel", "set", "prefetch"]).done();
         let sessions = "select count(*) from pg_stat_activity where application_name = 'pgsluice apply'";
-        support::wait_until(support::seconds(10), sessions, || road.target.value(sessions) == "0");
+        crate::support::wait_until(crate::support::seconds(10), sessions, || {
+            road.target.value(sessions) == "0"
+        });
         road.program.run(&["sentinel", "set", "apply"]).done();
     }
     road.finish(running);

@@ -1,19 +1,15 @@
 //! The replication stream and the applier's pipeline on a real server.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
-
-mod support;
-
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::support::{Cluster, StopMode, Version, lsn, seconds, wait_until};
 use pgsluice::model::{Fault, Position, Remedy};
 use pgsluice::pg::{
     Conninfo, Event, Pipeline, PipelineOptions, ReplicationStream, Reply, SnapshotAction, Status,
     TransactionStatus, publication_names,
 };
-use support::{Cluster, StopMode, Version, lsn, seconds, wait_until};
 use tokio::runtime::Runtime;
 
 fn wait<T>(future: impl Future<Output = T>) -> T {

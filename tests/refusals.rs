@@ -1,12 +1,8 @@
 //! Bad input and bad surroundings: one clear error with a hint, the right exit code, everything left as it was.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
-
-mod support;
-
 use std::process::Command;
 
-use support::{Cluster, Outcome, Pgsluice, Road, StopMode, pair, seconds};
+use crate::support::{Cluster, Outcome, Pgsluice, Road, StopMode, pair, seconds};
 
 const SECRET: &str = "open-sesame-4711";
 
@@ -27,7 +23,7 @@ fn refused(outcome: Outcome, code: i32, names: &[&str]) {
 }
 
 /// All that setup could have changed on a server.
-fn traces(cluster: &Cluster) -> Vec<support::Row> {
+fn traces(cluster: &Cluster) -> Vec<crate::support::Row> {
     cluster.query(
         "select 'slot', slot_name::text from pg_replication_slots
          union all select 'publication', pubname::text from pg_publication

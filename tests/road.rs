@@ -1,13 +1,9 @@
 //! The whole road on real servers: what goes in comes out once, whatever happens on the way.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
-
-mod support;
-
 use std::time::{Duration, Instant};
 
-use support::ledger::{self, Dice};
-use support::{Road, Signal, StopMode, assert_tables_equal, lsn, seconds, wait_until};
+use crate::support::ledger::{self, Dice};
+use crate::support::{Road, Signal, StopMode, assert_tables_equal, lsn, seconds, wait_until};
 
 #[test]
 fn what_pgbench_writes_arrives() {

@@ -1,10 +1,4 @@
 //! The segment's bytes, without any file: round trips, cuts, flipped bits, and the golden file that is read for ever.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
-
-#[path = "log/messages.rs"]
-#[allow(dead_code)]
-mod messages;
-
 use bytes::Bytes;
 use pgsluice::model::{Position, Timestamp, Xid};
 use pgsluice::segment::{
@@ -13,7 +7,7 @@ use pgsluice::segment::{
 };
 use proptest::prelude::*;
 
-use messages::*;
+use crate::log::messages::*;
 
 fn header() -> Header {
     Header {

@@ -1,10 +1,6 @@
 //! What logical decoding says, and what must come of it on the target: the cases that are easily got wrong.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
-
-mod support;
-
-use support::{Road, Session, assert_tables_equal, lsn, seconds, wait_until};
+use crate::support::{Road, Session, assert_tables_equal, lsn, seconds, wait_until};
 
 /// Same schema on both sides, changes on the source, same rows on both sides.
 #[track_caller]

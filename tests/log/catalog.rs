@@ -7,7 +7,7 @@ use pgsluice::archive::{Archive, Lookup, find, list, reindex, show, totals};
 use pgsluice::catalog::Catalog;
 use pgsluice::model::{Position, Timestamp, Xid};
 
-use crate::messages::*;
+use super::messages::*;
 
 type Entries = Vec<(Box<[u8]>, Box<[u8]>)>;
 

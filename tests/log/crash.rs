@@ -8,7 +8,7 @@ use pgsluice::model::{Fault, Position};
 use pgsluice::segment::SegmentName;
 use pgsluice::verify::verify;
 
-use crate::messages::*;
+use super::messages::*;
 
 pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();

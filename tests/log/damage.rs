@@ -7,8 +7,8 @@ use pgsluice::archive::{Archive, ArchiveId, Manifest, Reader};
 use pgsluice::model::{Fault, Position};
 use pgsluice::verify::verify;
 
-use crate::crash::copy;
-use crate::messages::*;
+use super::crash::copy;
+use super::messages::*;
 
 fn read_all(archive: &Archive, after: Position) -> Result<usize, Fault> {
     let mut reader = Reader::open(archive, after, None)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pgsluice::archive::{Archive, Writer, WriterState};
 use pgsluice::model::Position;
 
-use crate::messages::*;
+use super::messages::*;
 
 /// A file system of a few megabytes in memory; unmounted when dropped.
 struct SmallDisk(tempfile::TempDir);

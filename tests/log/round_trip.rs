@@ -1,7 +1,7 @@
 use pgsluice::archive::Reader;
 use pgsluice::model::Position;
 
-use crate::messages::*;
+use super::messages::*;
 
 #[tokio::test]
 async fn what_is_written_is_read_back() {

@@ -3,7 +3,7 @@
 use pgsluice::archive::{Reader, Writer, WriterOptions};
 use pgsluice::model::Position;
 
-use crate::messages::*;
+use super::messages::*;
 
 /// One transaction of 12 MiB that can't be compressed away, in messages of 64 KiB.
 fn huge(number: u64) -> Vec<Vec<u8>> {

@@ -1,0 +1,17 @@
+//! All tests of the built program and of the rooms at their seams, in one binary: each further one would be linked with
+//! RocksDB again.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod architecture;
+mod control;
+mod endpos;
+mod harness;
+mod log;
+mod pg_connect;
+mod pg_stream;
+mod refusals;
+mod road;
+mod segment;
+mod semantics;
+mod support;
