@@ -1,15 +1,17 @@
 //! The one loop that turns frames of the log into batches on the target.
 
+use std::collections::BTreeSet;
+
 use tokio_postgres::Client;
 
 use crate::archive::{Archive, Frame, Reader, Records, Tail};
-use crate::model::{Fault, Lsn, Position, Remedy};
+use crate::model::{Fault, Lsn, Position, Relation, Remedy, quote_ident};
 use crate::pg;
 use crate::pgoutput::{Begin, Message, decode};
 use crate::transform::{Parameters, Planner, Refusal, Step};
 
 use super::session::{Advance, FIRST_CHANGE, Refused, Session, Stream};
-use super::{Applied, Control, Target, describe, lookup};
+use super::{Applied, Control, OnSchemaChange, Target, columns, describe, lookup};
 
 /// Changes after which a batch is committed although the log has more. A longer transaction gains little, and rows that
 /// change often can't be pruned inside it.
@@ -30,6 +32,10 @@ pub(super) struct Applier<'a> {
     applied: Applied,
     /// A batch up to the commit at this LSN was refused: until it is passed, one source transaction is a batch, row by row.
     careful_until: Option<Lsn>,
+    /// What the planner knows of the target was looked up since the last batch.
+    is_fresh: bool,
+    /// Tables that changes came for, by what the target has of them, for patterns that match none.
+    seen: BTreeSet<(String, String)>,
     /// Batches refused in a row.
     refusals: u32,
     had_session: bool,
@@ -77,6 +83,8 @@ impl<'a> Applier<'a> {
             planner: Planner::default(),
             applied: Applied::default(),
             careful_until: None,
+            is_fresh: false,
+            seen: BTreeSet::new(),
             refusals: 0,
             had_session: false,
         }
@@ -206,6 +214,10 @@ impl<'a> Applier<'a> {
                     self.planner.define(relation.clone());
                     Flow::On
                 }
+                Message::Type { oid, schema, name } => {
+                    self.planner.define_type(*oid, schema, name);
+                    Flow::On
+                }
                 _ if matches!(run.inside, Inside::Applying(_)) => {
                     let copies = || is_insert_run(bytes, &records);
                     self.change(run, &message, &mut parameters, copies).await?
@@ -256,10 +268,11 @@ impl<'a> Applier<'a> {
     ) -> Result<Flow, Fault> {
         let careful = self.careful_until.is_some();
         let oid = loop {
-            match self.planner.plan(message, parameters).map_err(|refusal| run.refusal(refusal))? {
-                Step::Nothing => return Ok(Flow::On),
-                Step::LookUp(oid) => self.look_up(run, oid).await?,
-                Step::Execute(statement) => {
+            match self.planner.plan(message, parameters) {
+                Err(refusal) => return self.unfit(run, message, refusal).await,
+                Ok(Step::Nothing) => return Ok(Flow::On),
+                Ok(Step::LookUp(oid)) => self.look_up(run, oid).await?,
+                Ok(Step::Execute(statement)) => {
                     if !run.is_open {
                         run.session.begin().await?;
                         run.is_open = true;
@@ -303,8 +316,65 @@ impl<'a> Applier<'a> {
             self.planner.leave_out(oid);
             return Ok(());
         }
-        let target = lookup::look_up(&run.catalog, &relation).await.map_err(|fault| run.at(fault))?;
-        self.planner.bind(oid, target).map_err(|refusal| run.refusal(refusal))
+        self.seen.insert((relation.schema.clone(), relation.name.clone()));
+        let rules = &self.target.rules;
+        let Some(choice) = rules.choose(&run.catalog, &relation).await.map_err(|fault| run.at(fault))? else {
+            self.planner.leave_out(oid);
+            return Ok(());
+        };
+        let found = lookup::look_up(&run.catalog, &self.planner, &relation).await;
+        let bound = self.planner.bind(oid, found.map_err(|fault| run.at(fault))?, &choice);
+        let left_out = bound.map_err(|refusal| run.refusal(refusal))?;
+        if !left_out.is_empty() {
+            let table = format!("{}.{}", relation.schema, relation.name);
+            tracing::warn!(table, columns = left_out.join(", "), "columns are left out on this target");
+        }
+        Ok(())
+    }
+
+    /// The target lacks what a change needs. That is believed only of what was just looked up, and with everything before the
+    /// change's transaction committed.
+    async fn unfit(&mut self, run: &mut Run, message: &Message<'_>, refusal: Refusal) -> Result<Flow, Fault> {
+        if !self.is_fresh {
+            tracing::info!(error = refusal.message, "looking the target's tables up anew");
+            return self.go_carefully(run).await;
+        }
+        let add = refusal.add_columns.as_deref();
+        let add = add.filter(|_| self.target.rules.on_schema_change == OnSchemaChange::AddColumns);
+        let Inside::Applying(begin) = run.inside else { return Err(run.refusal(refusal)) };
+        let Some(add) = add else {
+            let place = describe::change(&self.planner, message, begin);
+            run.inside = Inside::Nothing;
+            return Err(run.refusal(refusal).context(place));
+        };
+        // The batch may hold locks on the table.
+        run.give_up().await?;
+        self.refusals += 1;
+        columns::add(&run.catalog, add).await.map_err(|fault| run.at(fault))?;
+        tracing::warn!(
+            statement = add,
+            transaction = describe::begun(begin),
+            "columns added on the target; rows that were there have NULL in them"
+        );
+        self.planner.unbind();
+        Ok(Flow::Again)
+    }
+
+    /// Gives the batch up: what is known of the target is looked up anew, and each source transaction up to here is a batch.
+    async fn go_carefully(&mut self, run: &mut Run) -> Result<Flow, Fault> {
+        self.careful_until = Some(run.advance_until());
+        run.give_up().await?;
+        self.planner.unbind();
+        self.is_fresh = true;
+        Ok(Flow::Again)
+    }
+
+    /// Tells of patterns that matched no table that changes came for.
+    pub(super) fn warn_of_unmatched(&self) {
+        let seen: Vec<_> = self.seen.iter().cloned().collect();
+        for pattern in self.target.rules.unmatched(&seen) {
+            tracing::warn!(%pattern, "no table with changes matched this pattern");
+        }
     }
 
     /// Commits the batch in hand, if there is one.
@@ -320,6 +390,7 @@ impl<'a> Applier<'a> {
         }
         run.is_open = false;
         self.refusals = 0;
+        self.is_fresh = false;
         let advance = std::mem::take(&mut run.advance);
         self.applied.transactions += advance.transactions;
         self.applied.changes += advance.changes;
@@ -345,21 +416,37 @@ impl<'a> Applier<'a> {
             return Err(fault);
         }
         self.refusals += 1;
-        let begin = run.advance_until();
-        run.give_up().await?;
-        if self.careful_until.is_none() {
+        if self.careful_until.is_none() || !self.is_fresh {
             tracing::info!(error = %fault, "batch refused, going through it transaction by transaction");
-            self.careful_until = Some(begin);
-            return Ok(Flow::Again);
+            return self.go_carefully(run).await;
         }
+        run.give_up().await?;
         if matches!(fault.remedy, Remedy::Retry) {
             return Err(fault);
         }
-        Err(self.locate(run, statement).map_or(fault.clone(), |place| fault.context(place)))
+        Err(match self.locate(run, statement).await {
+            Some(place) => self.explain(fault, place.table).context(place.change),
+            None => fault,
+        })
+    }
+
+    /// Adds what to do about a value that is missing because the source does not send it.
+    fn explain(&self, fault: Fault, table: Option<u32>) -> Fault {
+        const NOT_NULL_VIOLATION: &str = "23502";
+        let Some(oid) = table.filter(|_| fault.sqlstate.as_deref() == Some(NOT_NULL_VIOLATION)) else {
+            return fault;
+        };
+        let (unsent, relation) = (self.planner.unsent(oid), self.planner.relation(oid));
+        let (Some(column), Some(relation)) = (unsent.first(), relation) else { return fault };
+        let (column, table) = (quote_ident(column), quoted(relation));
+        fault.hint(format!(
+            "the source has no column {column}; on the target: ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL; \
+             or, if it was dropped on the source: ALTER TABLE {table} DROP COLUMN {column}; then run the same command again"
+        ))
     }
 
     /// Which change was number `statement` of the first transaction after the target's progress.
-    fn locate(&mut self, run: &Run, statement: Option<u64>) -> Option<String> {
+    async fn locate(&mut self, run: &mut Run, statement: Option<u64>) -> Option<Place> {
         let progress = run.session.progress();
         let mut reader = Reader::open(self.archive, progress, self.tail.clone()).ok()?;
         let mut begun = None;
@@ -374,20 +461,33 @@ impl<'a> Applier<'a> {
                         begun = Some(*begin)
                     }
                     (Message::Commit(commit), Some(begin)) => {
-                        return Some(describe::transaction(begin, commit.end));
+                        return Some(Place { change: describe::transaction(begin, commit.end), table: None });
                     }
-                    (_, Some(begin)) => match self.planner.plan(&message, &mut parameters).ok()? {
-                        Step::Execute(_) if remaining == Some(0) => {
-                            return Some(describe::change(&self.planner, &message, begin));
+                    (Message::Relation(relation), _) => self.planner.define(relation.clone()),
+                    (_, Some(begin)) => {
+                        while let Step::LookUp(oid) = self.planner.plan(&message, &mut parameters).ok()? {
+                            self.look_up(run, oid).await.ok()?;
                         }
-                        Step::Execute(_) => remaining = remaining.map(|remaining| remaining - 1),
-                        Step::Nothing | Step::LookUp(_) => {}
-                    },
+                        match self.planner.plan(&message, &mut parameters).ok()? {
+                            Step::Execute(_) if remaining == Some(0) => {
+                                let change = describe::change(&self.planner, &message, begin);
+                                return Some(Place { change, table: describe::table(&message) });
+                            }
+                            Step::Execute(_) => remaining = remaining.map(|remaining| remaining - 1),
+                            Step::Nothing | Step::LookUp(_) => {}
+                        }
+                    }
                     _ => {}
                 }
             }
         }
     }
+}
+
+/// A change of the log, in words, and its table.
+struct Place {
+    change: String,
+    table: Option<u32>,
 }
 
 impl Run {
@@ -426,6 +526,10 @@ impl Run {
     fn unreadable(&self, error: &impl std::fmt::Display) -> Fault {
         self.at(Fault::person(format!("the log after {} can't be read: {error}", self.read)))
     }
+}
+
+fn quoted(relation: &Relation) -> String {
+    format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name))
 }
 
 /// Whether this insert begins a run of inserts into one table that is worth a COPY.

@@ -1,5 +1,6 @@
 //! What stands in the way, each finding with the SQL or the command that mends it. Facts in, findings out: no connection.
 
+mod filters;
 mod source;
 mod target;
 
@@ -7,13 +8,15 @@ use serde::Serialize;
 
 use super::setup::KeylessPolicy;
 use crate::model::Fault;
+use crate::pg::filter::{ColumnList, RowFilter};
 use crate::pg::inspect::Server;
 use crate::pg::pattern::{Pattern, choose, names_to_publish};
 use crate::pg::progress::Place;
-use crate::pg::publication::{Publication, Published};
+use crate::pg::publication::{Filters, Publication, Published};
 use crate::pg::slot::Slot;
 use crate::pg::tables::{Attachment, Table};
 
+pub(crate) use filters::filter_findings;
 pub(crate) use source::source_findings;
 pub(crate) use target::target_findings;
 
@@ -88,16 +91,26 @@ pub(crate) struct Wish<'a> {
     pub(crate) slot: &'a str,
     pub(crate) tables: &'a [Pattern],
     pub(crate) exclude: &'a [Pattern],
+    pub(crate) columns: &'a [ColumnList],
+    pub(crate) rows: &'a [RowFilter],
     pub(crate) keyless: KeylessPolicy,
 }
 
 /// Which tables are published, and how.
 pub(crate) struct Plan {
     pub(crate) published: Published,
+    pub(crate) filters: Filters,
     /// The tables under whose names changes arrive.
     pub(crate) arriving: Vec<Table>,
     /// Published tables whose UPDATE and DELETE would fail on the source.
     pub(crate) keyless: Vec<Table>,
+}
+
+impl Wish<'_> {
+    /// Filters were asked for; otherwise a publication keeps those that it has.
+    pub(crate) fn filters(&self) -> bool {
+        !(self.columns.is_empty() && self.rows.is_empty())
+    }
 }
 
 pub(crate) fn plan(source: &SourceFacts, wish: &Wish<'_>) -> Plan {
@@ -121,7 +134,7 @@ pub(crate) fn plan(source: &SourceFacts, wish: &Wish<'_>) -> Plan {
     };
     let mut keyless: Vec<Table> =
         chosen.iter().filter(|table| table.keyless().is_some()).copied().cloned().collect();
-    let mut complete = unfiltered;
+    let mut complete = unfiltered && !wish.filters();
     if wish.keyless == KeylessPolicy::Exclude && !keyless.is_empty() {
         complete = false;
         chosen.retain(|table| table.keyless().is_none());
@@ -140,6 +153,17 @@ pub(crate) fn plan(source: &SourceFacts, wish: &Wish<'_>) -> Plan {
     };
     let via_root = existing.is_some_and(|publication| publication.via_root);
     let arrives = |table: &&&Table| if via_root { table.ancestors.is_empty() } else { !table.partitioned };
-    let arriving = chosen.iter().filter(arrives).map(|table| (*table).clone()).collect();
-    Plan { published, arriving, keyless }
+    let mut arriving: Vec<Table> = chosen.iter().filter(arrives).map(|table| (*table).clone()).collect();
+    let filters = match (&published, existing) {
+        (Published::Tables(names), _) if wish.filters() => filters::wanted(names, wish),
+        (_, Some(existing)) => existing.filters.clone(),
+        (_, None) => Filters::new(),
+    };
+    for table in &mut arriving {
+        let filter = filters.get(&(table.schema.clone(), table.name.clone()));
+        if let Some(listed) = filter.and_then(|filter| filter.columns.as_ref()) {
+            table.columns.retain(|column| listed.contains(&column.name));
+        }
+    }
+    Plan { published, filters, arriving, keyless }
 }
