@@ -6,12 +6,12 @@ use tokio_postgres::Client;
 
 use crate::archive::{Archive, Frame, Reader, Records, Tail};
 use crate::model::{Fault, Lsn, Position, Relation, Remedy, quote_ident};
-use crate::pg;
+use crate::pg::{self, counterpart};
 use crate::pgoutput::{Begin, Message, decode};
 use crate::transform::{Parameters, Planner, Refusal, Step};
 
 use super::session::{Advance, FIRST_CHANGE, Refused, Session, Stream};
-use super::{Applied, Control, OnSchemaChange, Target, columns, describe, lookup};
+use super::{Applied, Control, OnSchemaChange, Target, columns, describe, lookup, rules};
 
 /// Changes after which a batch is committed although the log has more. A longer transaction gains little, and rows that
 /// change often can't be pruned inside it.
@@ -66,6 +66,8 @@ struct Run {
     session: Session,
     /// For looking at the target's catalog while the session is busy.
     catalog: Client,
+    /// Whether the target remembers which of its tables took which table's changes. Only pgoutput gives the OIDs for that.
+    has_counterparts: bool,
     /// Whether the target's transaction has begun.
     is_open: bool,
     advance: Advance,
@@ -108,10 +110,12 @@ impl<'a> Applier<'a> {
             Session::open(&self.target.conninfo, stream, &manifest.server_encoding, self.had_session).await?;
         self.had_session = true;
         let catalog = pg::control::connect(&self.target.conninfo, "pgsluice apply").await?;
+        let has_counterparts = manifest.plugin == "pgoutput" && counterpart::prepare(&catalog).await?;
         let read = session.progress();
         let mut run = Run {
             session,
             catalog,
+            has_counterparts,
             is_open: false,
             advance: Advance::default(),
             inside: Inside::Nothing,
@@ -323,7 +327,14 @@ impl<'a> Applier<'a> {
             return Ok(());
         };
         let found = lookup::look_up(&run.catalog, &self.planner, &relation).await;
-        let bound = self.planner.bind(oid, found.map_err(|fault| run.at(fault))?, &choice);
+        let mut found = found.map_err(|fault| run.at(fault))?;
+        if let Some(table) = found.table.as_ref().filter(|_| run.has_counterparts) {
+            let archive_id = self.archive.manifest().archive_id.to_string();
+            let mismatch = counterpart::note(&run.catalog, &archive_id, oid, table.oid).await;
+            let mismatch = mismatch.map_err(|fault| run.at(fault))?;
+            found.refused = mismatch.map(|mismatch| rules::not_the_same(&relation, table.oid, mismatch));
+        }
+        let bound = self.planner.bind(oid, found, &choice);
         let left_out = bound.map_err(|refusal| run.refusal(refusal))?;
         if !left_out.is_empty() {
             let table = format!("{}.{}", relation.schema, relation.name);

@@ -40,12 +40,19 @@ select a.attname::text, a.attgenerated::text, a.attidentity::text, b.type, b.kin
 
 /// Types of the log by what the target calls them: those that are built in by OID, all others by name.
 const ARRIVING: &str = "
-select t.oid, case when t.typcategory = 'A' then t.typelem else 0::oid end, format_type(t.oid, w.modifier),
-       coalesce(e.typtype, t.typtype)::text
+select t.oid, case when t.typcategory = 'A' then t.typelem else 0::oid end, format_type(named.oid, w.modifier),
+       coalesce(e.typtype, t.typtype)::text, named.typtype = 'd'
   from unnest($1::oid[], $2::int4[], $3::text[], $4::text[]) with ordinality w(oid, modifier, schema, name, at)
   left join pg_namespace n on n.nspname = w.schema
-  left join pg_type t on case when w.name is null then t.oid = w.oid
-                              else t.typname = w.name and t.typnamespace = n.oid end
+  left join pg_type named on case when w.name is null then named.oid = w.oid
+                                  else named.typname = w.name and named.typnamespace = n.oid end
+  left join lateral (
+      with recursive base(oid, kind, next) as (
+          select named.oid, named.typtype, named.typbasetype
+          union all
+          select p.oid, p.typtype, p.typbasetype from base b join pg_type p on p.oid = b.next where b.kind = 'd')
+      select oid from base where kind <> 'd') base on true
+  left join pg_type t on t.oid = base.oid
   left join pg_type e on t.typcategory = 'A' and e.oid = t.typelem
  order by w.at";
 
@@ -66,18 +73,19 @@ pub(super) async fn look_up(client: &Client, planner: &Planner, relation: &Relat
                  where n.nspname = $1 and c.relname = $2 and c.relkind in ('r', 'p')";
     let table =
         client.query_opt(find, &[&relation.schema, &relation.name]).await.map_err(|error| doing(&error))?;
-    let Some(table) = table else { return Ok(Found { table: None, arriving }) };
+    let Some(table) = table else { return Ok(Found { table: None, arriving, refused: None }) };
     let (oid, kind): (u32, String) = (table.get(0), table.get(1));
     let columns = client.query(COLUMNS, &[&oid]).await.map_err(|error| doing(&error))?;
     let primary_key = client.query(PRIMARY_KEY, &[&oid]).await.map_err(|error| doing(&error))?;
     let table = TargetTable {
+        oid,
         schema: relation.schema.clone(),
         name: relation.name.clone(),
         partitioned: kind == "p",
         columns: columns.iter().map(column).collect(),
         primary_key: primary_key.iter().map(|row| row.get(0)).collect(),
     };
-    Ok(Found { table: Some(table), arriving })
+    Ok(Found { table: Some(table), arriving, refused: None })
 }
 
 /// The types of the relation's columns. A user's type is named by the log; of a domain it gives the base type.
@@ -103,6 +111,7 @@ async fn arriving(
             modifier: column.type_modifier,
             kind: match named {
                 Some(("pg_catalog", _)) => TypeKind::Domain,
+                _ if row.get::<_, Option<bool>>(4) == Some(true) => TypeKind::Domain,
                 _ if kind.as_deref() == Some("e") => TypeKind::Enum,
                 _ => TypeKind::Other,
             },

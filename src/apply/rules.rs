@@ -2,11 +2,12 @@
 
 use tokio_postgres::Client;
 
-use crate::model::{Fault, Relation};
+use crate::model::{Fault, Relation, quote_ident};
 use crate::pg::control::fault;
+use crate::pg::counterpart::Mismatch;
 use crate::pg::filter::ColumnList;
 use crate::pg::pattern::Pattern;
-use crate::transform::Choice;
+use crate::transform::{Choice, Refusal};
 
 /// What to do when the target does not have what a change needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,4 +73,38 @@ impl Rules {
             .filter(|pattern| !seen.iter().any(|(schema, name)| pattern.matches(schema, name)))
             .collect()
     }
+}
+
+/// The refusal of changes that would go into a table that only happens to have the name.
+pub(super) fn not_the_same(relation: &Relation, target_table: u32, mismatch: Mismatch) -> Refusal {
+    let (schema, name) = (&relation.schema, &relation.name);
+    let table = format!("{}.{}", quote_ident(schema), quote_ident(name));
+    let forget = format!(
+        "DELETE FROM pgsluice.counterpart WHERE {};",
+        match mismatch {
+            Mismatch::Elsewhere(..) => format!("source_table = {}", relation.oid),
+            Mismatch::Taken => format!("target_table = {target_table}"),
+        }
+    );
+    let (message, hint) = match mismatch {
+        Mismatch::Elsewhere(before_schema, before) => (
+            format!(
+                "table {schema}.{name} of the source was called otherwise before: its changes went into {before_schema}.{before} of the target, which is not {schema}.{name} there"
+            ),
+            format!(
+                "rename {}.{} on the target as it was renamed on the source; or, if {table} is the right one: {forget} then run the same command again",
+                quote_ident(&before_schema),
+                quote_ident(&before)
+            ),
+        ),
+        Mismatch::Taken => (
+            format!(
+                "table {schema}.{name} of the source is a new one: the target's took the changes of an earlier table of that name, whose rows it holds"
+            ),
+            format!(
+                "do on the target what was done on the source (drop and create it, or rename it); or, if its rows are right: {forget} then run the same command again"
+            ),
+        ),
+    };
+    Refusal { message, hint: Some(hint), add_columns: None }
 }

@@ -25,7 +25,7 @@ use crate::pg::pattern::Pattern;
 use crate::pg::progress::{Place, Progress};
 use crate::pg::publication::{Published, Unidentified};
 use crate::pg::slot::Slot;
-use crate::pg::{Conninfo, inspect, origin, progress, publication, slot, tables};
+use crate::pg::{Conninfo, counterpart, inspect, origin, progress, publication, slot, tables};
 use crate::sentinel::{Control, Sentinel};
 
 /// The only output plugin that is decoded.
@@ -170,6 +170,15 @@ impl<'a> Survey<'a> {
             None => None,
         };
         let manifest = archive.manifest();
+        if let Some(client) = &self.target
+            && counterpart::prepare(client).await.map_err(Side::Target.says())?
+        {
+            let tables = self.plan.arriving.iter();
+            let tables: Vec<_> =
+                tables.map(|table| (table.oid, table.schema.clone(), table.name.clone())).collect();
+            let archive_id = manifest.archive_id.to_string();
+            counterpart::note_all(client, &archive_id, &tables).await.map_err(Side::Target.says())?;
+        }
         Ok(Report {
             name: options.name.clone(),
             system_identifier: manifest.system_identifier.to_string(),

@@ -16,6 +16,7 @@ mod answer;
 mod auth;
 mod conninfo;
 pub mod control;
+pub mod counterpart;
 mod dial;
 pub mod filter;
 mod frames;

@@ -26,7 +26,7 @@ fn plan(
     let mut parameters = Parameters::default();
     let oid = relation.oid;
     planner.define(relation);
-    planner.bind(oid, Found { table, arriving: arriving.to_vec() }, choice).unwrap();
+    planner.bind(oid, Found { table, arriving: arriving.to_vec(), refused: None }, choice).unwrap();
     let bytes = message(change);
     let plain = |text: &str| text.replace('"', "");
     match planner.plan(&decode(&bytes).unwrap(), &mut parameters) {
@@ -113,7 +113,7 @@ fn a_missing_table_is_described() {
     let mut planner = Planner::default();
     planner.define(keyed());
     planner.define(Relation { name: "now".into(), ..keyed() });
-    planner.bind(9, Found { table: None, arriving: Vec::new() }, &Choice::default()).unwrap();
+    planner.bind(9, Found { table: None, arriving: Vec::new(), refused: None }, &Choice::default()).unwrap();
     let refusal = planner.plan(&decode(truncate).unwrap(), &mut Parameters::default()).unwrap_err();
     assert!(refusal.hint.unwrap().contains("ALTER TABLE \"public\".\"t\" RENAME TO \"now\";"));
 }

@@ -46,8 +46,8 @@ struct Known {
 enum Bound {
     NotYet,
     LeftOut,
-    /// The target has no such table.
-    Missing(Refusal),
+    /// The target has no such table, or another one.
+    Refused(Refusal),
     To(Box<Table>),
 }
 
@@ -159,9 +159,13 @@ impl Planner {
         let first = self.statements;
         let known = self.relations.get_mut(&oid).ok_or_else(|| undefined(oid))?;
         let relation = &known.relation;
+        if let Some(refusal) = found.refused {
+            known.bound = Bound::Refused(refusal);
+            return Ok(Vec::new());
+        }
         let Some(target) = found.table else {
             let refusal = fit::no_table(relation, &found.arriving, known.renamed.as_ref());
-            known.bound = Bound::Missing(refusal);
+            known.bound = Bound::Refused(refusal);
             return Ok(Vec::new());
         };
         let (columns, lacks) = fit::fit(relation, &target, &found.arriving, choice);
@@ -195,7 +199,7 @@ impl Planner {
     pub fn copy(&self, oid: u32) -> Option<&Statement> {
         match &self.relations.get(&oid)?.bound {
             Bound::To(table) => table.copy.as_ref(),
-            Bound::NotYet | Bound::LeftOut | Bound::Missing(_) => None,
+            Bound::NotYet | Bound::LeftOut | Bound::Refused(_) => None,
         }
     }
 
@@ -219,7 +223,7 @@ impl Planner {
         let table = match &mut known.bound {
             Bound::NotYet => return Ok(Step::LookUp(oid)),
             Bound::LeftOut => return Ok(Step::Nothing),
-            Bound::Missing(refusal) => return Err(refusal.clone()),
+            Bound::Refused(refusal) => return Err(refusal.clone()),
             Bound::To(table) => table,
         };
         let by_key = matches!(message, Message::Delete { old: Old::Key(_), .. });
@@ -255,7 +259,7 @@ impl Planner {
             match &self.relations.get(&oid).ok_or_else(|| undefined(oid))?.bound {
                 Bound::NotYet => return Ok(Step::LookUp(oid)),
                 Bound::LeftOut => {}
-                Bound::Missing(refusal) => return Err(refusal.clone()),
+                Bound::Refused(refusal) => return Err(refusal.clone()),
                 Bound::To(table) => targets.push(&table.target),
             }
         }

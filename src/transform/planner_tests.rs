@@ -28,6 +28,7 @@ pub(super) fn column(name: &str) -> TargetColumn {
 
 pub(super) fn target(columns: Vec<TargetColumn>) -> TargetTable {
     TargetTable {
+        oid: 1,
         schema: "public".into(),
         name: "t".into(),
         partitioned: false,
@@ -38,7 +39,7 @@ pub(super) fn target(columns: Vec<TargetColumn>) -> TargetTable {
 
 /// The target has this table, and the log's types are not told.
 fn found(table: TargetTable) -> Found {
-    Found { table: Some(table), arriving: Vec::new() }
+    Found { table: Some(table), arriving: Vec::new(), refused: None }
 }
 
 /// A relation 9 of columns whose names end in `*` where they are part of the replica identity.

@@ -1,5 +1,6 @@
 //! What the planner must know of a table on the target.
 
+use super::fit::Refusal;
 use super::types::ColumnType;
 
 /// What was found on the target for a relation of the log.
@@ -9,11 +10,14 @@ pub struct Found {
     pub table: Option<TargetTable>,
     /// The types of the relation's columns, in its order; none where the log does not tell one.
     pub arriving: Vec<Option<ColumnType>>,
+    /// The table is not the one that is meant: every change is refused.
+    pub refused: Option<Refusal>,
 }
 
 /// A table of the target, as its catalog describes it.
 #[derive(Clone, Debug)]
 pub struct TargetTable {
+    pub oid: u32,
     pub schema: String,
     pub name: String,
     /// A partitioned table: rows live in its partitions, so `ONLY` must not be said.

@@ -28,22 +28,19 @@ pub(super) fn wanted(names: &BTreeSet<(String, String)>, wish: &Wish<'_>) -> Fil
 }
 
 /// What patterns and filters do. `tried` is what the source says of the filters.
-pub(crate) fn filter_findings(
+pub(crate) fn filter_findings<'w>(
     source: &SourceFacts,
-    wish: &Wish<'_>,
+    wish: &Wish<'w>,
     plan: &Plan,
     tried: Result<Vec<Unidentified>, Fault>,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let in_filters =
-        |flag, patterns: Vec<&Pattern>| patterns.into_iter().map(move |pattern| (flag, pattern)).collect();
-    let patterns: [Vec<(&str, &Pattern)>; 4] = [
-        in_filters("--tables", wish.tables.iter().collect()),
-        in_filters("--exclude", wish.exclude.iter().collect()),
-        in_filters("--columns", wish.columns.iter().map(|list| &list.tables).collect()),
-        in_filters("--where", wish.rows.iter().map(|filter| &filter.tables).collect()),
-    ];
-    for (flag, pattern) in patterns.into_iter().flatten() {
+    let plain = |flag, patterns: &'w [Pattern]| patterns.iter().map(move |pattern| (flag, pattern));
+    let patterns = plain("--tables", wish.tables)
+        .chain(plain("--exclude", wish.exclude))
+        .chain(wish.columns.iter().map(|list| ("--columns", &list.tables)))
+        .chain(wish.rows.iter().map(|filter| ("--where", &filter.tables)));
+    for (flag, pattern) in patterns {
         if !source.tables.iter().any(|table| pattern.matches(&table.schema, &table.name)) {
             findings.push(error(
                 format!("{flag} {pattern} matches no table of the source"),
