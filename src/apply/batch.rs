@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tokio_postgres::Client;
 
 use crate::archive::{Archive, Frame, Reader, Records, Tail};
-use crate::model::{Fault, Lsn, Position, Relation, Remedy, quote_ident};
+use crate::model::{Fault, Lsn, Position, Remedy, quote_ident};
 use crate::pg::{self, counterpart};
 use crate::pgoutput::{Begin, Message, decode};
 use crate::transform::{Parameters, Planner, Refusal, Step};
@@ -354,9 +354,7 @@ impl<'a> Applier<'a> {
         let add = add.filter(|_| self.target.rules.on_schema_change == OnSchemaChange::AddColumns);
         let Inside::Applying(begin) = run.inside else { return Err(run.refusal(refusal)) };
         let Some(add) = add else {
-            let place = describe::change(&self.planner, message, begin);
-            run.inside = Inside::Nothing;
-            return Err(run.refusal(refusal).context(place));
+            return Err(fault_of(refusal).context(describe::change(&self.planner, message, begin)));
         };
         // The batch may hold locks on the table.
         run.give_up().await?;
@@ -441,19 +439,28 @@ impl<'a> Applier<'a> {
         })
     }
 
-    /// Adds what to do about a value that is missing because the source does not send it.
+    /// Adds what to do about a row that the target's table does not take.
     fn explain(&self, fault: Fault, table: Option<u32>) -> Fault {
         const NOT_NULL_VIOLATION: &str = "23502";
-        let Some(oid) = table.filter(|_| fault.sqlstate.as_deref() == Some(NOT_NULL_VIOLATION)) else {
+        let state = fault.sqlstate.clone().unwrap_or_default();
+        let Some((oid, relation)) = table.and_then(|oid| Some((oid, self.planner.relation(oid)?))) else {
             return fault;
         };
-        let (unsent, relation) = (self.planner.unsent(oid), self.planner.relation(oid));
-        let (Some(column), Some(relation)) = (unsent.first(), relation) else { return fault };
-        let (column, table) = (quote_ident(column), quoted(relation));
-        fault.hint(format!(
-            "the source has no column {column}; on the target: ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL; \
-             or, if it was dropped on the source: ALTER TABLE {table} DROP COLUMN {column}; then run the same command again"
-        ))
+        let table = format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name));
+        match self.planner.unsent(oid).first().filter(|_| state == NOT_NULL_VIOLATION) {
+            Some(column) => {
+                let column = quote_ident(column);
+                fault.hint(format!(
+                    "the source has no column {column}; on the target: ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL; \
+                     or, if it was dropped on the source: ALTER TABLE {table} DROP COLUMN {column}; then run the same command again"
+                ))
+            }
+            // Data exceptions and violated constraints.
+            None if fault.hint.is_none() && (state.starts_with("22") || state.starts_with("23")) => fault.hint(format!(
+                "compare types and constraints of {table} with those of the source, mend the target, then run the same command again"
+            )),
+            None => fault,
+        }
     }
 
     /// Which change was number `statement` of the first transaction after the target's progress.
@@ -527,11 +534,7 @@ impl Run {
     }
 
     fn refusal(&self, refusal: Refusal) -> Fault {
-        let fault = Fault::stop(refusal.message);
-        self.at(match refusal.hint {
-            Some(hint) => fault.hint(hint),
-            None => fault,
-        })
+        self.at(fault_of(refusal))
     }
 
     fn unreadable(&self, error: &impl std::fmt::Display) -> Fault {
@@ -539,8 +542,12 @@ impl Run {
     }
 }
 
-fn quoted(relation: &Relation) -> String {
-    format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name))
+fn fault_of(refusal: Refusal) -> Fault {
+    let fault = Fault::stop(refusal.message);
+    match refusal.hint {
+        Some(hint) => fault.hint(hint),
+        None => fault,
+    }
 }
 
 /// Whether this insert begins a run of inserts into one table that is worth a COPY.

@@ -265,12 +265,16 @@ impl SchemaArguments {
             tables: filter.tables(file)?,
             exclude: filter.exclude(file)?,
             columns: filter.columns(file)?,
-            on_schema_change: match self.on_schema_change.or(file.on_schema_change).unwrap_or_default() {
-                SchemaPolicy::Stop => OnSchemaChange::Stop,
-                SchemaPolicy::AddColumns => OnSchemaChange::AddColumns,
-                SchemaPolicy::IgnoreExtra => OnSchemaChange::IgnoreExtra,
-            },
+            on_schema_change: self.policy(file),
         })
+    }
+
+    pub(crate) fn policy(&self, file: &File) -> OnSchemaChange {
+        match self.on_schema_change.or(file.on_schema_change).unwrap_or_default() {
+            SchemaPolicy::Stop => OnSchemaChange::Stop,
+            SchemaPolicy::AddColumns => OnSchemaChange::AddColumns,
+            SchemaPolicy::IgnoreExtra => OnSchemaChange::IgnoreExtra,
+        }
     }
 }
 

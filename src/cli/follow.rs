@@ -28,7 +28,8 @@ pub(crate) struct FollowCommand {
 
 impl FollowCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
-        let wanted = self.road.options(&self.tables, file)?;
+        let on_schema_change = self.schema.policy(file);
+        let wanted = setup::Options { on_schema_change, ..self.road.options(&self.tables, file)? };
         let target = needed_target(wanted.target.clone())?;
         let rules = self.schema.rules(&self.tables.filter, file)?;
         let writer = self.segments.options()?;

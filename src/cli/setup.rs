@@ -10,14 +10,15 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use super::arguments::{
-    ArchiveArguments, Everywhere, RoadArguments, SourceArguments, StreamArguments, TableArguments,
-    TargetArguments,
+    ArchiveArguments, Everywhere, RoadArguments, SchemaArguments, SourceArguments, StreamArguments,
+    TableArguments, TargetArguments,
 };
 use super::config::File;
 use super::keepsake::{Intent, KeptIdentity};
 use super::preflight::{self, Finding, Plan, Severity, SourceFacts, TargetFacts, Wish};
 use super::print;
 use super::reach::Side;
+use crate::apply::OnSchemaChange;
 use crate::archive::{Archive, ArchiveId, Manifest};
 use crate::model::{Fault, Position, ReplicaIdentity};
 use crate::pg::filter::{ColumnList, RowFilter};
@@ -62,6 +63,8 @@ pub struct Options {
     pub exclude: Vec<Pattern>,
     pub columns: Vec<ColumnList>,
     pub rows: Vec<RowFilter>,
+    /// Columns that the target lacks stand in the way only where the applier will stop at them.
+    pub on_schema_change: OnSchemaChange,
     pub keyless: KeylessPolicy,
     /// How long to wait for other transactions when the slot is created.
     pub slot_timeout: Duration,
@@ -132,6 +135,7 @@ impl<'a> Survey<'a> {
             exclude: &options.exclude,
             columns: &options.columns,
             rows: &options.rows,
+            on_schema_change: options.on_schema_change,
             keyless: options.keyless,
         };
         let plan = preflight::plan(&facts, &wish);
@@ -139,7 +143,7 @@ impl<'a> Survey<'a> {
         let tried = try_filters(&source, &facts, &wish, &plan).await;
         findings.extend(preflight::filter_findings(&facts, &wish, &plan, tried));
         if let Some(target) = &target_facts {
-            findings.extend(preflight::target_findings(&facts, target, &plan));
+            findings.extend(preflight::target_findings(&facts, target, &wish, &plan));
         }
         Ok(Survey { options, source, target, facts, progress, archive, plan, findings })
     }
@@ -494,11 +498,14 @@ pub(crate) struct SetupCommand {
     road: RoadArguments,
     #[command(flatten)]
     tables: TableArguments,
+    #[command(flatten)]
+    schema: SchemaArguments,
 }
 
 impl SetupCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
-        let options = self.road.options(&self.tables, file)?;
+        let on_schema_change = self.schema.policy(file);
+        let options = Options { on_schema_change, ..self.road.options(&self.tables, file)? };
         let survey = Survey::take(&options).await?;
         let findings = survey.findings.clone();
         match survey.perform().await {
@@ -543,6 +550,7 @@ pub(crate) fn options(
         exclude: tables.filter.exclude(file)?,
         columns: tables.filter.columns(file)?,
         rows: tables.rows(file)?,
+        on_schema_change: OnSchemaChange::Stop,
         keyless: tables.keyless(file),
         slot_timeout: tables.slot_timeout(),
     })
