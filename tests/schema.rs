@@ -76,6 +76,20 @@ fn columns_are_added() {
 }
 
 #[test]
+fn columns_of_partitions_are_added_to_their_root() {
+    let schema = "create table root(id int primary key, a text) partition by range (id);
+                  create table low partition of root for values from (0) to (10);
+                  create table high(a text, id int not null); alter table root attach partition high for values from (10) to (20);
+                  create table parent(id int primary key); create table child(extra int, primary key (id)) inherits (parent)";
+    let road = Road::with_settings(schema, schema, ADD_COLUMNS);
+    road.change(
+        "alter table root add column b int; insert into root values (1, 'x', 2), (11, 'y', 3); update root set id = 12 where id = 1;
+         alter table parent add column b int; insert into child values (1, 2, 3); insert into parent values (2, 4)",
+    );
+    road.arrives();
+}
+
+#[test]
 fn what_cannot_simply_be_added_stops() {
     // A type that the target does not have.
     let road = Road::with_settings(KEYED, KEYED, ADD_COLUMNS);

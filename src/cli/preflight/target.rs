@@ -9,7 +9,12 @@ use crate::pg::progress::Place;
 use crate::pg::tables::Table;
 use crate::pg::{quote_ident, quote_literal};
 
-pub(crate) fn target_findings(source: &SourceFacts, target: &TargetFacts, plan: &Plan) -> Vec<Finding> {
+pub(crate) fn target_findings(
+    source: &SourceFacts,
+    target: &TargetFacts,
+    wish: &Wish<'_>,
+    plan: &Plan,
+) -> Vec<Finding> {
     let server = &target.server;
     let role = quote_ident(&server.role);
     let mut findings = Vec::new();
