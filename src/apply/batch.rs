@@ -34,7 +34,7 @@ pub(super) struct Applier<'a> {
     careful_until: Option<Lsn>,
     /// What the planner knows of the target was looked up since the last batch.
     is_fresh: bool,
-    /// Tables that changes came for, by what the target has of them, for patterns that match none.
+    /// Names of the tables that changes came for, and of those above them: a pattern that means none may be misspelt.
     seen: BTreeSet<(String, String)>,
     /// Batches refused in a row.
     refusals: u32,
@@ -320,9 +320,11 @@ impl<'a> Applier<'a> {
             self.planner.leave_out(oid);
             return Ok(());
         }
-        self.seen.insert((relation.schema.clone(), relation.name.clone()));
         let rules = &self.target.rules;
-        let Some(choice) = rules.choose(&run.catalog, &relation).await.map_err(|fault| run.at(fault))? else {
+        let family = rules.family(&run.catalog, &relation).await.map_err(|fault| run.at(fault))?;
+        let choice = rules.choose(&family);
+        self.seen.extend(family);
+        let Some(choice) = choice else {
             self.planner.leave_out(oid);
             return Ok(());
         };
@@ -380,8 +382,7 @@ impl<'a> Applier<'a> {
 
     /// Tells of patterns that matched no table that changes came for.
     pub(super) fn warn_of_unmatched(&self) {
-        let seen: Vec<_> = self.seen.iter().cloned().collect();
-        for pattern in self.target.rules.unmatched(&seen) {
+        for pattern in self.target.rules.unmatched(&self.seen) {
             tracing::warn!(%pattern, "no table with changes matched this pattern");
         }
     }
