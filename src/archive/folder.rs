@@ -55,8 +55,12 @@ impl Archive {
     /// The source's timeline in the newest segment; none where there is no segment.
     pub fn timeline(&self) -> Result<Option<u32>, Fault> {
         for name in self.listing()?.into_iter().rev() {
-            if let Some(file) = SegmentFile::open(self, name)? {
-                return Ok(Some(file.header().timeline));
+            match SegmentFile::open(self, name) {
+                Ok(Some(file)) => return Ok(Some(file.header().timeline)),
+                Ok(None) => {}
+                // A crash may have left it without its header; recovery looks at it.
+                Err(_) if name.through.is_none() => {}
+                Err(fault) => return Err(fault),
             }
         }
         Ok(None)
