@@ -9,6 +9,7 @@
 
 mod acknowledge;
 mod admit;
+mod door;
 mod herald;
 mod pump;
 
@@ -21,6 +22,7 @@ use crate::model::{Fault, Position, Remedy, quote_literal};
 use crate::pg::{self, Conninfo, ReplicationReceiver, ReplicationStream, StatusSender};
 
 use admit::{LogState, SlotState, SourceState};
+use door::Door;
 use herald::Herald;
 
 /// Where the changes come from.
@@ -146,7 +148,7 @@ async fn connection(
         started = start(archive, writer, source) => started?,
     };
     let herald = Herald::start(status, writer.durable(), control.applied.clone());
-    let ended = pump::pump(&mut events, writer, control, &herald).await;
+    let ended = pump::pump(&mut events, Door::pgoutput(), writer, control, &herald).await;
     if let Ok(Ended::Finished) = ended {
         // Before the connection ends the source shall know all that will be kept.
         let durable = settled(writer).await?;
