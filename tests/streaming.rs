@@ -28,6 +28,7 @@ struct Stage {
 impl Stage {
     fn new(version: &Version, schema: &str, target_schema: &str) -> Stage {
         let source = Cluster::prepare_source().set("logical_decoding_work_mem", "64kB");
+        let source = source.set("max_prepared_transactions", "5");
         let target = Cluster::prepare().version(version).start();
         let road = Road::between(source.version(version).start(), target, schema, target_schema);
         Stage { whole: Stage::another(&road, "whole"), road }
@@ -167,6 +168,16 @@ fn workload(stage: &Stage) {
     step(&one, "update a set id = -id where id between 1 and 1000; delete from a where id > 2500");
     step(&one, "commit");
     step(&two, "commit");
+
+    // Two-phase transactions, which come at their COMMIT PREPARED; long values, and rows that are tried in vain.
+    step(&one, &format!("begin; {}; prepare transaction 'kept'", fill("a", 50_000..53_000)));
+    step(&two, &format!("begin; {}; prepare transaction 'dropped'", fill("a", 60_000..63_000)));
+    let long = "(select string_agg(md5((i * n)::text), '') from generate_series(1, 500) n)";
+    step(&three, &format!("begin; insert into c select i, {long} from generate_series(3000, 3050) i"));
+    step(&three, "insert into c select i, '' from generate_series(2990, 4000) i on conflict do nothing");
+    step(&two, "rollback prepared 'dropped'");
+    step(&one, "commit prepared 'kept'");
+    step(&three, "update c set id = -id where id > 3000; commit");
 
     // Nothing of these is left.
     step(&one, &format!("begin; {}", fill("a", 30_000..33_000)));

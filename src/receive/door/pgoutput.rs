@@ -34,7 +34,7 @@ impl Blocks {
     ) -> Result<Option<Timestamp>, Fault> {
         let Arrival { start, message, .. } = arrival;
         if let Some(stream) = decode_stream(message).map_err(|_| malformed(start))? {
-            return self.bound(stream, entry, writer).ok_or_else(|| malformed(start));
+            return self.bound(stream, start, entry, writer);
         }
         let Some(xid) = self.current else { return whole(arrival, entry, writer) };
         let (subxid, tag, rest) = match message.split_first() {
@@ -46,13 +46,14 @@ impl Blocks {
         Ok(None)
     }
 
-    /// The start or end of a block or of what was sent in blocks; none where it is out of place.
+    /// The start or end of a block, or of what was sent in blocks.
     fn bound(
         &mut self,
         message: StreamMessage,
+        start: Lsn,
         entry: &mut Entry,
         writer: &Writer,
-    ) -> Option<Option<Timestamp>> {
+    ) -> Result<Option<Timestamp>, Fault> {
         let is_outside = self.current.is_none() && entry.is_between_transactions();
         match message {
             StreamMessage::Start { xid } if is_outside => self.current = Some(xid),
@@ -61,11 +62,11 @@ impl Blocks {
             StreamMessage::Commit { xid, commit } if is_outside => {
                 let begin = Begin { commit_lsn: commit.commit_lsn, commit_time: commit.commit_time, xid };
                 entry.join(begin, commit, writer);
-                return Some(Some(commit.commit_time));
+                return Ok(Some(commit.commit_time));
             }
-            _ => return None,
+            _ => return Err(malformed(start)),
         }
-        Some(None)
+        Ok(None)
     }
 }
 
@@ -94,7 +95,7 @@ fn whole(arrival: Arrival<'_>, entry: &mut Entry, writer: &mut Writer) -> Result
 }
 
 fn malformed(start: Lsn) -> Fault {
-    Fault::stop(format!("the source sent bytes at {start} that are no pgoutput message, or out of place")).hint(
+    Fault::stop(format!("the source sent bytes at {start} that are no pgoutput message, or one out of place")).hint(
         "check that the slot's plugin is pgoutput and that nothing but the source answers at this address",
     )
 }

@@ -242,6 +242,8 @@ fn read_entry(reader: &mut impl io::BufRead, message: &mut Vec<u8>) -> io::Resul
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn small(folder: &Path) -> Spool {
@@ -296,6 +298,8 @@ mod tests {
         assert_eq!(std::fs::read(folder.path().join("elsewhere")).unwrap(), b"kept");
         spool.append(Xid(7), Xid(7), b'I', &[b'x'; 100]).unwrap();
         assert_eq!(files(&spool), 1);
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&place.join("7.spool")), 0o600);
         drop(spool);
         std::fs::remove_dir(&place).unwrap();
         std::os::unix::fs::symlink(folder.path(), &place).unwrap();
