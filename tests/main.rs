@@ -6,12 +6,14 @@
 mod architecture;
 mod control;
 mod endpos;
+mod filters;
 mod harness;
 mod log;
 mod pg_connect;
 mod pg_stream;
 mod refusals;
 mod road;
+mod schema;
 mod segment;
 mod semantics;
 mod streaming;

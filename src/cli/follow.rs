@@ -1,6 +1,6 @@
 //! `follow`: the whole road under one conductor.
 
-use super::arguments::{Everywhere, RoadArguments, TableArguments};
+use super::arguments::{Everywhere, RoadArguments, SchemaArguments, TableArguments};
 use super::conduct::{EndposArguments, SegmentArguments, StreamingArguments, conduct, needed_target};
 use super::config::File;
 use super::setup;
@@ -19,6 +19,8 @@ pub(crate) struct FollowCommand {
     #[command(flatten)]
     tables: TableArguments,
     #[command(flatten)]
+    schema: SchemaArguments,
+    #[command(flatten)]
     endpos: EndposArguments,
     #[command(flatten)]
     segments: SegmentArguments,
@@ -28,8 +30,10 @@ pub(crate) struct FollowCommand {
 
 impl FollowCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
-        let wanted = self.road.options(&self.tables, file)?;
+        let on_schema_change = self.schema.policy(file);
+        let wanted = setup::Options { on_schema_change, ..self.road.options(&self.tables, file)? };
         let target = needed_target(wanted.target.clone())?;
+        let rules = self.schema.rules(&self.tables.filter, file)?;
         let writer = self.segments.options()?;
         let archive = setup::done(&wanted).await?;
         let endpos = self.endpos.position(Some(&wanted.source)).await?;
@@ -41,7 +45,7 @@ impl FollowCommand {
                 publication: wanted.publication,
                 streaming: self.streaming.is_on(),
             }),
-            target: Some(Target { conninfo: target, stream: wanted.origin }),
+            target: Some(Target { conninfo: target, stream: wanted.origin, rules }),
             endpos,
             writer,
         };
