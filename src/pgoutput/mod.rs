@@ -8,10 +8,12 @@
 
 mod cursor;
 mod decode;
+mod encode;
 mod tuple;
 
 pub use decode::{Malformed, decode};
-pub use tuple::{Tuple, Values};
+pub use encode::{Unwritable, encode};
+pub use tuple::{Tuple, TupleBuffer, Values};
 
 use crate::model::{Lsn, Position, Relation, Timestamp, Xid};
 
