@@ -1,5 +1,6 @@
 //! The words that all other rooms speak. Hides nothing, does nothing: no IO, no clock, no logging.
 
+mod facts;
 mod fault;
 mod position;
 mod relation;
@@ -7,6 +8,7 @@ mod sql;
 mod time;
 mod value;
 
+pub use facts::{ColumnFacts, TableFacts, VisibleXids};
 pub use fault::{Fault, Remedy};
 pub use position::{Lsn, Position, Xid};
 pub use relation::{Column, Relation, ReplicaIdentity};
