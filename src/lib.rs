@@ -13,7 +13,6 @@ pub mod model;
 pub mod pg;
 pub mod pgoutput;
 pub mod plugin;
-pub mod plugin;
 pub mod receive;
 pub mod segment;
 pub mod sentinel;

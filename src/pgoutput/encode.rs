@@ -2,7 +2,7 @@
 
 use crate::model::{Relation, ReplicaIdentity};
 
-use super::{Message, Old, Tuple};
+use super::{Begin, Commit, Message, Old, Tuple};
 
 /// Why a message can't be written: names hold a NUL, or something is longer than its length field.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -12,18 +12,8 @@ pub struct Unwritable(pub(super) &'static str);
 /// Appends one message; what stands in `into` already stays. After an error `into` ends with a part of it.
 pub fn encode(message: &Message<'_>, into: &mut Vec<u8>) -> Result<(), Unwritable> {
     match message {
-        Message::Begin(begin) => {
-            into.push(b'B');
-            put_u64(into, begin.commit_lsn.0);
-            put_u64(into, begin.commit_time.0.cast_unsigned());
-            put_u32(into, begin.xid.0);
-        }
-        Message::Commit(commit) => {
-            into.extend_from_slice(b"C\0");
-            put_u64(into, commit.commit_lsn.0);
-            put_u64(into, commit.end.0);
-            put_u64(into, commit.commit_time.0.cast_unsigned());
-        }
+        Message::Begin(begin) => into.extend_from_slice(&encode_begin(begin)),
+        Message::Commit(commit) => into.extend_from_slice(&encode_commit(commit)),
         Message::Origin { commit_lsn, name } => {
             into.push(b'O');
             put_u64(into, commit_lsn.0);
@@ -72,6 +62,24 @@ pub fn encode(message: &Message<'_>, into: &mut Vec<u8>) -> Result<(), Unwritabl
         }
     }
     Ok(())
+}
+
+/// `logicalrep_write_begin`.
+pub fn encode_begin(begin: &Begin) -> Vec<u8> {
+    let mut message = vec![b'B'];
+    put_u64(&mut message, begin.commit_lsn.0);
+    put_u64(&mut message, begin.commit_time.0.cast_unsigned());
+    put_u32(&mut message, begin.xid.0);
+    message
+}
+
+/// `logicalrep_write_commit`.
+pub fn encode_commit(commit: &Commit) -> Vec<u8> {
+    let mut message = vec![b'C', 0];
+    put_u64(&mut message, commit.commit_lsn.0);
+    put_u64(&mut message, commit.end.0);
+    put_u64(&mut message, commit.commit_time.0.cast_unsigned());
+    message
 }
 
 fn put_u32(into: &mut Vec<u8>, number: u32) {

@@ -191,8 +191,7 @@ impl Translator {
     ) -> Result<Outcome, Refusal> {
         let mut published = Vec::new();
         for table in tables {
-            let look_up =
-                || Ok(Outcome::LookUp(Question { table: table.clone(), types: BTreeSet::new() }));
+            let look_up = || Ok(Outcome::LookUp(Question { table: table.clone(), types: BTreeSet::new() }));
             let Some(known) = self.tables.get(table) else { return look_up() };
             match &known.answer.table {
                 Some(facts) if facts.published && facts.partitioned => {}

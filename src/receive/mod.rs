@@ -31,6 +31,8 @@ pub struct Source {
     pub conninfo: Conninfo,
     pub slot: String,
     pub publication: String,
+    /// Takes large transactions while they are under way, where the server has it (14 and later).
+    pub streaming: bool,
 }
 
 /// How a running receiver is steered.
@@ -46,13 +48,17 @@ pub struct Control {
 }
 
 const APPLICATION: &str = "pgsluice receive";
+/// The first version that sends transactions while they are under way.
+const STREAMING_SINCE: u32 = 140_000;
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// Why one connection came to its end.
 enum Ended {
-    /// Stopped by the operator, or everything up to endpos is in the log.
+    /// Stopped by the operator, or everything is in the log that it was meant to bring.
     Finished,
+    /// What comes up to here is needed without streaming.
+    Whole(Position),
     Cut(Fault),
 }
 
@@ -97,13 +103,20 @@ pub async fn receive(
     mut control: Control,
 ) -> Result<Position, Fault> {
     let mut backoff = BACKOFF_MIN;
+    let mut whole_until = None;
     loop {
         if *control.stop.borrow() || is_complete(&writer, &control) {
             return writer.close().await;
         }
         let started = writer.received();
-        let fault = match connection(archive, &mut writer, source, &mut control).await {
+        whole_until = whole_until.filter(|until| *until > started);
+        let fault = match connection(archive, &mut writer, source, &mut control, whole_until).await {
             Ok(Ended::Finished) => continue,
+            Ok(Ended::Whole(position)) => {
+                tracing::info!(until = %position, "a streamed transaction is in doubt and is taken again, whole");
+                whole_until = Some(position);
+                continue;
+            }
             Ok(Ended::Cut(fault)) | Err(fault) => fault,
         };
         writer.discard();
@@ -134,22 +147,25 @@ fn is_complete(writer: &Writer, control: &Control) -> bool {
     control.endpos.borrow().is_some_and(|endpos| writer.received() >= endpos)
 }
 
-/// One connection from start to end; whole transactions that came over it stay in the log.
+/// One connection from start to end; whole transactions that came over it stay in the log. With `whole_until` it goes
+/// without streaming, and only to there.
 async fn connection(
     archive: &Archive,
     writer: &mut Writer,
     source: &Source,
     control: &mut Control,
+    whole_until: Option<Position>,
 ) -> Result<Ended, Fault> {
     let mut stop = control.stop.clone();
     let (mut events, status) = tokio::select! {
         biased;
         _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Finished),
-        started = start(archive, writer, source) => started?,
+        started = start(archive, writer, source, whole_until.is_none()) => started?,
     };
     let herald = Herald::start(status, writer.durable(), control.applied.clone());
-    let ended = pump::pump(&mut events, Door::pgoutput(), writer, control, &herald).await;
-    if let Ok(Ended::Finished) = ended {
+    let door = Door::pgoutput(archive)?;
+    let ended = pump::pump(&mut events, door, writer, control, &herald, whole_until).await;
+    if let Ok(Ended::Finished | Ended::Whole(_)) = ended {
         // Before the connection ends the source shall know all that will be kept.
         let durable = settled(writer).await?;
         herald.finish(durable).await;
@@ -162,16 +178,22 @@ async fn start(
     archive: &Archive,
     writer: &mut Writer,
     source: &Source,
+    streaming: bool,
 ) -> Result<(ReplicationReceiver, StatusSender), Fault> {
     let mut stream = ReplicationStream::connect(&source.conninfo, APPLICATION, &[]).await?;
     let durable = settled(writer).await?;
     let timeline = check(archive, writer, &mut stream, source, durable).await?;
     writer.continue_on(timeline);
     let publications = pg::publication_names([source.publication.as_str()]);
-    let options =
-        [("proto_version", "1"), ("publication_names", publications.as_str()), ("messages", "true")];
+    let streaming = streaming && source.streaming && stream.server_version_num() >= STREAMING_SINCE;
+    let version = if streaming { "2" } else { "1" };
+    let mut options =
+        vec![("proto_version", version), ("publication_names", publications.as_str()), ("messages", "true")];
+    if streaming {
+        options.push(("streaming", "on"));
+    }
     let started = stream.start(&source.slot, durable, &options).await?;
-    tracing::info!(slot = source.slot, from = %durable, timeline, "receiving");
+    tracing::info!(slot = source.slot, from = %durable, timeline, streaming, "receiving");
     Ok(started)
 }
 

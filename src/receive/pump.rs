@@ -37,13 +37,14 @@ struct Pump<'w> {
     flushed: Position,
 }
 
-/// Pumps until stopped, until endpos, or until the connection fails.
+/// Pumps until stopped, until endpos or `until`, or until the connection fails.
 pub(super) async fn pump(
     events: &mut ReplicationReceiver,
     door: Door,
     writer: &mut Writer,
     control: &mut Control,
     herald: &Herald,
+    until: Option<Position>,
 ) -> Result<Ended, Fault> {
     let mut durable = writer.durable();
     let now = Instant::now();
@@ -59,7 +60,8 @@ pub(super) async fn pump(
     let mut tick = tokio::time::interval(LINGER);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        if is_complete(pump.writer, control) {
+        let is_there = until.is_some_and(|until| pump.writer.received() >= until);
+        if is_there || is_complete(pump.writer, control) {
             return Ok(Ended::Finished);
         }
         tokio::select! {
@@ -73,20 +75,27 @@ pub(super) async fn pump(
                 changed.map_err(|_| log_ended())?;
                 healthy(&durable.borrow_and_update())?;
             }
-            filled = events.fill(), if !pump.writer.is_full() => {
+            filled = events.fill(), if pump.takes() => {
                 if let Err(fault) = filled {
                     return Ok(Ended::Cut(fault));
                 }
                 pump.heard = Instant::now();
             }
             () = pump.writer.room(), if pump.writer.is_full() => {}
+            () = tokio::task::yield_now(), if pump.door.is_joining() && !pump.writer.is_full() => {}
         }
-        while !pump.writer.is_full() {
+        if !pump.door.is_ready() && !pump.writer.is_full() {
+            pump.door.work(pump.writer)?;
+        }
+        while pump.takes() {
             match events.try_next() {
                 Ok(Some(event)) => pump.take(event, control, herald)?,
                 Ok(None) => break,
                 Err(fault) => return Ok(Ended::Cut(fault)),
             }
+        }
+        if let Some(position) = pump.door.whole_until() {
+            return Ok(Ended::Whole(position));
         }
         herald.received(pump.writer.received());
         control.received.send_replace(pump.writer.received());
@@ -97,6 +106,11 @@ pub(super) async fn pump(
 }
 
 impl Pump<'_> {
+    /// Whether messages may be read: they can go to the log or to the spool.
+    fn takes(&self) -> bool {
+        self.door.is_ready() && !self.writer.is_full()
+    }
+
     fn take(&mut self, event: Event<'_>, control: &Control, herald: &Herald) -> Result<(), Fault> {
         match event {
             Event::Data { wal_start, send_time, message } => {
@@ -160,7 +174,7 @@ impl Pump<'_> {
                 self.write_idle();
             }
         }
-        if self.writer.is_full() {
+        if !self.takes() {
             self.heard = Instant::now();
         }
         if herald.has_ended() {

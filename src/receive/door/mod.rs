@@ -2,12 +2,15 @@
 //! the order of their commits. Hides which plugin the slot has; behind the door there is one language.
 
 mod entry;
+mod join;
 mod pgoutput;
+mod spool;
 
-use crate::archive::Writer;
-use crate::model::{Fault, Lsn, Timestamp};
+use crate::archive::{Archive, Writer};
+use crate::model::{Fault, Lsn, Position, Timestamp};
 
 use entry::Entry;
+use spool::Spool;
 
 /// One message of the output plugin, as it came.
 #[derive(Clone, Copy, Debug)]
@@ -26,27 +29,51 @@ pub(super) struct Door {
 
 /// Who reads what the plugin says.
 enum Plugin {
-    Pgoutput,
+    Pgoutput(pgoutput::Blocks),
 }
 
 impl Door {
-    pub(super) fn pgoutput() -> Door {
-        Door { plugin: Plugin::Pgoutput, entry: Entry::default() }
+    /// To be called only by the holder of the archive's lock: what an earlier door left in the spool is removed.
+    pub(super) fn pgoutput(archive: &Archive) -> Result<Door, Fault> {
+        let spool = Spool::open(archive.spool_folder())?;
+        Ok(Door { plugin: Plugin::Pgoutput(pgoutput::Blocks::default()), entry: Entry::new(spool) })
     }
 
-    /// Takes one message in. Gives the time of a transaction's commit when it was its last one.
+    /// Takes one message in, when the door [is ready](Door::is_ready). Gives the time of a transaction's commit when it
+    /// was its last one.
     pub(super) fn take(
         &mut self,
         arrival: Arrival<'_>,
         writer: &mut Writer,
     ) -> Result<Option<Timestamp>, Fault> {
-        match self.plugin {
-            Plugin::Pgoutput => pgoutput::take(arrival, &mut self.entry, writer),
+        match &mut self.plugin {
+            Plugin::Pgoutput(blocks) => blocks.take(arrival, &mut self.entry, writer),
         }
     }
 
-    /// Whether what was sent so far ends between transactions, so that idle progress may be believed.
+    /// Whether what was sent so far ends between transactions, so that idle progress may be believed. Those that are
+    /// spooled don't count: their commits are still to come.
     pub(super) fn is_between_transactions(&self) -> bool {
         self.entry.is_between_transactions()
+    }
+
+    /// Whether it takes messages now. If not, [`Door::work`] is to be called until it does: again and again while
+    /// something [joins](Door::is_joining) the log, from time to time while the disk is full.
+    pub(super) fn is_ready(&self) -> bool {
+        self.entry.is_ready()
+    }
+
+    pub(super) fn is_joining(&self) -> bool {
+        self.entry.is_joining()
+    }
+
+    /// Goes on for a moment with what could not be done at once.
+    pub(super) fn work(&mut self, writer: &mut Writer) -> Result<(), Fault> {
+        self.entry.work(writer)
+    }
+
+    /// Everything up to here must be sent again, without streaming. Nothing is taken any more.
+    pub(super) fn whole_until(&self) -> Option<Position> {
+        self.entry.whole_until()
     }
 }
