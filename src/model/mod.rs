@@ -2,6 +2,7 @@
 
 mod facts;
 mod fault;
+mod plugin;
 mod position;
 mod relation;
 mod sql;
@@ -10,6 +11,7 @@ mod value;
 
 pub use facts::{ColumnFacts, TableFacts, VisibleXids};
 pub use fault::{Fault, Remedy};
+pub use plugin::{OutputPlugin, UnknownPlugin};
 pub use position::{Lsn, Position, Xid};
 pub use relation::{Column, Relation, ReplicaIdentity};
 pub use sql::{quote_ident, quote_literal};

@@ -17,6 +17,7 @@ mod auth;
 mod conninfo;
 pub mod control;
 mod dial;
+pub mod facts;
 mod frames;
 pub mod inspect;
 pub mod origin;
