@@ -44,8 +44,8 @@ pub struct ColumnFacts {
     pub user_type: Option<(String, String)>,
     /// Part of the replica identity.
     pub key: bool,
-    /// GENERATED ALWAYS AS (…): the target makes it itself.
-    pub generated: bool,
+    /// Not published, although the plugin prints it: generated (the target makes it itself), or not among the columns listed.
+    pub left_out: bool,
     /// Of a length that varies, so that its value may be stored apart.
     pub toastable: bool,
 }

@@ -20,18 +20,22 @@ pub struct Found {
 /// One row for each column, at least one in all. In one statement, so that the snapshot is that of all of it.
 const FACTS: &str = "
 SELECT pg_current_snapshot()::text, p.puballtables, c.oid, c.relkind = 'p', c.relreplident::text,
-       c.relkind IN ('r', 'p') AND CASE WHEN p.puballtables THEN pg_relation_is_publishable(c.oid)
-           ELSE EXISTS (SELECT FROM pg_publication_tables t
-                         WHERE t.pubname = p.pubname AND t.schemaname = $2 AND t.tablename = $3) END,
-       a.attname::text, a.atttypid, format_type(a.atttypid, NULL), a.atttypmod, a.attgenerated <> '',
+       c.relkind IN ('r', 'p') AND CASE WHEN p.puballtables THEN pg_relation_is_publishable(c.oid) ELSE l.listed IS NOT NULL END,
+       a.attname::text, a.atttypid, format_type(a.atttypid, NULL), a.atttypmod,
+       a.attgenerated <> '' OR NOT coalesce(l.listed -> 'attnames' ? a.attname::text, true),
        a.attlen = -1 AND a.attstorage <> 'p',
        EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
                   AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END
                   AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])),
-       b.nspname, b.typname
+       b.nspname, b.typname, l.listed ->> 'rowfilter' IS NOT NULL,
+       coalesce(p.pubviaroot AND c.relispartition, false)
   FROM pg_publication p
   LEFT JOIN (pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace) ON n.nspname = $2 AND c.relname = $3
   LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+  LEFT JOIN LATERAL (
+       -- Lists of columns and filters are there since version 15.
+       SELECT to_jsonb(t) AS listed FROM pg_publication_tables t
+        WHERE NOT p.puballtables AND t.pubname = p.pubname AND t.schemaname = n.nspname AND t.tablename = c.relname) l ON true
   LEFT JOIN LATERAL (
        WITH RECURSIVE base AS (
             SELECT t.typtype, t.typbasetype, t.typname, t.typnamespace FROM pg_type t WHERE t.oid = a.atttypid
@@ -58,6 +62,14 @@ pub async fn look_up(client: &Client, publication: &str, schema: &str, name: &st
     let Some(oid) = first.get::<_, Option<u32>>(2) else {
         return Ok(Found { seen, everything, table: None });
     };
+    for (at, what) in [(15, "filters its rows"), (16, "publishes it under the name of its partition root")] {
+        if first.get(at) {
+            return Err(Fault::person(format!(
+                "{doing}: publication \"{publication}\" {what}, which the slot's output plugin does not"
+            ))
+            .hint("alter the publication, or set up anew with --plugin pgoutput"));
+        }
+    }
     let identity = ReplicaIdentity::from_catalog(first.get(4))
         .ok_or_else(|| Fault::stop(format!("{doing}: unknown replica identity")))?;
     let mut columns = Vec::new();
@@ -68,7 +80,7 @@ pub async fn look_up(client: &Client, publication: &str, schema: &str, name: &st
             type_oid: row.get(7),
             type_name: row.get(8),
             type_modifier: row.get(9),
-            generated: row.get(10),
+            left_out: row.get(10),
             toastable: row.get(11),
             key: identity == ReplicaIdentity::Full || row.get::<_, bool>(12),
             user_type,

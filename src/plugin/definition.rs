@@ -11,7 +11,7 @@ use crate::model::{Column, ColumnFacts, Relation, ReplicaIdentity, TableFacts};
 
 /// The catalog's definition as pgoutput would send it.
 pub(super) fn of_catalog(schema: &str, name: &str, facts: &TableFacts) -> Relation {
-    let columns = facts.columns.iter().filter(|column| !column.generated).map(|column| Column {
+    let columns = facts.columns.iter().filter(|column| !column.left_out).map(|column| Column {
         name: column.name.clone(),
         key: column.key,
         type_oid: column.type_oid,
@@ -28,6 +28,7 @@ pub(super) fn of_catalog(schema: &str, name: &str, facts: &TableFacts) -> Relati
 
 /// Whether the change may have been made under the catalog's definition.
 pub(super) fn agree(facts: &TableFacts, change: &Change<'_>) -> bool {
+    let leaves_out_nulls = !change.leaves_out_unchanged;
     match &change.kind {
         Kind::Insert { new: Some(new) } => has_all(facts, new, false),
         Kind::Update { old, new: Some(new) } => {
@@ -36,11 +37,11 @@ pub(super) fn agree(facts: &TableFacts, change: &Change<'_>) -> bool {
                 None => {
                     facts.identity != ReplicaIdentity::Full && facts.columns.iter().any(|column| column.key)
                 }
-                Some(old) => is_old(facts, old),
+                Some(old) => is_old(facts, old, leaves_out_nulls),
             };
             old_agrees && has_all(facts, new, change.leaves_out_unchanged)
         }
-        Kind::Delete { old: Some(old) } => is_old(facts, old),
+        Kind::Delete { old: Some(old) } => is_old(facts, old, leaves_out_nulls),
         _ => false,
     }
 }
@@ -50,11 +51,20 @@ fn has_all(facts: &TableFacts, row: &Row<'_>, leaves_out_unchanged: bool) -> boo
     in_order(&facts.columns, row, |column| leaves_out_unchanged && column.toastable)
 }
 
+/// Whether a definition that is newer than the change might agree with it too, and mean something else: an old row without
+/// some columns, which are null if it is a whole one, and unknown if it is a key.
+pub(super) fn is_ambiguous(facts: &TableFacts, change: &Change<'_>) -> bool {
+    let (Kind::Update { old: Some(old), .. } | Kind::Delete { old: Some(old) }) = &change.kind else {
+        return false;
+    };
+    facts.identity == ReplicaIdentity::Full && old.len() < facts.columns.len()
+}
+
 /// Exactly the key's columns; of a whole row those that are null may be missing.
-fn is_old(facts: &TableFacts, row: &Row<'_>) -> bool {
+fn is_old(facts: &TableFacts, row: &Row<'_>, leaves_out_nulls: bool) -> bool {
     let full = facts.identity == ReplicaIdentity::Full;
     let sent = facts.columns.iter().filter(|column| full || column.key);
-    in_order(sent, row, |_| full)
+    in_order(sent, row, |_| full && leaves_out_nulls)
 }
 
 fn in_order<'c>(
@@ -121,7 +131,7 @@ pub(super) fn of_change(
     let mut columns = Vec::new();
     for field in new.or(old).into_iter().flatten() {
         let same = known(field).filter(|column| is_same(column, field));
-        if known(field).is_some_and(|column| column.generated) {
+        if known(field).is_some_and(|column| column.left_out) {
             continue;
         }
         let type_oid = match (same, field.type_name) {

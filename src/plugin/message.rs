@@ -58,7 +58,8 @@ impl fmt::Display for TableName {
 pub struct Change<'a> {
     pub table: TableName,
     pub kind: Kind<'a>,
-    /// A TOASTed value that did not change is left out of the row, as if the column were not there.
+    /// A TOASTed value that did not change is left out of the new row, as if the column were not there (wal2json). Otherwise
+    /// it is named, and nulls are left out of the old row (test_decoding).
     pub leaves_out_unchanged: bool,
 }
 

@@ -162,7 +162,11 @@ impl Translator {
         let settled = known.answer.seen.include(self.xid);
         let relation = match &known.answer.table {
             Some(facts) if !facts.published => return if settled { Ok(Outcome::Said) } else { look_up() },
-            Some(facts) if definition::agree(facts, change) => Arc::clone(&known.relation),
+            Some(facts)
+                if definition::agree(facts, change) && (settled || !definition::is_ambiguous(facts, change)) =>
+            {
+                Arc::clone(&known.relation)
+            }
             _ if !settled => return look_up(),
             None if !known.answer.everything => return Err(gone(&change.table)),
             facts => {
