@@ -151,7 +151,8 @@ fn findings_are_mended_by_what_they_say() {
         if mend.starts_with("pg_dump") {
             let script = format!("export {connections}; {mend}");
             let mut shell = std::process::Command::new("sh");
-            let path = format!("{}:{}", target.version().bin.display(), std::env::var("PATH").unwrap());
+            let programs = target.version().program("pg_dump").parent().unwrap().display().to_string();
+            let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
             let done = shell.args(["-c", &script]).env("PATH", path).output().unwrap();
             assert!(done.status.success() && done.stderr.is_empty(), "{script}: {done:?}");
             target.psql("grant select, insert, update, delete, truncate on missing to app");

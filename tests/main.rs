@@ -15,4 +15,5 @@ mod refusals;
 mod road;
 mod segment;
 mod semantics;
+mod streaming;
 mod support;

@@ -175,11 +175,15 @@ fn hostile_names_stay_names() {
     cluster.psql("insert into t values (1)");
     // An error drops the temporary slots of its connection.
     let mut others = stream(&cluster);
+    // The replication commands of 14 don't know a quote inside quotes, and say so.
+    let syntax = |name: &str| cluster.version().major < 15 && name.contains('"');
     for name in names {
         let fault = refused(wait(others.create_slot(name, "pgoutput", true, SnapshotAction::Nothing)));
-        assert_eq!(fault.sqlstate.as_deref(), Some("42602"), "{}", shown(&fault));
+        let expected = if syntax(name) { "42601" } else { "42602" };
+        assert_eq!(fault.sqlstate.as_deref(), Some(expected), "{}", shown(&fault));
         let fault = refused(wait(others.drop_slot(name, false)));
-        assert_eq!(fault.sqlstate.as_deref(), Some("42704"), "{}", shown(&fault));
+        let expected = if syntax(name) { "42601" } else { "42704" };
+        assert_eq!(fault.sqlstate.as_deref(), Some(expected), "{}", shown(&fault));
     }
     let list = publication_names(names);
     let (mut receiver, _sender) =

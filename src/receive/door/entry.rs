@@ -120,10 +120,11 @@ impl Entry {
     pub(super) fn join(&mut self, begin: Begin, commit: Commit, writer: &Writer) {
         self.inside = Inside::Nothing;
         let spooled = self.spool.take(begin.xid);
-        if spooled.is_doubtful() {
+        let known = writer.received().covers_commit_at(commit.commit_lsn);
+        if spooled.is_doubtful() && !known {
             self.whole_until = Some(commit.end);
         } else {
-            self.joining = Some(Join::new(spooled, begin, commit, writer.received()));
+            self.joining = Some(Join::new(spooled, begin, commit, known));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::archive::Writer;
-use crate::model::{Fault, Position};
+use crate::model::Fault;
 use crate::pgoutput::{Begin, Commit, encode_begin, encode_commit};
 
 use super::spool::{Entries, Spooled};
@@ -33,12 +33,12 @@ pub(super) struct Join {
 }
 
 impl Join {
-    pub(super) fn new(spooled: Spooled, begin: Begin, commit: Commit, received: Position) -> Join {
+    pub(super) fn new(spooled: Spooled, begin: Begin, commit: Commit, known: bool) -> Join {
         Join {
             entries: spooled.entries(),
             begin,
             commit,
-            known: received.covers_commit_at(commit.commit_lsn),
+            known,
             begun: false,
             origin: None,
             described: Definitions::new(),

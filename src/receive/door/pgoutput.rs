@@ -1,7 +1,8 @@
 //! pgoutput: its messages are the log's. Only what bounds transactions is looked at.
 //!
 //! With streaming (version 2) large transactions come in blocks while they are under way. They are spooled, without the
-//! xids that their messages carry, and join the log at their commit.
+//! xids that their messages carry, and join the log at their commit. One thing differs then from a transaction that came
+//! whole: its Origin message, if it has one, has no LSN, since the source does not know it yet when it sends it.
 //!
 //! Their definitions stay among their changes, and those of subtransactions that were rolled back go with these. That is
 //! what the source takes us to do (pgoutput.c): a streamed transaction describes every relation itself, again after each
