@@ -154,7 +154,11 @@ fn findings_are_mended_by_what_they_say() {
             let programs = target.version().program("pg_dump").parent().unwrap().display().to_string();
             let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
             let done = shell.args(["-c", &script]).env("PATH", path).output().unwrap();
-            assert!(done.status.success() && done.stderr.is_empty(), "{script}: {done:?}");
+            // Where only a newer pg_dump is at hand, it sets what this server does not know.
+            let errors = String::from_utf8(done.stderr.clone()).unwrap();
+            let errors: Vec<&str> =
+                errors.lines().filter(|line| !line.contains("\"transaction_timeout\"")).collect();
+            assert!(done.status.success() && errors.is_empty(), "{script}: {done:?}");
             target.psql("grant select, insert, update, delete, truncate on missing to app");
         } else {
             target.psql(mend);

@@ -175,15 +175,16 @@ fn hostile_names_stay_names() {
     cluster.psql("insert into t values (1)");
     // An error drops the temporary slots of its connection.
     let mut others = stream(&cluster);
-    // The replication commands of 14 don't know a quote inside quotes, and say so.
-    let syntax = |name: &str| cluster.version().major < 15 && name.contains('"');
+    // Before the minor versions of August 2026 replication commands don't know a quote inside quotes, and say so.
+    let is_one_of = |fault: &Fault, expected: &str, name: &str| {
+        let code = fault.sqlstate.as_deref();
+        let known = code == Some(expected) || (name.contains('"') && code == Some("42601"));
+        assert!(known, "{}", shown(fault));
+    };
     for name in names {
         let fault = refused(wait(others.create_slot(name, "pgoutput", true, SnapshotAction::Nothing)));
-        let expected = if syntax(name) { "42601" } else { "42602" };
-        assert_eq!(fault.sqlstate.as_deref(), Some(expected), "{}", shown(&fault));
-        let fault = refused(wait(others.drop_slot(name, false)));
-        let expected = if syntax(name) { "42601" } else { "42704" };
-        assert_eq!(fault.sqlstate.as_deref(), Some(expected), "{}", shown(&fault));
+        is_one_of(&fault, "42602", name);
+        is_one_of(&refused(wait(others.drop_slot(name, false))), "42704", name);
     }
     let list = publication_names(names);
     let (mut receiver, _sender) =
