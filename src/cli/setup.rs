@@ -15,6 +15,7 @@ use super::arguments::{
 };
 use super::config::File;
 use super::keepsake::{Intent, KeptIdentity};
+use super::plugin::plugin_findings;
 use super::preflight::{self, Finding, Plan, Severity, SourceFacts, TargetFacts, Wish};
 use super::print;
 use super::reach::Side;
@@ -127,6 +128,8 @@ impl<'a> Survey<'a> {
         };
         let plan = preflight::plan(&facts, &wish);
         let mut findings = preflight::source_findings(&facts, &wish, &plan);
+        let publication = facts.publication.as_ref();
+        findings.extend(plugin_findings(options.plugin, &options.publication, publication));
         if let Some(target) = &target_facts {
             findings.extend(preflight::target_findings(&facts, target, &plan));
         }

@@ -163,7 +163,8 @@ impl Translator {
         let relation = match &known.answer.table {
             Some(facts) if !facts.published => return if settled { Ok(Outcome::Said) } else { look_up() },
             Some(facts)
-                if definition::agree(facts, change) && (settled || !definition::is_ambiguous(facts, change)) =>
+                if definition::agree(facts, change)
+                    && (settled || !definition::is_ambiguous(facts, change)) =>
             {
                 Arc::clone(&known.relation)
             }

@@ -121,7 +121,10 @@ const IS_FULL: &str = "5 is t(id*:23,note*:25,n*:23) full";
 fn changes_that_agree_with_the_catalog() {
     let cases = [
         ("table public.t: INSERT: id[integer]:1 note[text]:'a' n[integer]:null", "5 + 1,a,null"),
-        ("table public.t: UPDATE: id[integer]:1 note[text]:unchanged-toast-datum n[integer]:2", "5 = new 1,unchanged,2"),
+        (
+            "table public.t: UPDATE: id[integer]:1 note[text]:unchanged-toast-datum n[integer]:2",
+            "5 = new 1,unchanged,2",
+        ),
         (
             "table public.t: UPDATE: old-key: id[integer]:1 new-tuple: id[integer]:2 note[text]:'' n[integer]:2",
             "5 = key 1,null,null new 2,,2",
@@ -173,7 +176,10 @@ fn definitions_are_given_once_and_again_when_they_change() {
     assert_eq!(say(&mut translator, delete), format!("{IS_T}; 5 - key 1,null,null"));
     // Another table has the id now: what was said of it holds no longer.
     translator.learn(name("u"), answer(Some(facts())));
-    assert_eq!(say(&mut translator, &delete.replace("public.t", "public.u")), "5 is u(id*:23,note:25,n:23); 5 - key 1,null,null");
+    assert_eq!(
+        say(&mut translator, &delete.replace("public.t", "public.u")),
+        "5 is u(id*:23,note:25,n:23); 5 - key 1,null,null"
+    );
     assert_eq!(say(&mut translator, delete), "? public.t");
 }
 
@@ -181,7 +187,8 @@ fn definitions_are_given_once_and_again_when_they_change() {
 fn what_the_catalog_does_not_show_yet_is_looked_up_again() {
     let insert = "table public.t: INSERT: id[integer]:1";
     assert_eq!(say(&mut Translator::default(), insert), "? public.t");
-    let unseen = |table| Answer { seen: VisibleXids { min: XID, max: XID, running: vec![] }, ..answer(table) };
+    let unseen =
+        |table| Answer { seen: VisibleXids { min: XID, max: XID, running: vec![] }, ..answer(table) };
     check(unseen(Some(facts())), insert, "? public.t");
     check(unseen(None), insert, "? public.t");
     check(unseen(Some(TableFacts { published: false, ..facts() })), insert, "? public.t");
@@ -189,7 +196,11 @@ fn what_the_catalog_does_not_show_yet_is_looked_up_again() {
     // A key only, or a row whose other values are null.
     check(unseen(Some(full())), "table public.t: DELETE: id[integer]:1", "? public.t");
     // What agrees need not be newer.
-    check(unseen(Some(facts())), "table public.t: DELETE: id[integer]:1", &format!("{IS_T}; 5 - key 1,null,null"));
+    check(
+        unseen(Some(facts())),
+        "table public.t: DELETE: id[integer]:1",
+        &format!("{IS_T}; 5 - key 1,null,null"),
+    );
 }
 
 #[test]
@@ -222,7 +233,11 @@ fn definitions_of_then_are_made_of_the_change() {
     check(answer(None), "table public.t: INSERT: a[gone]:'x'", "!type gone");
     check(answer(None), "table public.t: INSERT: a[unasked]:'x'", "? public.t");
     check(answer(None), "table public.t: DELETE: (no-tuple-data)", "!without its row");
-    check(Answer { everything: false, ..answer(None) }, "table public.t: INSERT: a[integer]:1", "!gone from the source");
+    check(
+        Answer { everything: false, ..answer(None) },
+        "table public.t: INSERT: a[integer]:1",
+        "!gone from the source",
+    );
 }
 
 #[test]
