@@ -11,6 +11,7 @@ mod harness;
 mod log;
 mod pg_connect;
 mod pg_stream;
+mod plugins;
 mod refusals;
 mod road;
 mod schema;

@@ -14,9 +14,9 @@ mod stream;
 mod tuple;
 
 pub use decode::{Malformed, decode};
-pub use encode::{encode_begin, encode_commit};
+pub use encode::{Unwritable, encode, encode_begin, encode_commit};
 pub use stream::{StreamMessage, decode_stream, split_streamed};
-pub use tuple::{Tuple, Values};
+pub use tuple::{Tuple, TupleBuffer, Values};
 
 use crate::model::{Lsn, Position, Relation, Timestamp, Xid};
 

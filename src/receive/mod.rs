@@ -9,6 +9,7 @@
 
 mod acknowledge;
 mod admit;
+mod begin;
 mod door;
 mod herald;
 mod pump;
@@ -19,10 +20,10 @@ use tokio::sync::watch;
 
 use crate::archive::{Archive, Durable, Manifest, Writer, WriterOptions, WriterState};
 use crate::model::{Fault, Position, Remedy, quote_literal};
-use crate::pg::{self, Conninfo, ReplicationReceiver, ReplicationStream, StatusSender};
+use crate::pg::{Conninfo, ReplicationStream};
 
 use admit::{LogState, SlotState, SourceState};
-use door::Door;
+use begin::Begun;
 use herald::Herald;
 
 /// Where the changes come from.
@@ -48,8 +49,6 @@ pub struct Control {
 }
 
 const APPLICATION: &str = "pgsluice receive";
-/// The first version that sends transactions while they are under way.
-const STREAMING_SINCE: u32 = 140_000;
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
@@ -157,13 +156,12 @@ async fn connection(
     whole_until: Option<Position>,
 ) -> Result<Ended, Fault> {
     let mut stop = control.stop.clone();
-    let (mut events, status) = tokio::select! {
+    let Begun { mut events, status, door } = tokio::select! {
         biased;
         _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Finished),
         started = start(archive, writer, source, whole_until.is_none()) => started?,
     };
     let herald = Herald::start(status, writer.durable(), control.applied.clone());
-    let door = Door::pgoutput(archive)?;
     let ended = pump::pump(&mut events, door, writer, control, &herald, whole_until).await;
     if let Ok(Ended::Finished | Ended::Whole(_)) = ended {
         // Before the connection ends the source shall know all that will be kept.
@@ -179,22 +177,14 @@ async fn start(
     writer: &mut Writer,
     source: &Source,
     streaming: bool,
-) -> Result<(ReplicationReceiver, StatusSender), Fault> {
+) -> Result<Begun, Fault> {
     let mut stream = ReplicationStream::connect(&source.conninfo, APPLICATION, &[]).await?;
     let durable = settled(writer).await?;
     let timeline = check(archive, writer, &mut stream, source, durable).await?;
     writer.continue_on(timeline);
-    let publications = pg::publication_names([source.publication.as_str()]);
-    let streaming = streaming && source.streaming && stream.server_version_num() >= STREAMING_SINCE;
-    let version = if streaming { "2" } else { "1" };
-    let mut options =
-        vec![("proto_version", version), ("publication_names", publications.as_str()), ("messages", "true")];
-    if streaming {
-        options.push(("streaming", "on"));
-    }
-    let started = stream.start(&source.slot, durable, &options).await?;
-    tracing::info!(slot = source.slot, from = %durable, timeline, streaming, "receiving");
-    Ok(started)
+    let begun = begin::begin(archive, source, stream, durable, streaming && source.streaming).await?;
+    tracing::info!(slot = source.slot, plugin = archive.manifest().plugin, from = %durable, timeline, "receiving");
+    Ok(begun)
 }
 
 /// Waits until all whole transactions that were received are durable, or the disk takes no more for now.

@@ -82,6 +82,7 @@ pub(super) async fn pump(
                 pump.heard = Instant::now();
             }
             () = pump.writer.room(), if pump.writer.is_full() => {}
+            () = pump.door.answered(), if pump.door.is_asking() => {}
             () = tokio::task::yield_now(), if pump.door.is_joining() && !pump.writer.is_full() => {}
         }
         if !pump.door.is_ready() && !pump.writer.is_full() {

@@ -61,6 +61,11 @@ impl Entry {
         self.content(message, writer)
     }
 
+    /// A transaction begins that is spooled although it comes whole.
+    pub(super) fn open(&mut self) {
+        self.inside = Inside::Kept;
+    }
+
     /// What stands inside a transaction; at another place the log refuses it.
     pub(super) fn content(&mut self, message: &[u8], writer: &mut Writer) -> Result<(), Fault> {
         match self.inside {
@@ -113,6 +118,7 @@ impl Entry {
 
     /// The commit of what was spooled of `begin.xid`. It enters the log by [`Entry::work`].
     pub(super) fn join(&mut self, begin: Begin, commit: Commit, writer: &Writer) {
+        self.inside = Inside::Nothing;
         let spooled = self.spool.take(begin.xid);
         let known = writer.received().covers_commit_at(commit.commit_lsn);
         if spooled.is_doubtful() && !known {
