@@ -406,7 +406,7 @@ fn flags_win_over_environment_over_file() {
         program.run(&["status", "--config", &config_text]).ends_with(2);
     }
     program.run(&["setup", "--archive", "s3://bucket/prefix"]).ends_with(2);
-    program.run(&["setup", "--plugin", "wal2json"]).ends_with(2);
+    program.run(&["setup", "--plugin", "decoderbufs"]).ends_with(2);
     program.run(&["setup", "--name", "Not/A/Name"]).ends_with(2);
     let outcome = program.run(&["setup", "--source", "postgresql://u:hunter2@127.0.0.1:1/d"]).ends_with(1);
     assert!(outcome.stderr.contains("password was typed on the command line"), "{outcome}");

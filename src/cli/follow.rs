@@ -1,7 +1,7 @@
 //! `follow`: the whole road under one conductor.
 
 use super::arguments::{Everywhere, RoadArguments, SchemaArguments, TableArguments};
-use super::conduct::{EndposArguments, SegmentArguments, conduct, needed_target};
+use super::conduct::{EndposArguments, SegmentArguments, StreamingArguments, conduct, needed_target};
 use super::config::File;
 use super::setup;
 use crate::apply::Target;
@@ -24,6 +24,8 @@ pub(crate) struct FollowCommand {
     endpos: EndposArguments,
     #[command(flatten)]
     segments: SegmentArguments,
+    #[command(flatten)]
+    streaming: StreamingArguments,
 }
 
 impl FollowCommand {
@@ -41,6 +43,7 @@ impl FollowCommand {
                 conninfo: wanted.source,
                 slot: wanted.slot,
                 publication: wanted.publication,
+                streaming: self.streaming.is_on(),
             }),
             target: Some(Target { conninfo: target, stream: wanted.origin, rules }),
             endpos,

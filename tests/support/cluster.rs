@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal};
 
 use super::process::{Running, Watcher, as_server_owner, output, server_owner, without_postgres_environment};
 use super::session::{Row, Session};
-use super::{Version, template, wait_until};
+use super::{Version, seconds, template, wait_until};
 
 /// Stops the server of the folder `$1`, if its process is still that server, and removes the folder.
 const CLEAN_UP: &str = r#"
@@ -113,6 +113,17 @@ impl Cluster {
     /// What is different on a source.
     pub fn prepare_source() -> Preparation {
         Cluster::prepare().set("wal_level", "logical")
+    }
+
+    /// Lets the server load wal2json, where it lets none in that is not listed.
+    pub fn allow_wal2json(&self) {
+        if self.value("select count(*) from pg_settings where name = 'output_plugin_libraries'") == "1" {
+            self.query("alter system set output_plugin_libraries = 'pgoutput', 'test_decoding', 'wal2json'");
+            self.query("select pg_reload_conf()");
+            wait_until(seconds(10), "the setting is in force", || {
+                self.value("show output_plugin_libraries").contains("wal2json")
+            });
+        }
     }
 
     pub fn source() -> Cluster {

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pgsluice_fuzz::pgoutput::{Message, Old, Tuple, decode};
+use pgsluice_fuzz::pgoutput::{Message, Old, Tuple, decode, decode_stream, split_streamed};
 use pgsluice_fuzz::segment::{peek, relation_name, relation_type_oids, truncated_oids};
 use pgsluice_fuzz::transform::{
     Choice, ColumnType, Equality, Found, Generated, Identity, Parameters, Planner, Step, TargetColumn,
@@ -23,6 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
 
 fn look(planner: &mut Planner, bytes: &[u8]) {
     let _ = (relation_name(bytes), relation_type_oids(bytes), truncated_oids(bytes).count());
+    let _ = (decode_stream(bytes), split_streamed(bytes));
     let known = peek(bytes);
     let Ok(message) = decode(bytes) else { return };
     assert!(known.is_ok(), "what is decoded can be looked into");
