@@ -15,7 +15,6 @@ use super::arguments::{
 };
 use super::config::File;
 use super::keepsake::{Intent, KeptIdentity};
-use super::plugin::plugin_findings;
 use super::preflight::{self, Finding, Plan, Severity, SourceFacts, TargetFacts, Wish};
 use super::print;
 use super::reach::Side;
@@ -141,8 +140,7 @@ impl<'a> Survey<'a> {
         let mut findings = preflight::source_findings(&facts, &wish, &plan);
         let tried = try_filters(&source, &facts, &wish, &plan).await;
         findings.extend(preflight::filter_findings(&facts, &wish, &plan, tried));
-        let publication = facts.publication.as_ref();
-        findings.extend(plugin_findings(options.plugin, &options.publication, publication));
+        findings.extend(preflight::plugin_findings(options.plugin, &facts, &wish, &plan));
         if let Some(target) = &target_facts {
             findings.extend(preflight::target_findings(&facts, target, &wish, &plan));
         }
