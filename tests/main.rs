@@ -14,4 +14,5 @@ mod refusals;
 mod road;
 mod segment;
 mod semantics;
+mod sequences;
 mod support;

@@ -9,7 +9,7 @@ use crate::pgoutput::{Begin, Message, decode};
 use crate::transform::{Parameters, Planner, Refusal, Step};
 
 use super::session::{Advance, FIRST_CHANGE, Refused, Session, Stream};
-use super::{Applied, Control, Target, describe, lookup};
+use super::{Applied, Control, Target, describe, lookup, sequences};
 
 /// Changes after which a batch is committed although the log has more. A longer transaction gains little, and rows that
 /// change often can't be pruned inside it.
@@ -33,6 +33,8 @@ pub(super) struct Applier<'a> {
     /// Batches refused in a row.
     refusals: u32,
     had_session: bool,
+    /// The newest sample of the source's sequences.
+    sequences: Option<sequences::Sample>,
 }
 
 /// How the loop goes on.
@@ -79,6 +81,7 @@ impl<'a> Applier<'a> {
             careful_until: None,
             refusals: 0,
             had_session: false,
+            sequences: None,
         }
     }
 
@@ -120,6 +123,11 @@ impl<'a> Applier<'a> {
                 Flow::On | Flow::Again => {}
                 end @ (Flow::Reached | Flow::Stopped) => {
                     run.session.make_durable().await?;
+                    if end == Flow::Reached && self.target.sequences {
+                        let (tail, sample) = (self.tail.clone(), self.sequences.clone());
+                        let progress = run.session.progress();
+                        sequences::set(self.archive, tail, &run.catalog, progress, sample, control).await?;
+                    }
                     return Ok(end);
                 }
             }
@@ -204,6 +212,10 @@ impl<'a> Applier<'a> {
                 },
                 Message::Relation(relation) => {
                     self.planner.define(relation.clone());
+                    Flow::On
+                }
+                Message::Logical { transactional: false, prefix, content, .. } => {
+                    self.sequences = sequences::sample(prefix, content).or_else(|| self.sequences.take());
                     Flow::On
                 }
                 _ if matches!(run.inside, Inside::Applying(_)) => {

@@ -14,6 +14,7 @@ mod lookup;
 mod origin;
 mod replies;
 mod run;
+mod sequences;
 mod session;
 
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub struct Target {
     pub conninfo: Conninfo,
     /// Names the progress row and the origin.
     pub stream: String,
+    /// Set its sequences at endpos.
+    pub sequences: bool,
 }
 
 /// How a running applier is steered, and what it reports.

@@ -1,7 +1,7 @@
 //! `apply`: archive to target.
 
 use super::arguments::{ArchiveArguments, Everywhere, SourceArguments, StreamArguments, TargetArguments};
-use super::conduct::{EndposArguments, conduct, needed_target};
+use super::conduct::{EndposArguments, SequenceArguments, conduct, needed_target};
 use super::config::File;
 use super::setup;
 use crate::apply::Target;
@@ -24,6 +24,8 @@ pub(crate) struct ApplyCommand {
     stream: StreamArguments,
     #[command(flatten)]
     endpos: EndposArguments,
+    #[command(flatten)]
+    sequences: SequenceArguments,
 }
 
 impl ApplyCommand {
@@ -34,7 +36,7 @@ impl ApplyCommand {
         let archive = Archive::open(&place.archive)?;
         setup::prepare_target(&target, &stream, &archive).await?;
         let endpos = self.endpos.position(self.source.optional(file)?.as_ref()).await?;
-        let target = Some(Target { conninfo: target, stream });
+        let target = Some(Target { conninfo: target, stream, sequences: self.sequences.are_on(file) });
         let writer = WriterOptions::default();
         conduct(Options { archive, source: None, target, endpos, writer }, everywhere).await
     }

@@ -8,7 +8,6 @@ use tokio_postgres::Client;
 use super::arguments::{Everywhere, RoadArguments};
 use super::config::File;
 use super::keepsake::KeptIdentity;
-use super::pending::has_receiver;
 use super::print;
 use super::reach::Side;
 use super::setup::PLUGIN;
@@ -112,7 +111,7 @@ fn refuse_archive(folder: &Path) -> Result<(), Fault> {
         return Ok(());
     }
     let archive = Archive::open(folder)?;
-    if has_receiver(&archive)? {
+    if archive.has_receiver()? {
         return Err(Fault::stop(format!("the archive {} is in use by a receiver", folder.display()))
             .hint("stop the receiver first"));
     }

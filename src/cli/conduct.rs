@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::arguments::{Endpos, Everywhere};
+use super::config::File;
 use super::print;
 use super::reach::Side;
 use crate::archive::{Archive, WriterOptions};
@@ -37,6 +38,27 @@ impl SegmentArguments {
             segment_age_seconds: self.segment_age,
             ..WriterOptions::default()
         })
+    }
+}
+
+/// Something that can be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SequenceArguments {
+    /// Sample the source's sequences into the log, and set those of the target at endpos [default: on]
+    #[arg(long, env = "PGSLUICE_SEQUENCES", value_name = "on|off", hide_possible_values = true)]
+    sequences: Option<Switch>,
+}
+
+impl SequenceArguments {
+    pub(crate) fn are_on(&self, file: &File) -> bool {
+        self.sequences.or(file.sequences).unwrap_or(Switch::On) == Switch::On
     }
 }
 

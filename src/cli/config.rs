@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::arguments::LogFormat;
+use super::conduct::Switch;
 use super::setup::KeylessPolicy;
 use crate::model::Fault;
 
@@ -23,6 +24,7 @@ pub(crate) struct File {
     pub(crate) tables: Option<Vec<String>>,
     pub(crate) exclude: Option<Vec<String>>,
     pub(crate) keyless: Option<KeylessPolicy>,
+    pub(crate) sequences: Option<Switch>,
     pub(crate) log_format: Option<LogFormat>,
 }
 

@@ -1,7 +1,7 @@
 //! `follow`: the whole road under one conductor.
 
 use super::arguments::{Everywhere, RoadArguments, TableArguments};
-use super::conduct::{EndposArguments, SegmentArguments, conduct, needed_target};
+use super::conduct::{EndposArguments, SegmentArguments, SequenceArguments, conduct, needed_target};
 use super::config::File;
 use super::setup;
 use crate::apply::Target;
@@ -22,6 +22,8 @@ pub(crate) struct FollowCommand {
     endpos: EndposArguments,
     #[command(flatten)]
     segments: SegmentArguments,
+    #[command(flatten)]
+    sequences: SequenceArguments,
 }
 
 impl FollowCommand {
@@ -31,14 +33,16 @@ impl FollowCommand {
         let writer = self.segments.options()?;
         let archive = setup::done(&wanted).await?;
         let endpos = self.endpos.position(Some(&wanted.source)).await?;
+        let sequences = self.sequences.are_on(file);
         let options = Options {
             archive,
             source: Some(Source {
                 conninfo: wanted.source,
                 slot: wanted.slot,
                 publication: wanted.publication,
+                sequences,
             }),
-            target: Some(Target { conninfo: target, stream: wanted.origin }),
+            target: Some(Target { conninfo: target, stream: wanted.origin, sequences }),
             endpos,
             writer,
         };

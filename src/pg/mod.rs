@@ -26,6 +26,7 @@ pub mod progress;
 pub mod publication;
 mod replication;
 mod rows;
+pub mod sequences;
 mod server_message;
 mod session;
 pub mod slot;

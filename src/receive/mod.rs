@@ -11,7 +11,9 @@ mod acknowledge;
 mod admit;
 mod herald;
 mod pump;
+mod sequences;
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -22,6 +24,7 @@ use crate::pg::{self, Conninfo, ReplicationReceiver, ReplicationStream, StatusSe
 
 use admit::{LogState, SlotState, SourceState};
 use herald::Herald;
+use sequences::{Sampled, Sampler};
 
 /// Where the changes come from.
 #[derive(Clone, Debug)]
@@ -29,6 +32,8 @@ pub struct Source {
     pub conninfo: Conninfo,
     pub slot: String,
     pub publication: String,
+    /// Sample its sequences into the log.
+    pub sequences: bool,
 }
 
 /// How a running receiver is steered.
@@ -95,12 +100,13 @@ pub async fn receive(
     mut control: Control,
 ) -> Result<Position, Fault> {
     let mut backoff = BACKOFF_MIN;
+    let sampled = Arc::new(Mutex::new(Sampled::default()));
     loop {
         if *control.stop.borrow() || is_complete(&writer, &control) {
             return writer.close().await;
         }
         let started = writer.received();
-        let fault = match connection(archive, &mut writer, source, &mut control).await {
+        let fault = match connection(archive, &mut writer, source, &sampled, &mut control).await {
             Ok(Ended::Finished) => continue,
             Ok(Ended::Cut(fault)) | Err(fault) => fault,
         };
@@ -137,6 +143,7 @@ async fn connection(
     archive: &Archive,
     writer: &mut Writer,
     source: &Source,
+    sampled: &Arc<Mutex<Sampled>>,
     control: &mut Control,
 ) -> Result<Ended, Fault> {
     let mut stop = control.stop.clone();
@@ -146,7 +153,8 @@ async fn connection(
         started = start(archive, writer, source) => started?,
     };
     let herald = Herald::start(status, writer.durable(), control.applied.clone());
-    let ended = pump::pump(&mut events, writer, control, &herald).await;
+    let sampler = Sampler::new(source, sampled);
+    let ended = pump::pump(&mut events, writer, control, &herald, sampler).await;
     if let Ok(Ended::Finished) = ended {
         // Before the connection ends the source shall know all that will be kept.
         let durable = settled(writer).await?;

@@ -10,6 +10,7 @@ use crate::pg::{Event, ReplicationReceiver};
 use crate::pgoutput::{Message, decode};
 
 use super::herald::Herald;
+use super::sequences::Sampler;
 use super::{Control, Ended, healthy, is_complete, log_ended};
 
 /// How long a frame may wait for more when the source is ahead of us and latency means nothing.
@@ -36,6 +37,10 @@ struct Pump<'w> {
     heard: Instant,
     /// The end of what was given to the disk.
     flushed: Position,
+    /// The source says that it has sent everything up to here.
+    sent: Position,
+    /// A transaction has come since this was last looked at.
+    committed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,6 +56,7 @@ pub(super) async fn pump(
     writer: &mut Writer,
     control: &mut Control,
     herald: &Herald,
+    mut sampler: Option<Sampler>,
 ) -> Result<Ended, Fault> {
     let mut durable = writer.durable();
     let now = Instant::now();
@@ -62,19 +68,32 @@ pub(super) async fn pump(
         idle: None,
         idle_written: now,
         heard: now,
+        sent: Position::ZERO,
+        committed: false,
     };
     let mut tick = tokio::time::interval(LINGER);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        if is_complete(pump.writer, control) {
+        let stopping = *control.stop.borrow();
+        let ends = stopping || is_complete(pump.writer, control);
+        let seen = pump.sent.max(pump.writer.received());
+        let committed = ends && std::mem::take(&mut pump.committed);
+        if ends && sampler.as_mut().is_none_or(|sampler| sampler.has_finished(seen, committed)) {
             return Ok(Ended::Finished);
+        }
+        if let Some(sampler) = sampler.as_mut().filter(|_| !ends) {
+            sampler.go_on();
         }
         tokio::select! {
             biased;
-            _ = control.stop.wait_for(|stop| *stop) => return Ok(Ended::Finished),
+            _ = control.stop.wait_for(|stop| *stop), if !stopping => {}
+            () = sampled(&mut sampler) => {}
             _ = tick.tick() => {
                 healthy(&durable.borrow())?;
                 pump.tick(herald)?;
+                if let Some(sampler) = &mut sampler {
+                    sampler.tick(std::mem::take(&mut pump.committed));
+                }
             }
             changed = durable.changed() => {
                 changed.map_err(|_| log_ended())?;
@@ -100,6 +119,14 @@ pub(super) async fn pump(
         if pump.live && durable.borrow().position >= pump.flushed {
             pump.flush();
         }
+    }
+}
+
+/// Waits for a sample of the sequences that is under way. Cancel-safe.
+async fn sampled(sampler: &mut Option<Sampler>) {
+    match sampler {
+        Some(sampler) => sampler.done().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -129,6 +156,7 @@ impl Pump<'_> {
             }
             Some(b'C') => {
                 let Ok(Message::Commit(commit)) = decode(message) else { return Err(malformed()) };
+                self.committed = true;
                 self.live = send_time.seconds_since(commit.commit_time) < LIVE_SECONDS;
                 if std::mem::replace(&mut self.inside, Inside::Nothing) == Inside::Known {
                     return Ok(());
@@ -158,6 +186,7 @@ impl Pump<'_> {
     }
 
     fn keepalive(&mut self, wal_end: Position, reply_requested: bool, control: &Control, herald: &Herald) {
+        self.sent = self.sent.max(wal_end);
         if self.inside == Inside::Nothing && wal_end > self.writer.received() {
             self.idle = Some(wal_end);
         }
