@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 
 use crate::model::Fault;
-use crate::pg::{PipelineReader, Reply};
+use crate::pg::{PipelineReader, Reply, Rows};
 
 /// What the target said up to a Sync.
 #[derive(Debug, Default)]
@@ -20,8 +20,8 @@ pub(super) struct Report {
     pub(super) mismatch: Option<(u64, String)>,
     /// Rows that came in by COPY.
     pub(super) copied: u64,
-    /// First column of the first row that was returned.
-    pub(super) value: Option<String>,
+    /// What was returned, of all statements.
+    pub(super) rows: Rows,
 }
 
 /// Set as soon as the batch is known to be lost, so that the sender stops sending the rest of it.
@@ -63,9 +63,9 @@ pub(super) async fn read(
                 }
                 completed += 1;
             }
-            Reply::DataRow(mut row) => {
-                let value = row.next().flatten().map(|text| String::from_utf8_lossy(text).into_owned());
-                report.value = report.value.take().or(value);
+            Reply::DataRow(row) => {
+                let fields = row.map(|field| field.map(|text| String::from_utf8_lossy(text).into_owned()));
+                report.rows.push(fields.collect());
             }
             Reply::Error(fault) => {
                 lost.store(true, Ordering::Relaxed);

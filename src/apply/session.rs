@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use crate::model::{Fault, Position, Remedy, Timestamp};
-use crate::pg::{Conninfo, Pipeline, PipelineOptions, PipelineWriter};
+use crate::pg::{Conninfo, Pipeline, PipelineOptions, PipelineWriter, Rows};
 use crate::transform::{RUN_ROWS, Statement, StatementKind};
 
 use super::copytext;
@@ -83,6 +83,8 @@ pub(super) struct Session {
     run: UpdateRun,
     /// Statements since the last Sync.
     statements: u64,
+    /// The batch's progress row was seen to be ours.
+    is_ours: bool,
 }
 
 /// A COPY that is under way.
@@ -130,6 +132,7 @@ impl Session {
             copied: 0,
             run: UpdateRun::default(),
             statements: 0,
+            is_ours: false,
         };
         session.prepare().await?;
         Ok(session)
@@ -171,13 +174,15 @@ impl Session {
     /// Opens a batch.
     pub(super) async fn begin(&mut self) -> Result<(), Fault> {
         self.copied = 0;
+        self.is_ours = false;
         self.run(BEGIN, &[])?;
         let name = self.stream.name.clone();
         self.run(READ, &[Some(name.as_bytes())])?;
         self.writer.drain().await
     }
 
-    fn forget_prepared(&mut self) -> Result<(), Fault> {
+    /// Drops all prepared statements, as after DDL.
+    pub(super) fn forget_prepared(&mut self) -> Result<(), Fault> {
         for id in self.prepared.drain() {
             self.writer.close_statement(name_of(id, &mut [0; 12]))?;
         }
@@ -300,7 +305,21 @@ impl Session {
         self.end_copy()?;
         self.end_run()?;
         let report = self.sync().await?;
-        self.check(report)
+        self.check(report)?;
+        self.is_ours = true;
+        self.copied = 0;
+        Ok(())
+    }
+
+    /// Runs statements in the batch in hand, whose changes must have been asked for their verdict before, and gives the rows of
+    /// all of them.
+    pub(super) async fn query(&mut self, statements: &[String]) -> Result<Rows, Fault> {
+        for sql in statements {
+            self.writer.parse("", sql)?;
+            self.run("", &[])?;
+        }
+        let report = self.sync().await?;
+        report.failed.map_or(Ok(report.rows), |(_, fault)| Err(fault))
     }
 
     /// Ends a batch: writes the progress, checks every answer, commits. On an error the target is as before the batch,
@@ -342,8 +361,9 @@ impl Session {
             return Err(Refused { statement: Some(statement), fault });
         }
         let expected = self.progress.to_string();
-        if report.value.as_deref() != Some(&expected) {
-            let found = report.value.unwrap_or_else(|| "gone".into());
+        let found = report.rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten();
+        if !self.is_ours && found.as_deref() != Some(&expected) {
+            let found = found.unwrap_or_else(|| "gone".into());
             let name = &self.stream.name;
             let message = format!("progress of '{name}' on the target is {found}, expected {expected}");
             return Err(Fault::reread(message)
