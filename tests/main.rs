@@ -5,13 +5,16 @@
 
 mod architecture;
 mod control;
+mod ddl;
 mod endpos;
+mod filters;
 mod harness;
 mod log;
 mod pg_connect;
 mod pg_stream;
 mod refusals;
 mod road;
+mod schema;
 mod segment;
 mod semantics;
 mod sequences;

@@ -1,15 +1,19 @@
 //! The one loop that turns frames of the log into batches on the target.
 
+use std::collections::BTreeSet;
+
 use tokio_postgres::Client;
 
 use crate::archive::{Archive, Frame, Reader, Records, Tail};
-use crate::model::{Fault, Lsn, Position, Remedy};
-use crate::pg;
+use crate::ddl::Action;
+use crate::model::{Fault, Lsn, Position, Relation, Remedy, quote_ident};
+use crate::pg::{self, counterpart};
 use crate::pgoutput::{Begin, Message, decode};
-use crate::transform::{Parameters, Planner, Refusal, Step};
+use crate::transform::{Choice, Found, Parameters, Planner, Refusal, Step};
 
+use super::ddl::{self, Captured, DdlMode};
 use super::session::{Advance, FIRST_CHANGE, Refused, Session, Stream};
-use super::{Applied, Control, Target, describe, lookup, sequences};
+use super::{Applied, Control, OnSchemaChange, Target, columns, describe, inside, lookup, rules, sequences};
 
 /// Changes after which a batch is committed although the log has more. A longer transaction gains little, and rows that
 /// change often can't be pruned inside it.
@@ -30,9 +34,14 @@ pub(super) struct Applier<'a> {
     applied: Applied,
     /// A batch up to the commit at this LSN was refused: until it is passed, one source transaction is a batch, row by row.
     careful_until: Option<Lsn>,
+    /// What the planner knows of the target was looked up since the last batch.
+    is_fresh: bool,
+    /// Tables that changes came for, by what the target has of them, for patterns that match none.
+    seen: BTreeSet<(String, String)>,
     /// Batches refused in a row.
     refusals: u32,
     had_session: bool,
+    told_of_ddl: bool,
     /// The newest sample of the source's sequences.
     sequences: Option<sequences::Sample>,
 }
@@ -62,10 +71,14 @@ struct Run {
     session: Session,
     /// For looking at the target's catalog while the session is busy.
     catalog: Client,
+    /// Whether the target remembers which of its tables took which table's changes. Only pgoutput gives the OIDs for that.
+    has_counterparts: bool,
     /// Whether the target's transaction has begun.
     is_open: bool,
     advance: Advance,
     inside: Inside,
+    /// The DDL of the transaction that is being applied, once some of it was met.
+    captured: Option<Captured>,
     /// The log has been read up to here.
     read: Position,
 }
@@ -79,8 +92,11 @@ impl<'a> Applier<'a> {
             planner: Planner::default(),
             applied: Applied::default(),
             careful_until: None,
+            is_fresh: false,
+            seen: BTreeSet::new(),
             refusals: 0,
             had_session: false,
+            told_of_ddl: false,
             sequences: None,
         }
     }
@@ -103,13 +119,16 @@ impl<'a> Applier<'a> {
             Session::open(&self.target.conninfo, stream, &manifest.server_encoding, self.had_session).await?;
         self.had_session = true;
         let catalog = pg::control::connect(&self.target.conninfo, "pgsluice apply").await?;
+        let has_counterparts = manifest.plugin == "pgoutput" && counterpart::prepare(&catalog).await?;
         let read = session.progress();
         let mut run = Run {
             session,
             catalog,
+            has_counterparts,
             is_open: false,
             advance: Advance::default(),
             inside: Inside::Nothing,
+            captured: None,
             read,
         };
         loop {
@@ -202,7 +221,9 @@ impl<'a> Applier<'a> {
                         run.advance.commit_time = commit.commit_time;
                         run.advance.xid = begin.xid.0;
                         run.advance.transactions += 1;
-                        if run.advance.changes >= CHANGES_MAX || self.careful_until.is_some() {
+                        // What the DDL made new can be used only after its commit (a value of an enum).
+                        let ends = run.captured.take().is_some() || self.careful_until.is_some();
+                        if ends || run.advance.changes >= CHANGES_MAX {
                             self.commit(run, control).await?
                         } else {
                             Flow::On
@@ -217,6 +238,15 @@ impl<'a> Applier<'a> {
                 Message::Logical { transactional: false, prefix, content, .. } => {
                     self.sequences = sequences::sample(prefix, content).or_else(|| self.sequences.take());
                     Flow::On
+                }
+                Message::Type { oid, schema, name } => {
+                    self.planner.define_type(*oid, schema, name);
+                    Flow::On
+                }
+                Message::Logical { transactional: true, lsn, prefix, content }
+                    if ddl::is_captured(prefix) =>
+                {
+                    self.ddl(run, *lsn, content).await?
                 }
                 _ if matches!(run.inside, Inside::Applying(_)) => {
                     let copies = || is_insert_run(bytes, &records);
@@ -268,14 +298,19 @@ impl<'a> Applier<'a> {
     ) -> Result<Flow, Fault> {
         let careful = self.careful_until.is_some();
         let oid = loop {
-            match self.planner.plan(message, parameters).map_err(|refusal| run.refusal(refusal))? {
-                Step::Nothing => return Ok(Flow::On),
-                Step::LookUp(oid) => self.look_up(run, oid).await?,
-                Step::Execute(statement) => {
-                    if !run.is_open {
-                        run.session.begin().await?;
-                        run.is_open = true;
+            match self.planner.plan(message, parameters) {
+                Err(refusal) => return self.unfit(run, message, refusal).await,
+                Ok(Step::Nothing) => return Ok(Flow::On),
+                Ok(Step::LookUp(oid)) => {
+                    if run.has_altered()
+                        && let Err(refused) = run.session.verdict().await
+                    {
+                        return self.refused(run, refused).await;
                     }
+                    self.look_up(run, oid).await?;
+                }
+                Ok(Step::Execute(statement)) => {
+                    run.open().await?;
                     run.advance.changes += 1;
                     match message {
                         _ if careful => run.session.execute(statement, parameters.values()).await?,
@@ -288,25 +323,98 @@ impl<'a> Applier<'a> {
                         }
                         _ => run.session.execute_in_run(statement, parameters.values()).await?,
                     }
-                    return self.go_on(run).await;
+                    return self.go_on(run, message).await;
                 }
             }
         };
         if let Some(copy) = self.planner.copy(oid) {
             run.session.copy(oid, copy, parameters.values()).await?;
         }
-        self.go_on(run).await
+        self.go_on(run, message).await
     }
 
     /// Ends a batch early that the target has already refused.
-    async fn go_on(&mut self, run: &mut Run) -> Result<Flow, Fault> {
-        if !run.session.is_lost() {
+    async fn go_on(&mut self, run: &mut Run, message: &Message<'_>) -> Result<Flow, Fault> {
+        // Where DDL is between the changes they can't be counted, so each is asked for.
+        let alone = self.careful_until.is_some() && run.has_altered();
+        if !run.session.is_lost() && !alone {
             return Ok(Flow::On);
         }
         match run.session.verdict().await {
             Ok(()) => Ok(Flow::On),
-            Err(refused) => self.refused(run, refused).await,
+            Err(mut refused) => {
+                if let Inside::Applying(begin) = run.inside
+                    && alone
+                {
+                    refused.fault = refused.fault.context(describe::change(&self.planner, message, begin));
+                }
+                self.refused(run, refused).await
+            }
         }
+    }
+
+    /// Captured DDL: one event of the transaction in hand.
+    async fn ddl(&mut self, run: &mut Run, lsn: Lsn, content: &[u8]) -> Result<Flow, Fault> {
+        let Inside::Applying(begin) = run.inside else { return Ok(Flow::On) };
+        match self.target.ddl.mode {
+            DdlMode::Apply if self.target.ddl.skip.contains(&begin.commit_lsn) => {
+                tracing::warn!(%lsn, transaction = describe::begun(begin), "ddl skipped, as was asked for");
+                return Ok(Flow::On);
+            }
+            DdlMode::Apply => {}
+            DdlMode::Print => {
+                ddl::print(content, lsn, begin);
+                return Ok(Flow::On);
+            }
+            DdlMode::Ignore => {
+                if !std::mem::replace(&mut self.told_of_ddl, true) {
+                    tracing::info!(%lsn, "the log holds ddl, which is not applied (--ddl apply|print)");
+                }
+                return Ok(Flow::On);
+            }
+        }
+        if run.captured.is_none() {
+            let (tail, progress) = (self.tail.clone(), run.session.progress());
+            let read = tokio::task::block_in_place(|| Captured::read(self.archive, tail, progress, begin));
+            run.captured = Some(read?);
+        }
+        let Some(captured) = &mut run.captured else { return Ok(Flow::On) };
+        let action = captured.next()?;
+        let fault = match action {
+            Action::Skip(reason) => {
+                tracing::debug!(%lsn, reason, "ddl not applied");
+                return Ok(Flow::On);
+            }
+            Action::Stop { reason, .. } => Fault::stop(reason),
+            Action::Run(statement) => {
+                run.open().await?;
+                if let Err(refused) = run.session.verdict().await {
+                    return self.refused(run, refused).await;
+                }
+                // All that was looked up may be otherwise now.
+                self.planner.unbind();
+                run.session.forget_prepared()?;
+                match run.within(async |client| ddl::run(client, &statement).await).await {
+                    Ok(()) => {
+                        tracing::info!(%lsn, sql = %statement.sql, "ddl applied");
+                        return Ok(Flow::On);
+                    }
+                    Err(fault) => fault,
+                }
+            }
+        };
+        if fault.remedy != Remedy::Stop {
+            self.refusals += 1;
+            return Err(run.at(fault));
+        }
+        // What comes before this transaction is kept.
+        if run.advance.transactions > 0 {
+            return self.go_carefully(run).await;
+        }
+        Err(match &run.captured {
+            Some(captured) => captured.stop(&fault.message, lsn, begin),
+            None => fault,
+        })
     }
 
     async fn look_up(&mut self, run: &mut Run, oid: u32) -> Result<(), Fault> {
@@ -315,8 +423,86 @@ impl<'a> Applier<'a> {
             self.planner.leave_out(oid);
             return Ok(());
         }
-        let target = lookup::look_up(&run.catalog, &relation).await.map_err(|fault| run.at(fault))?;
-        self.planner.bind(oid, target).map_err(|refusal| run.refusal(refusal))
+        self.seen.insert((relation.schema.clone(), relation.name.clone()));
+        let has_counterparts = run.has_counterparts;
+        let found = if run.has_altered() {
+            run.within(async |client| self.find(client, &relation, has_counterparts).await).await
+        } else {
+            self.find(&run.catalog, &relation, has_counterparts).await
+        };
+        let Some((found, choice)) = found.map_err(|fault| run.at(fault))? else {
+            self.planner.leave_out(oid);
+            return Ok(());
+        };
+        let bound = self.planner.bind(oid, found, &choice);
+        let left_out = bound.map_err(|refusal| run.refusal(refusal))?;
+        if !left_out.is_empty() {
+            let table = format!("{}.{}", relation.schema, relation.name);
+            tracing::warn!(table, columns = left_out.join(", "), "columns are left out on this target");
+        }
+        Ok(())
+    }
+
+    /// What the target has for a relation, or none where it is left out.
+    async fn find(
+        &self,
+        client: &Client,
+        relation: &Relation,
+        has_counterparts: bool,
+    ) -> Result<Option<(Found, Choice)>, Fault> {
+        let Some(choice) = self.target.rules.choose(client, relation).await? else { return Ok(None) };
+        let mut found = lookup::look_up(client, &self.planner, relation).await?;
+        if let Some(table) = found.table.as_ref().filter(|_| has_counterparts) {
+            let archive_id = self.archive.manifest().archive_id.to_string();
+            let mismatch = counterpart::note(client, &archive_id, relation.oid, table.oid).await?;
+            found.refused = mismatch.map(|mismatch| rules::not_the_same(relation, table.oid, mismatch));
+        }
+        Ok(Some((found, choice)))
+    }
+
+    /// The target lacks what a change needs. That is believed only of what was just looked up, and with everything before the
+    /// change's transaction committed.
+    async fn unfit(&mut self, run: &mut Run, message: &Message<'_>, refusal: Refusal) -> Result<Flow, Fault> {
+        if !self.is_fresh {
+            tracing::info!(error = refusal.message, "looking the target's tables up anew");
+            return self.go_carefully(run).await;
+        }
+        let add = refusal.add_columns.as_deref();
+        let add = add.filter(|_| self.target.rules.on_schema_change == OnSchemaChange::AddColumns);
+        let Inside::Applying(begin) = run.inside else { return Err(run.refusal(refusal)) };
+        let Some(add) = add else {
+            let place = describe::change(&self.planner, message, begin);
+            run.inside = Inside::Nothing;
+            return Err(run.refusal(refusal).context(place));
+        };
+        // The batch may hold locks on the table.
+        run.give_up().await?;
+        self.refusals += 1;
+        columns::add(&run.catalog, add).await.map_err(|fault| run.at(fault))?;
+        tracing::warn!(
+            statement = add,
+            transaction = describe::begun(begin),
+            "columns added on the target; rows that were there have NULL in them"
+        );
+        self.planner.unbind();
+        Ok(Flow::Again)
+    }
+
+    /// Gives the batch up: what is known of the target is looked up anew, and each source transaction up to here is a batch.
+    async fn go_carefully(&mut self, run: &mut Run) -> Result<Flow, Fault> {
+        self.careful_until = Some(run.advance_until());
+        run.give_up().await?;
+        self.planner.unbind();
+        self.is_fresh = true;
+        Ok(Flow::Again)
+    }
+
+    /// Tells of patterns that matched no table that changes came for.
+    pub(super) fn warn_of_unmatched(&self) {
+        let seen: Vec<_> = self.seen.iter().cloned().collect();
+        for pattern in self.target.rules.unmatched(&seen) {
+            tracing::warn!(%pattern, "no table with changes matched this pattern");
+        }
     }
 
     /// Commits the batch in hand, if there is one.
@@ -332,6 +518,7 @@ impl<'a> Applier<'a> {
         }
         run.is_open = false;
         self.refusals = 0;
+        self.is_fresh = false;
         let advance = std::mem::take(&mut run.advance);
         self.applied.transactions += advance.transactions;
         self.applied.changes += advance.changes;
@@ -357,21 +544,39 @@ impl<'a> Applier<'a> {
             return Err(fault);
         }
         self.refusals += 1;
-        let begin = run.advance_until();
-        run.give_up().await?;
-        if self.careful_until.is_none() {
+        if self.careful_until.is_none() || !self.is_fresh {
             tracing::info!(error = %fault, "batch refused, going through it transaction by transaction");
-            self.careful_until = Some(begin);
-            return Ok(Flow::Again);
+            return self.go_carefully(run).await;
         }
-        if matches!(fault.remedy, Remedy::Retry) {
+        let has_altered = run.has_altered();
+        run.give_up().await?;
+        // After DDL the place was told with the change.
+        if has_altered || matches!(fault.remedy, Remedy::Retry) {
             return Err(fault);
         }
-        Err(self.locate(run, statement).map_or(fault.clone(), |place| fault.context(place)))
+        Err(match self.locate(run, statement).await {
+            Some(place) => self.explain(fault, place.table).context(place.change),
+            None => fault,
+        })
+    }
+
+    /// Adds what to do about a value that is missing because the source does not send it.
+    fn explain(&self, fault: Fault, table: Option<u32>) -> Fault {
+        const NOT_NULL_VIOLATION: &str = "23502";
+        let Some(oid) = table.filter(|_| fault.sqlstate.as_deref() == Some(NOT_NULL_VIOLATION)) else {
+            return fault;
+        };
+        let (unsent, relation) = (self.planner.unsent(oid), self.planner.relation(oid));
+        let (Some(column), Some(relation)) = (unsent.first(), relation) else { return fault };
+        let (column, table) = (quote_ident(column), quoted(relation));
+        fault.hint(format!(
+            "the source has no column {column}; on the target: ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL; \
+             or, if it was dropped on the source: ALTER TABLE {table} DROP COLUMN {column}; then run the same command again"
+        ))
     }
 
     /// Which change was number `statement` of the first transaction after the target's progress.
-    fn locate(&mut self, run: &Run, statement: Option<u64>) -> Option<String> {
+    async fn locate(&mut self, run: &mut Run, statement: Option<u64>) -> Option<Place> {
         let progress = run.session.progress();
         let mut reader = Reader::open(self.archive, progress, self.tail.clone()).ok()?;
         let mut begun = None;
@@ -386,15 +591,22 @@ impl<'a> Applier<'a> {
                         begun = Some(*begin)
                     }
                     (Message::Commit(commit), Some(begin)) => {
-                        return Some(describe::transaction(begin, commit.end));
+                        return Some(Place { change: describe::transaction(begin, commit.end), table: None });
                     }
-                    (_, Some(begin)) => match self.planner.plan(&message, &mut parameters).ok()? {
-                        Step::Execute(_) if remaining == Some(0) => {
-                            return Some(describe::change(&self.planner, &message, begin));
+                    (Message::Relation(relation), _) => self.planner.define(relation.clone()),
+                    (_, Some(begin)) => {
+                        while let Step::LookUp(oid) = self.planner.plan(&message, &mut parameters).ok()? {
+                            self.look_up(run, oid).await.ok()?;
                         }
-                        Step::Execute(_) => remaining = remaining.map(|remaining| remaining - 1),
-                        Step::Nothing | Step::LookUp(_) => {}
-                    },
+                        match self.planner.plan(&message, &mut parameters).ok()? {
+                            Step::Execute(_) if remaining == Some(0) => {
+                                let change = describe::change(&self.planner, &message, begin);
+                                return Some(Place { change, table: describe::table(&message) });
+                            }
+                            Step::Execute(_) => remaining = remaining.map(|remaining| remaining - 1),
+                            Step::Nothing | Step::LookUp(_) => {}
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -402,9 +614,40 @@ impl<'a> Applier<'a> {
     }
 }
 
+/// A change of the log, in words, and its table.
+struct Place {
+    change: String,
+    table: Option<u32>,
+}
+
 impl Run {
+    /// Whether the transaction in hand has changed the target's tables themselves.
+    fn has_altered(&self) -> bool {
+        self.captured.as_ref().is_some_and(|captured| captured.inside.is_some())
+    }
+
+    /// Lets a client work inside the transaction in hand.
+    async fn within<T>(&mut self, work: impl AsyncFnOnce(&Client) -> Result<T, Fault>) -> Result<T, Fault> {
+        let Some(captured) = &mut self.captured else { return Err(Fault::stop("no ddl is under way")) };
+        if captured.inside.is_none() {
+            captured.inside = Some(inside::Inside::open().await?);
+        }
+        match &mut captured.inside {
+            Some(inside) => self.session.inside(inside, work).await,
+            None => Err(Fault::stop("no ddl is under way")),
+        }
+    }
+
+    async fn open(&mut self) -> Result<(), Fault> {
+        if !std::mem::replace(&mut self.is_open, true) {
+            self.session.begin().await?;
+        }
+        Ok(())
+    }
+
     async fn give_up(&mut self) -> Result<(), Fault> {
         self.advance = Advance::default();
+        self.captured = None;
         if std::mem::replace(&mut self.is_open, false) {
             self.session.rollback().await?;
         }
@@ -438,6 +681,10 @@ impl Run {
     fn unreadable(&self, error: &impl std::fmt::Display) -> Fault {
         self.at(Fault::person(format!("the log after {} can't be read: {error}", self.read)))
     }
+}
+
+fn quoted(relation: &Relation) -> String {
+    format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name))
 }
 
 /// Whether this insert begins a run of inserts into one table that is worth a COPY.

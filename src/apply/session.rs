@@ -5,19 +5,22 @@
 //! it tags the changes, but is never trusted, since from PostgreSQL 16 on an aborted transaction advances it.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tokio_postgres::Client;
 
 use crate::model::{Fault, Position, Remedy, Timestamp};
-use crate::pg::{Conninfo, Pipeline, PipelineOptions, PipelineWriter, Rows};
+use crate::pg::{Conninfo, Pipeline, PipelineOptions, PipelineWriter};
 use crate::transform::{RUN_ROWS, Statement, StatementKind};
 
 use super::copytext;
+use super::inside::Inside;
 use super::origin::{fence, set_up_origin};
-use super::replies::{self, Expected, Lost, Report};
+use super::replies::{self, Diverted, Expected, Lost, Report};
 use super::run::{Taken, UpdateRun};
 
 /// Prepared statements kept on the target before all are dropped and prepared anew.
@@ -28,7 +31,7 @@ const COPY_BYTES: usize = 64 << 10;
 /// Number of a batch's first change: BEGIN and the reading of the progress come before it.
 pub(super) const FIRST_CHANGE: u64 = 2;
 
-/// Names of the statements that every batch uses; those of the planner are `s` and a number.
+/// Names of the statements that every batch uses; those of the planner are `p` and a number.
 const BEGIN: &str = "begin";
 const READ: &str = "read_progress";
 const WRITE: &str = "write_progress";
@@ -73,6 +76,7 @@ pub(super) struct Session {
     expected: mpsc::UnboundedSender<Expected>,
     reading: AbortHandle,
     lost: Lost,
+    diverted: Diverted,
     stream: Stream,
     /// Where the row stood when it was last known.
     progress: Position,
@@ -113,17 +117,24 @@ impl Session {
         let row = fence(&mut connection, &stream, again).await?;
         let has_origin = set_up_origin(&mut connection, &stream, row).await?;
         let (writer, reader) = connection.into_halves();
-        let lost = Lost::default();
+        let (lost, diverted) = (Lost::default(), Diverted::default());
         let (sender, reports) = mpsc::unbounded_channel();
         let (expected, expectations) = mpsc::unbounded_channel();
-        let reading =
-            tokio::spawn(replies::read(reader, Arc::clone(&lost), expectations, sender)).abort_handle();
+        let reading = tokio::spawn(replies::read(
+            reader,
+            Arc::clone(&lost),
+            expectations,
+            sender,
+            Arc::clone(&diverted),
+        ))
+        .abort_handle();
         let mut session = Session {
             writer,
             reports,
             expected,
             reading,
             lost,
+            diverted,
             stream,
             progress: row,
             has_origin,
@@ -311,15 +322,45 @@ impl Session {
         Ok(())
     }
 
-    /// Runs statements in the batch in hand, whose changes must have been asked for their verdict before, and gives the rows of
-    /// all of them.
-    pub(super) async fn query(&mut self, statements: &[String]) -> Result<Rows, Fault> {
-        for sql in statements {
-            self.writer.parse("", sql)?;
-            self.run("", &[])?;
-        }
-        let report = self.sync().await?;
-        report.failed.map_or(Ok(report.rows), |(_, fault)| Err(fault))
+    /// Lets a client work inside the batch in hand, whose changes must have got their verdict.
+    pub(super) async fn inside<T>(
+        &mut self,
+        inside: &mut Inside,
+        work: impl AsyncFnOnce(&Client) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        self.divert(Some(inside.elsewhere.clone()));
+        let Inside { client, line, answers, .. } = inside;
+        let mut work = pin!(work(client));
+        let mut outcome = None;
+        let served = loop {
+            if outcome.is_some() && line.is_idle() {
+                break Ok(());
+            }
+            tokio::select! {
+                biased;
+                done = &mut work, if outcome.is_none() => outcome = Some(done),
+                Some(answer) = answers.recv() => line.answered(&answer),
+                ended = self.reports.recv() => break Err(match ended {
+                    Some(Err(fault)) => fault,
+                    _ => Fault::retry("the connection to the target has ended"),
+                }),
+                message = line.next(), if outcome.is_none() => match message {
+                    Ok(message) => {
+                        self.writer.raw(&message);
+                        if let Err(fault) = self.writer.flush().await {
+                            break Err(fault);
+                        }
+                    }
+                    Err(error) => break Err(Fault::retry(format!("a client of our own has ended: {error}"))),
+                }
+            }
+        };
+        self.divert(None);
+        served.and(outcome.unwrap_or_else(|| Err(Fault::retry("a client of our own was left alone"))))
+    }
+
+    fn divert(&self, elsewhere: Option<mpsc::UnboundedSender<Vec<u8>>>) {
+        *self.diverted.lock().unwrap_or_else(PoisonError::into_inner) = elsewhere;
     }
 
     /// Ends a batch: writes the progress, checks every answer, commits. On an error the target is as before the batch,
@@ -361,7 +402,7 @@ impl Session {
             return Err(Refused { statement: Some(statement), fault });
         }
         let expected = self.progress.to_string();
-        let found = report.rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten();
+        let found = report.value;
         if !self.is_ours && found.as_deref() != Some(&expected) {
             let found = found.unwrap_or_else(|| "gone".into());
             let name = &self.stream.name;
@@ -432,11 +473,11 @@ impl Drop for Session {
     }
 }
 
-/// The planner's statements are prepared as `s` and their number.
+/// The planner's statements are prepared as `p` and their number.
 fn name_of(id: u32, buffer: &mut [u8; 12]) -> &str {
     use std::io::Write;
     let mut rest = buffer.as_mut_slice();
-    let written = write!(rest, "s{id}").is_ok();
+    let written = write!(rest, "p{id}").is_ok();
     debug_assert!(written, "a u32 has at most ten digits");
     let free = rest.len();
     let length = buffer.len() - free;

@@ -1,7 +1,10 @@
 //! `apply`: archive to target.
 
-use super::arguments::{ArchiveArguments, Everywhere, SourceArguments, StreamArguments, TargetArguments};
-use super::conduct::{EndposArguments, SequenceArguments, conduct, needed_target};
+use super::arguments::{
+    ArchiveArguments, Everywhere, FilterArguments, SchemaArguments, SourceArguments, StreamArguments,
+    TargetArguments,
+};
+use super::conduct::{DdlArguments, EndposArguments, SequenceArguments, conduct, needed_target};
 use super::config::File;
 use super::setup;
 use crate::apply::Target;
@@ -23,9 +26,15 @@ pub(crate) struct ApplyCommand {
     #[command(flatten)]
     stream: StreamArguments,
     #[command(flatten)]
+    filter: FilterArguments,
+    #[command(flatten)]
+    schema: SchemaArguments,
+    #[command(flatten)]
     endpos: EndposArguments,
     #[command(flatten)]
     sequences: SequenceArguments,
+    #[command(flatten)]
+    ddl: DdlArguments,
 }
 
 impl ApplyCommand {
@@ -33,10 +42,12 @@ impl ApplyCommand {
         let place = self.archive.place(file)?;
         let stream = self.stream.names(&place, file)?.origin;
         let target = needed_target(self.target.conninfo(file)?)?;
+        let rules = self.schema.rules(&self.filter, file)?;
         let archive = Archive::open(&place.archive)?;
         setup::prepare_target(&target, &stream, &archive).await?;
         let endpos = self.endpos.position(self.source.optional(file)?.as_ref()).await?;
-        let target = Some(Target { conninfo: target, stream, sequences: self.sequences.are_on(file) });
+        let sequences = self.sequences.are_on(file);
+        let target = Some(Target { conninfo: target, stream, sequences, rules, ddl: self.ddl.ddl(file) });
         let writer = WriterOptions::default();
         conduct(Options { archive, source: None, target, endpos, writer }, everywhere).await
     }

@@ -13,6 +13,7 @@ use super::reach::Side;
 use super::setup::PLUGIN;
 use crate::archive::Archive;
 use crate::model::{Fault, ReplicaIdentity};
+use crate::pg::capture::{self, Dropped};
 use crate::pg::{origin, progress, publication, slot, tables};
 
 const APPLICATION: &str = "pgsluice cleanup";
@@ -59,6 +60,13 @@ impl CleanupCommand {
         }
         if publication::drop(&client, &names.publication).await.map_err(Side::Source.says())? {
             removed.push(format!("publication {}", names.publication));
+        }
+        match capture::drop(&client).await.map_err(Side::Source.says())? {
+            Dropped::Absent => {}
+            Dropped::Dropped => removed.push("ddl capture".into()),
+            Dropped::Kept(slots) => {
+                tracing::warn!(slots = slots.join(", "), "ddl capture stays, since these slots may use it");
+            }
         }
         put_back(&client, &kept, &mut removed).await.map_err(Side::Source.says())?;
         KeptIdentity::forget(&place.archive)?;

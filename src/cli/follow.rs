@@ -1,7 +1,9 @@
 //! `follow`: the whole road under one conductor.
 
-use super::arguments::{Everywhere, RoadArguments, TableArguments};
-use super::conduct::{EndposArguments, SegmentArguments, SequenceArguments, conduct, needed_target};
+use super::arguments::{Everywhere, RoadArguments, SchemaArguments, TableArguments};
+use super::conduct::{
+    DdlArguments, EndposArguments, SegmentArguments, SequenceArguments, conduct, needed_target,
+};
 use super::config::File;
 use super::setup;
 use crate::apply::Target;
@@ -19,17 +21,22 @@ pub(crate) struct FollowCommand {
     #[command(flatten)]
     tables: TableArguments,
     #[command(flatten)]
+    schema: SchemaArguments,
+    #[command(flatten)]
     endpos: EndposArguments,
     #[command(flatten)]
     segments: SegmentArguments,
     #[command(flatten)]
     sequences: SequenceArguments,
+    #[command(flatten)]
+    ddl: DdlArguments,
 }
 
 impl FollowCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         let wanted = self.road.options(&self.tables, file)?;
         let target = needed_target(wanted.target.clone())?;
+        let rules = self.schema.rules(&self.tables.filter, file)?;
         let writer = self.segments.options()?;
         let archive = setup::done(&wanted).await?;
         let endpos = self.endpos.position(Some(&wanted.source)).await?;
@@ -42,7 +49,13 @@ impl FollowCommand {
                 publication: wanted.publication,
                 sequences,
             }),
-            target: Some(Target { conninfo: target, stream: wanted.origin, sequences }),
+            target: Some(Target {
+                conninfo: target,
+                stream: wanted.origin,
+                sequences,
+                rules,
+                ddl: self.ddl.ddl(file),
+            }),
             endpos,
             writer,
         };

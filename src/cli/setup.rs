@@ -20,11 +20,12 @@ use super::print;
 use super::reach::Side;
 use crate::archive::{Archive, ArchiveId, Manifest};
 use crate::model::{Fault, Position, ReplicaIdentity};
+use crate::pg::filter::{ColumnList, RowFilter};
 use crate::pg::pattern::Pattern;
 use crate::pg::progress::{Place, Progress};
-use crate::pg::publication::Published;
+use crate::pg::publication::{Published, Unidentified};
 use crate::pg::slot::Slot;
-use crate::pg::{Conninfo, inspect, origin, progress, publication, slot, tables};
+use crate::pg::{Conninfo, capture, counterpart, inspect, origin, progress, publication, slot, tables};
 use crate::sentinel::{Control, Sentinel};
 
 /// The only output plugin that is decoded.
@@ -59,7 +60,11 @@ pub struct Options {
     pub origin: String,
     pub tables: Vec<Pattern>,
     pub exclude: Vec<Pattern>,
+    pub columns: Vec<ColumnList>,
+    pub rows: Vec<RowFilter>,
     pub keyless: KeylessPolicy,
+    /// Put event triggers on the source that write DDL into the log.
+    pub capture_ddl: bool,
     /// How long to wait for other transactions when the slot is created.
     pub slot_timeout: Duration,
 }
@@ -73,6 +78,8 @@ pub struct Report {
     pub publication: String,
     /// The published tables; none means all, future ones too.
     pub tables: Option<Vec<String>>,
+    /// Of which tables only a part is published.
+    pub filters: Vec<String>,
     pub slot: String,
     /// The log begins after it.
     pub start_lsn: Position,
@@ -125,10 +132,18 @@ impl<'a> Survey<'a> {
             slot: &options.slot,
             tables: &options.tables,
             exclude: &options.exclude,
+            columns: &options.columns,
+            rows: &options.rows,
             keyless: options.keyless,
         };
         let plan = preflight::plan(&facts, &wish);
         let mut findings = preflight::source_findings(&facts, &wish, &plan);
+        let tried = try_filters(&source, &facts, &wish, &plan).await;
+        findings.extend(preflight::filter_findings(&facts, &wish, &plan, tried));
+        if options.capture_ddl {
+            let denied = capture::denied(&source).await.map_err(Side::Source.says())?;
+            findings.extend(preflight::capture_findings(&facts, &plan, denied.as_ref()));
+        }
         if let Some(target) = &target_facts {
             findings.extend(preflight::target_findings(&facts, target, &plan));
         }
@@ -147,6 +162,9 @@ impl<'a> Survey<'a> {
         let mut created = Vec::new();
         self.set_identities(&mut created).await?;
         self.publish(&mut created).await?;
+        if options.capture_ddl && capture::install(&self.source).await.map_err(Side::Source.says())? {
+            created.push("ddl capture".into());
+        }
         let archive = match &self.archive {
             Some(_) => Archive::open(&options.archive)?,
             None => self.make_archive(&mut created).await?,
@@ -161,6 +179,15 @@ impl<'a> Survey<'a> {
             None => None,
         };
         let manifest = archive.manifest();
+        if let Some(client) = &self.target
+            && counterpart::prepare(client).await.map_err(Side::Target.says())?
+        {
+            let tables = self.plan.arriving.iter();
+            let tables: Vec<_> =
+                tables.map(|table| (table.oid, table.schema.clone(), table.name.clone())).collect();
+            let archive_id = manifest.archive_id.to_string();
+            counterpart::note_all(client, &archive_id, &tables).await.map_err(Side::Target.says())?;
+        }
         Ok(Report {
             name: options.name.clone(),
             system_identifier: manifest.system_identifier.to_string(),
@@ -172,6 +199,12 @@ impl<'a> Survey<'a> {
                     Some(names.iter().map(|(schema, name)| tables::shown_name(schema, name)).collect())
                 }
             },
+            filters: self
+                .plan
+                .filters
+                .iter()
+                .map(|((schema, name), filter)| format!("{}{filter}", tables::shown_name(schema, name)))
+                .collect(),
             slot: options.slot.clone(),
             start_lsn: start,
             archive: options.archive.display().to_string(),
@@ -254,12 +287,29 @@ impl<'a> Survey<'a> {
         let name = &self.options.publication;
         match (&self.facts.publication, &self.plan.published) {
             (None, published) => {
-                publication::create(&self.source, name, published).await.map_err(Side::Source.says())?;
+                publication::create(&self.source, name, published, &self.plan.filters)
+                    .await
+                    .map_err(Side::Source.says())?;
                 created.push(format!("publication {name}"));
             }
-            (Some(existing), Published::Tables(wanted)) if existing.published != self.plan.published => {
-                publication::set_tables(&self.source, name, wanted).await.map_err(Side::Source.says())?;
-                created.push(format!("tables of publication {name}"));
+            (Some(existing), Published::Tables(wanted))
+                if existing.published != self.plan.published || existing.filters != self.plan.filters =>
+            {
+                publication::set_tables(&self.source, name, wanted, &self.plan.filters)
+                    .await
+                    .map_err(Side::Source.says())?;
+                // The server writes conditions in its own words, so whether they are new shows only now.
+                let now = publication::read(&self.source, name).await.map_err(Side::Source.says())?;
+                if existing.published != self.plan.published {
+                    created.push(format!("tables of publication {name}"));
+                }
+                if now.is_some_and(|now| now.filters != existing.filters) {
+                    created.push(format!("filters of publication {name}"));
+                    tracing::warn!(
+                        publication = name,
+                        "the filters hold from now on; rows that they let in or keep out of what was there are not moved"
+                    );
+                }
             }
             (Some(_), _) => {}
         }
@@ -344,6 +394,22 @@ pub(crate) async fn prepare_target(target: &Conninfo, name: &str, archive: &Arch
     Ok(())
 }
 
+/// What the source says of the filters that were asked for, or of those that the publication has.
+async fn try_filters(
+    source: &Client,
+    facts: &SourceFacts,
+    wish: &Wish<'_>,
+    plan: &Plan,
+) -> Result<Vec<Unidentified>, Fault> {
+    if plan.filters.is_empty() || facts.server.version < publication::FILTERS_SINCE {
+        Ok(Vec::new())
+    } else if wish.filters() {
+        publication::rehearse(source, &plan.published, &plan.filters).await
+    } else {
+        publication::unidentified(source, wish.publication).await
+    }
+}
+
 async fn source_facts(options: &Options, client: &Client) -> Result<SourceFacts, Fault> {
     let server = inspect::server(client).await?;
     let denied = match inspect::replication_right(&options.source, APPLICATION).await {
@@ -355,7 +421,7 @@ async fn source_facts(options: &Options, client: &Client) -> Result<SourceFacts,
         tables: tables::tables(client).await?,
         publication: publication::read(client, &options.publication).await?,
         slot: slot::read(client, &options.slot).await?,
-        has_progress_schema: progress::place(client).await? != Place::Absent,
+        has_progress_schema: matches!(progress::place(client).await?, Place::Table { .. }),
         server,
     })
 }
@@ -482,9 +548,12 @@ pub(crate) fn options(
         slot: names.slot,
         publication: names.publication,
         origin: names.origin,
-        tables: tables.tables(file)?,
-        exclude: tables.exclude(file)?,
+        tables: tables.filter.tables(file)?,
+        exclude: tables.filter.exclude(file)?,
+        columns: tables.filter.columns(file)?,
+        rows: tables.rows(file)?,
         keyless: tables.keyless(file),
+        capture_ddl: tables.capture_ddl(file),
         slot_timeout: tables.slot_timeout(),
     })
 }
@@ -534,10 +603,13 @@ fn refuse_archive_of_another(archive: &Archive, server: &inspect::Server) -> Res
 }
 
 fn table(report: &Report) -> String {
-    let published = match &report.tables {
+    let mut published = match &report.tables {
         None => "all tables".to_owned(),
         Some(tables) => tables.join(", "),
     };
+    if !report.filters.is_empty() {
+        published = format!("{published}; only {}", report.filters.join(", "));
+    }
     let created: BTreeSet<&str> = report.created.iter().map(String::as_str).collect();
     let made =
         if created.is_empty() { "nothing, all was there".to_owned() } else { report.created.join(", ") };

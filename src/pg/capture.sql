@@ -42,7 +42,7 @@ BEGIN
           FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
          WHERE c.oid = pg_event_trigger_table_rewrite_oid();
     END IF;
-    IF ours OR tag ~ ' (PUBLICATION|SUBSCRIPTION|SERVER|USER MAPPING)$' THEN
+    IF ours OR tag IN ('GRANT', 'REVOKE') OR tag ~ ' (PUBLICATION|SUBSCRIPTION|SERVER|USER MAPPING)$' THEN
         RETURN false;
     END IF;
     message := message || jsonb_build_object('objects', coalesce(found, '[]'), 'role', role, 'settings', settings);

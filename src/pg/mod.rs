@@ -14,9 +14,12 @@
 
 mod answer;
 mod auth;
+pub mod capture;
 mod conninfo;
 pub mod control;
+pub mod counterpart;
 mod dial;
+pub mod filter;
 mod frames;
 pub mod inspect;
 pub mod origin;
