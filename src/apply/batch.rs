@@ -222,7 +222,7 @@ impl<'a> Applier<'a> {
                         run.advance.xid = begin.xid.0;
                         run.advance.transactions += 1;
                         // What the DDL made new can be used only after its commit (a value of an enum).
-                        let ends = run.captured.take().is_some() || self.careful_until.is_some();
+                        let ends = run.captured.is_some() || self.careful_until.is_some();
                         if ends || run.advance.changes >= CHANGES_MAX {
                             self.commit(run, control).await?
                         } else {
@@ -270,6 +270,7 @@ impl<'a> Applier<'a> {
                 other => other,
             });
         }
+        run.captured = None;
         let progress = run.session.progress();
         run.inside =
             if progress.covers_commit_at(begin.commit_lsn) { Inside::Known } else { Inside::Applying(begin) };
@@ -393,7 +394,7 @@ impl<'a> Applier<'a> {
                 }
                 // All that was looked up may be otherwise now.
                 self.planner.unbind();
-                run.session.forget_prepared()?;
+                run.session.forget_prepared().await?;
                 match run.within(async |client| ddl::run(client, &statement).await).await {
                     Ok(()) => {
                         tracing::info!(%lsn, sql = %statement.sql, "ddl applied");
@@ -517,6 +518,7 @@ impl<'a> Applier<'a> {
             return self.refused(run, refused).await;
         }
         run.is_open = false;
+        run.captured = None;
         self.refusals = 0;
         self.is_fresh = false;
         let advance = std::mem::take(&mut run.advance);

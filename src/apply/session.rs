@@ -192,8 +192,13 @@ impl Session {
         self.writer.drain().await
     }
 
-    /// Drops all prepared statements, as after DDL.
-    pub(super) fn forget_prepared(&mut self) -> Result<(), Fault> {
+    /// Drops all prepared statements, as before DDL. Nothing else may be under way.
+    pub(super) async fn forget_prepared(&mut self) -> Result<(), Fault> {
+        self.close_prepared()?;
+        self.sync().await.map(drop)
+    }
+
+    fn close_prepared(&mut self) -> Result<(), Fault> {
         for id in self.prepared.drain() {
             self.writer.close_statement(name_of(id, &mut [0; 12]))?;
         }
@@ -268,7 +273,7 @@ impl Session {
 
     fn run_prepared(&mut self, id: u32, sql: &str, parameters: &[Option<&[u8]>]) -> Result<(), Fault> {
         if self.prepared.len() >= PREPARED_MAX {
-            self.forget_prepared()?;
+            self.close_prepared()?;
         }
         let mut buffer = [0; 12];
         let name = name_of(id, &mut buffer);
@@ -432,7 +437,7 @@ impl Session {
         }
         self.lost.store(false, Ordering::Relaxed);
         // What came after an error was skipped, the preparing of statements too; which, nobody knows.
-        self.forget_prepared()
+        self.close_prepared()
     }
 
     /// Makes all commits so far survive a crash of the target; they are made with `synchronous_commit` off, which can lose
