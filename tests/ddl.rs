@@ -167,7 +167,7 @@ fn values_that_would_differ_are_refused() {
     refuses(
         "create unlogged table u(id int primary key); insert into u values (1); alter table u set logged",
         "was unlogged",
-        "create table u(id int primary key)",
+        "alter table u set logged; insert into u values (1)",
     );
 }
 

@@ -50,7 +50,7 @@ pub fn plan(events: &[Event]) -> Vec<Action> {
     let mut actions = vec![Action::Skip("part of the command that follows"); events.len()];
     let mut from = 0;
     while let Some(first) = events.get(from) {
-        let same = |event: &&Event| event.at == first.at && (event.query.is_none() || **event == *first);
+        let same = |event: &&Event| event.at == first.at && event.query.is_none();
         let count = events.get(from + 1..).unwrap_or_default().iter().take_while(same).count();
         let group = events.get(from..=from + count).unwrap_or_default();
         for (at, action) in plan_message(group) {
