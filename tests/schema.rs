@@ -3,13 +3,7 @@
 use crate::support::{Outcome, Pgsluice, Road, Running, assert_tables_equal, seconds, wait_until};
 
 const POLICY: &str = "PGSLUICE_ON_SCHEMA_CHANGE";
-
-impl Road {
-    fn policy(mut self, policy: &str) -> Road {
-        self.program = self.program.env(POLICY, policy);
-        self
-    }
-}
+const ADD_COLUMNS: &[(&str, &str)] = &[(POLICY, "add-columns")];
 
 /// Applies what there is, which ends in a stop that names all these; nothing of the transaction is on the target.
 #[track_caller]
@@ -66,7 +60,7 @@ fn columns_are_added() {
     let schema = format!(
         "{KEYED}; create schema app; create type app.mood as enum ('sad', 'ok'); create domain app.code as varchar(9)"
     );
-    let road = Road::new(&schema).policy("add-columns");
+    let road = Road::with_settings(&schema, &schema, ADD_COLUMNS);
     road.change(
         "begin; insert into t values (3, 'three'); alter table t add column b numeric(10,2), add column m app.mood; \
          insert into t values (4, 'four', 1.25, 'ok'); alter table t add column ms app.mood[], add column c app.code; \
@@ -82,9 +76,23 @@ fn columns_are_added() {
 }
 
 #[test]
+fn columns_of_partitions_are_added_to_their_root() {
+    let schema = "create table root(id int primary key, a text) partition by range (id);
+                  create table low partition of root for values from (0) to (10);
+                  create table high(a text, id int not null); alter table root attach partition high for values from (10) to (20);
+                  create table parent(id int primary key); create table child(extra int, primary key (id)) inherits (parent)";
+    let road = Road::with_settings(schema, schema, ADD_COLUMNS);
+    road.change(
+        "alter table root add column b int; insert into root values (1, 'x', 2), (11, 'y', 3); update root set id = 12 where id = 1;
+         alter table parent add column b int; insert into child values (1, 2, 3); insert into parent values (2, 4)",
+    );
+    road.arrives();
+}
+
+#[test]
 fn what_cannot_simply_be_added_stops() {
     // A type that the target does not have.
-    let road = Road::new(KEYED).policy("add-columns");
+    let road = Road::with_settings(KEYED, KEYED, ADD_COLUMNS);
     road.change("create type mood as enum ('ok'); alter table t add column m mood; insert into t values (3, 'three', 'ok')");
     stops(&road.program, &["\"public\".\"mood\" does not exist", "column \"m\""]);
     road.target.query("create type mood as enum ('ok')");
@@ -238,14 +246,13 @@ fn the_publication_changes_in_the_middle() {
 
 #[test]
 fn extra_columns_of_the_source_are_left_out() {
-    let road = Road::with(
+    let road = Road::with_settings(
         "create table t(id int primary key, a text, secret text); create table doubles(a int, secret int);
          insert into doubles values (1, 1), (1, 2), (1, 3), (2, 1); create table keys(a int, b int, primary key (a, b))",
         "create table t(id int primary key, a text, extra int default 5); create table doubles(a int, mine serial);
          insert into doubles values (1), (1), (1), (2); create table keys(a int primary key)",
+        &[(POLICY, "ignore-extra")],
     );
-    // Setup would refuse such a target.
-    let road = road.policy("ignore-extra");
     road.change(
         "insert into t values (1, 'x', 'y'), (2, 'x', 'y'); update t set secret = 'z' where id = 1; update t set a = 'w', id = 3 where id = 2;
          delete from doubles where secret = 2; update doubles set secret = 9 where a = 2; update doubles set a = 3 where secret = 3",
@@ -277,8 +284,8 @@ fn the_target_may_be_changed_first_while_it_follows() {
     road.change("alter table t add column b numeric(10,2)");
     road.change("update t set b = 1.25, n = 70000, m = 3000000000 where id <= 50; insert into t values (-1, 'y', 70000, 3000000000, 2.5)");
     wait_for_rows(&road, 400);
-    road.target.query("alter table t alter column a type varchar(99)");
     road.change("alter table t alter column a type varchar(50)");
+    road.target.query("alter table t alter column a type varchar(99)");
     wait_for_rows(&road, 500);
     assert!(running.is_running(), "{}", running.log());
     load.kill();
@@ -307,7 +314,7 @@ fn load(road: &Road) -> Running {
     std::fs::write(
         &script,
         "insert into t(id, a) select coalesce(max(id), 0) + 1, 'load' from t;\n\
-         update t set a = a || '.' where id = 1 + (random() * 50)::int;\n",
+         update t set a = md5(a) where id = 1 + (random() * 50)::int;\n",
     )
     .unwrap();
     let script = script.display().to_string();
@@ -341,7 +348,8 @@ fn columns_added_under_load_stop_and_go_on() {
 
 #[test]
 fn columns_added_under_load_are_added() {
-    let road = Road::new("create table t(id int primary key, a text)").policy("add-columns");
+    let schema = "create table t(id int primary key, a text)";
+    let road = Road::with_settings(schema, schema, ADD_COLUMNS);
     let mut running = road.follow();
     let load = load(&road);
     for round in 1..=3 {
@@ -357,14 +365,14 @@ fn columns_added_under_load_are_added() {
     std::thread::sleep(seconds(4));
     assert!(running.is_running(), "{}", running.log());
     reader.query("commit");
-    road.wait_for("select id, c from t where c is not null");
+    road.wait_for("select id, to_jsonb(t) ->> 'c' from t where to_jsonb(t) ->> 'c' is not null");
     load.kill();
     road.finish(running);
 }
 
 #[test]
 fn adding_needs_the_right_to() {
-    let road = Road::new(KEYED).policy("add-columns");
+    let road = Road::with_settings(KEYED, KEYED, ADD_COLUMNS);
     road.target.psql(
         "create role worker login; grant set on parameter session_replication_role to worker; grant all on t to worker;
          grant usage, create on schema pgsluice to worker; grant all on all tables in schema pgsluice to worker",

@@ -36,7 +36,7 @@ pub(super) struct Applier<'a> {
     careful_until: Option<Lsn>,
     /// What the planner knows of the target was looked up since the last batch.
     is_fresh: bool,
-    /// Tables that changes came for, by what the target has of them, for patterns that match none.
+    /// Names of the tables that changes came for, and of those above them: a pattern that means none may be misspelt.
     seen: BTreeSet<(String, String)>,
     /// Batches refused in a row.
     refusals: u32,
@@ -45,6 +45,9 @@ pub(super) struct Applier<'a> {
     /// The newest sample of the source's sequences.
     sequences: Option<sequences::Sample>,
 }
+
+/// Schemas and names of tables.
+type Names = Vec<(String, String)>;
 
 /// How the loop goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -424,14 +427,15 @@ impl<'a> Applier<'a> {
             self.planner.leave_out(oid);
             return Ok(());
         }
-        self.seen.insert((relation.schema.clone(), relation.name.clone()));
         let has_counterparts = run.has_counterparts;
         let found = if run.has_altered() {
             run.within(async |client| self.find(client, &relation, has_counterparts).await).await
         } else {
             self.find(&run.catalog, &relation, has_counterparts).await
         };
-        let Some((found, choice)) = found.map_err(|fault| run.at(fault))? else {
+        let (family, found) = found.map_err(|fault| run.at(fault))?;
+        self.seen.extend(family);
+        let Some((found, choice)) = found else {
             self.planner.leave_out(oid);
             return Ok(());
         };
@@ -444,21 +448,23 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    /// What the target has for a relation, or none where it is left out.
+    /// The names of a relation's table and those above it; and what the target has for it, or none where it is left out.
     async fn find(
         &self,
         client: &Client,
         relation: &Relation,
         has_counterparts: bool,
-    ) -> Result<Option<(Found, Choice)>, Fault> {
-        let Some(choice) = self.target.rules.choose(client, relation).await? else { return Ok(None) };
+    ) -> Result<(Names, Option<(Found, Choice)>), Fault> {
+        let rules = &self.target.rules;
+        let family = rules.family(client, relation).await?;
+        let Some(choice) = rules.choose(&family) else { return Ok((family, None)) };
         let mut found = lookup::look_up(client, &self.planner, relation).await?;
         if let Some(table) = found.table.as_ref().filter(|_| has_counterparts) {
             let archive_id = self.archive.manifest().archive_id.to_string();
             let mismatch = counterpart::note(client, &archive_id, relation.oid, table.oid).await?;
             found.refused = mismatch.map(|mismatch| rules::not_the_same(relation, table.oid, mismatch));
         }
-        Ok(Some((found, choice)))
+        Ok((family, Some((found, choice))))
     }
 
     /// The target lacks what a change needs. That is believed only of what was just looked up, and with everything before the
@@ -472,9 +478,7 @@ impl<'a> Applier<'a> {
         let add = add.filter(|_| self.target.rules.on_schema_change == OnSchemaChange::AddColumns);
         let Inside::Applying(begin) = run.inside else { return Err(run.refusal(refusal)) };
         let Some(add) = add else {
-            let place = describe::change(&self.planner, message, begin);
-            run.inside = Inside::Nothing;
-            return Err(run.refusal(refusal).context(place));
+            return Err(fault_of(refusal).context(describe::change(&self.planner, message, begin)));
         };
         // The batch may hold locks on the table.
         run.give_up().await?;
@@ -500,8 +504,7 @@ impl<'a> Applier<'a> {
 
     /// Tells of patterns that matched no table that changes came for.
     pub(super) fn warn_of_unmatched(&self) {
-        let seen: Vec<_> = self.seen.iter().cloned().collect();
-        for pattern in self.target.rules.unmatched(&seen) {
+        for pattern in self.target.rules.unmatched(&self.seen) {
             tracing::warn!(%pattern, "no table with changes matched this pattern");
         }
     }
@@ -562,19 +565,28 @@ impl<'a> Applier<'a> {
         })
     }
 
-    /// Adds what to do about a value that is missing because the source does not send it.
+    /// Adds what to do about a row that the target's table does not take.
     fn explain(&self, fault: Fault, table: Option<u32>) -> Fault {
         const NOT_NULL_VIOLATION: &str = "23502";
-        let Some(oid) = table.filter(|_| fault.sqlstate.as_deref() == Some(NOT_NULL_VIOLATION)) else {
+        let state = fault.sqlstate.clone().unwrap_or_default();
+        let Some((oid, relation)) = table.and_then(|oid| Some((oid, self.planner.relation(oid)?))) else {
             return fault;
         };
-        let (unsent, relation) = (self.planner.unsent(oid), self.planner.relation(oid));
-        let (Some(column), Some(relation)) = (unsent.first(), relation) else { return fault };
-        let (column, table) = (quote_ident(column), quoted(relation));
-        fault.hint(format!(
-            "the source has no column {column}; on the target: ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL; \
-             or, if it was dropped on the source: ALTER TABLE {table} DROP COLUMN {column}; then run the same command again"
-        ))
+        let table = format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name));
+        match self.planner.unsent(oid).first().filter(|_| state == NOT_NULL_VIOLATION) {
+            Some(column) => {
+                let column = quote_ident(column);
+                fault.hint(format!(
+                    "the source has no column {column}; on the target: ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL; \
+                     or, if it was dropped on the source: ALTER TABLE {table} DROP COLUMN {column}; then run the same command again"
+                ))
+            }
+            // Data exceptions and violated constraints.
+            None if fault.hint.is_none() && (state.starts_with("22") || state.starts_with("23")) => fault.hint(format!(
+                "compare types and constraints of {table} with those of the source, mend the target, then run the same command again"
+            )),
+            None => fault,
+        }
     }
 
     /// Which change was number `statement` of the first transaction after the target's progress.
@@ -673,11 +685,7 @@ impl Run {
     }
 
     fn refusal(&self, refusal: Refusal) -> Fault {
-        let fault = Fault::stop(refusal.message);
-        self.at(match refusal.hint {
-            Some(hint) => fault.hint(hint),
-            None => fault,
-        })
+        self.at(fault_of(refusal))
     }
 
     fn unreadable(&self, error: &impl std::fmt::Display) -> Fault {
@@ -685,8 +693,12 @@ impl Run {
     }
 }
 
-fn quoted(relation: &Relation) -> String {
-    format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name))
+fn fault_of(refusal: Refusal) -> Fault {
+    let fault = Fault::stop(refusal.message);
+    match refusal.hint {
+        Some(hint) => fault.hint(hint),
+        None => fault,
+    }
 }
 
 /// Whether this insert begins a run of inserts into one table that is worth a COPY.

@@ -69,7 +69,10 @@ pub(super) async fn look_up(client: &Client, planner: &Planner, relation: &Relat
         fault(error).context(format!("looking up table {}.{} on the target", relation.schema, relation.name))
     };
     let arriving = arriving(client, planner, relation).await.map_err(|error| doing(&error))?;
-    let find = "select c.oid, c.relkind::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    let find = "select c.oid, c.relkind::text, m.nspname::text, r.relname::text
+                  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                  left join pg_class r on c.relispartition and r.oid = pg_partition_root(c.oid)
+                  left join pg_namespace m on m.oid = r.relnamespace
                  where n.nspname = $1 and c.relname = $2 and c.relkind in ('r', 'p')";
     let table =
         client.query_opt(find, &[&relation.schema, &relation.name]).await.map_err(|error| doing(&error))?;
@@ -82,6 +85,7 @@ pub(super) async fn look_up(client: &Client, planner: &Planner, relation: &Relat
         schema: relation.schema.clone(),
         name: relation.name.clone(),
         partitioned: kind == "p",
+        root: table.get::<_, Option<String>>(2).zip(table.get(3)),
         columns: columns.iter().map(column).collect(),
         primary_key: primary_key.iter().map(|row| row.get(0)).collect(),
     };

@@ -1,5 +1,7 @@
 //! What of the log is for this target, and what happens where the target lacks something.
 
+use std::collections::BTreeSet;
+
 use tokio_postgres::Client;
 
 use crate::model::{Fault, Relation, quote_ident};
@@ -41,30 +43,38 @@ select n.nspname::text, c.relname::text
  where s.nspname = $1 and t.relname = $2 and c.oid <> t.oid";
 
 impl Rules {
-    /// What holds for a table, or none where it is left out. A partition is meant where its partitioned table is.
-    pub(super) async fn choose(&self, client: &Client, relation: &Relation) -> Result<Option<Choice>, Fault> {
-        let mut choice =
-            Choice { ignore_extra: self.on_schema_change == OnSchemaChange::IgnoreExtra, columns: None };
-        if self.tables.is_empty() && self.exclude.is_empty() && self.columns.is_empty() {
-            return Ok(Some(choice));
-        }
-        let rows = client
-            .query(ANCESTORS, &[&relation.schema, &relation.name])
-            .await
-            .map_err(|error| fault(&error).context("looking up partitions on the target"))?;
+    /// Names under which the patterns may mean a table: its own and those of the partitioned tables above it.
+    pub(super) async fn family(
+        &self,
+        client: &Client,
+        relation: &Relation,
+    ) -> Result<Vec<(String, String)>, Fault> {
         let mut family = vec![(relation.schema.clone(), relation.name.clone())];
-        family.extend(rows.iter().map(|row| (row.get(0), row.get(1))));
+        if !(self.tables.is_empty() && self.exclude.is_empty() && self.columns.is_empty()) {
+            let rows = client
+                .query(ANCESTORS, &[&relation.schema, &relation.name])
+                .await
+                .map_err(|error| fault(&error).context("looking up partitions on the target"))?;
+            family.extend(rows.iter().map(|row| (row.get(0), row.get(1))));
+        }
+        Ok(family)
+    }
+
+    /// What holds for a table of these names, or none where it is left out.
+    pub(super) fn choose(&self, family: &[(String, String)]) -> Option<Choice> {
         let meant = |pattern: &Pattern| family.iter().any(|(schema, name)| pattern.matches(schema, name));
         if self.exclude.iter().any(meant) || !(self.tables.is_empty() || self.tables.iter().any(meant)) {
-            return Ok(None);
+            return None;
         }
-        choice.columns =
-            self.columns.iter().find(|list| meant(&list.tables)).map(|list| list.columns.clone());
-        Ok(Some(choice))
+        let list = self.columns.iter().find(|list| meant(&list.tables));
+        Some(Choice {
+            ignore_extra: self.on_schema_change == OnSchemaChange::IgnoreExtra,
+            columns: list.map(|list| list.columns.clone()),
+        })
     }
 
     /// Patterns that match none of these tables: they may be misspelt.
-    pub(super) fn unmatched<'r>(&'r self, seen: &[(String, String)]) -> Vec<&'r Pattern> {
+    pub(super) fn unmatched<'r>(&'r self, seen: &BTreeSet<(String, String)>) -> Vec<&'r Pattern> {
         let lists = self.columns.iter().map(|list| &list.tables);
         self.tables
             .iter()

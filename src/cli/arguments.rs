@@ -5,10 +5,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::config::File;
-use super::setup::{KeylessPolicy, PLUGIN};
+use super::setup::KeylessPolicy;
 use crate::apply::{OnSchemaChange, Rules};
 use crate::archive::Archive;
-use crate::model::{Fault, Position};
+use crate::model::{Fault, OutputPlugin, Position, UnknownPlugin};
 use crate::pg::Conninfo;
 use crate::pg::filter::{ColumnList, RowFilter};
 use crate::pg::pattern::Pattern;
@@ -151,34 +151,34 @@ pub(crate) struct StreamArguments {
     /// The replication origin and the progress row on the target [default: NAME]
     #[arg(long, value_name = "ORIGIN")]
     origin: Option<String>,
-    /// The output plugin [default: pgoutput]
+    /// The slot's output plugin: pgoutput, or where that can't be had test_decoding or wal2json [default: pgoutput]
     #[arg(long, env = "PGSLUICE_PLUGIN", value_name = "PLUGIN")]
-    plugin: Option<String>,
+    plugin: Option<OutputPlugin>,
 }
 
 /// What the stream's parts are called.
 #[derive(Clone, Debug)]
 pub(crate) struct Names {
+    pub(crate) plugin: OutputPlugin,
     pub(crate) slot: String,
     pub(crate) publication: String,
     pub(crate) origin: String,
 }
 
 impl StreamArguments {
-    /// An archive that exists says what its slot and publication are called, unless they were typed.
+    /// An archive that exists says what its slot and publication are called and which plugin it has, unless that was typed.
     pub(crate) fn names(&self, place: &Place, file: &File) -> Result<Names, Fault> {
-        let plugin = self.plugin.as_ref().or(file.plugin.as_ref()).map_or(PLUGIN, String::as_str);
-        if plugin != PLUGIN {
-            return Err(Fault::usage(format!(
-                "plugin '{plugin}' is not supported: this version decodes {PLUGIN} only"
-            )));
-        }
+        let parse =
+            |text: &String| text.parse().map_err(|error: UnknownPlugin| Fault::usage(error.to_string()));
+        let written = file.plugin.as_ref().map(parse).transpose()?;
         let archive = Archive::open(&place.archive).ok();
         let manifest = archive.as_ref().map(Archive::manifest);
         let choose = |typed: &Option<String>, written: &Option<String>, kept: Option<&String>| {
             typed.as_ref().or(written.as_ref()).or(kept).unwrap_or(&place.name).clone()
         };
+        let kept = manifest.and_then(|manifest| manifest.plugin.parse().ok());
         let names = Names {
+            plugin: self.plugin.or(written).or(kept).unwrap_or_default(),
             slot: choose(&self.slot, &file.slot, manifest.map(|m| &m.slot)),
             publication: choose(&self.publication, &file.publication, manifest.map(|m| &m.publication)),
             origin: choose(&self.origin, &file.origin, None),
@@ -265,12 +265,16 @@ impl SchemaArguments {
             tables: filter.tables(file)?,
             exclude: filter.exclude(file)?,
             columns: filter.columns(file)?,
-            on_schema_change: match self.on_schema_change.or(file.on_schema_change).unwrap_or_default() {
-                SchemaPolicy::Stop => OnSchemaChange::Stop,
-                SchemaPolicy::AddColumns => OnSchemaChange::AddColumns,
-                SchemaPolicy::IgnoreExtra => OnSchemaChange::IgnoreExtra,
-            },
+            on_schema_change: self.policy(file),
         })
+    }
+
+    pub(crate) fn policy(&self, file: &File) -> OnSchemaChange {
+        match self.on_schema_change.or(file.on_schema_change).unwrap_or_default() {
+            SchemaPolicy::Stop => OnSchemaChange::Stop,
+            SchemaPolicy::AddColumns => OnSchemaChange::AddColumns,
+            SchemaPolicy::IgnoreExtra => OnSchemaChange::IgnoreExtra,
+        }
     }
 }
 

@@ -42,6 +42,21 @@ impl SegmentArguments {
     }
 }
 
+/// How large transactions are taken.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StreamingArguments {
+    /// Take large transactions while they are under way, into the archive's spool/ until they commit; off, the source
+    /// keeps them on its disk and sends them at their commit
+    #[arg(
+        long,
+        value_name = "on|off",
+        default_value = "on",
+        hide_possible_values = true,
+        help_heading = "Log"
+    )]
+    streaming: Switch,
+}
+
 /// Something that can be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -93,6 +108,12 @@ impl DdlArguments {
             Some(DdlChoice::Ignore) | None => DdlMode::Ignore,
         };
         Ddl { mode, skip: self.skip_ddl.clone() }
+    }
+}
+
+impl StreamingArguments {
+    pub(crate) fn is_on(&self) -> bool {
+        self.streaming == Switch::On
     }
 }
 

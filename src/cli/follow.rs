@@ -2,7 +2,8 @@
 
 use super::arguments::{Everywhere, RoadArguments, SchemaArguments, TableArguments};
 use super::conduct::{
-    DdlArguments, EndposArguments, SegmentArguments, SequenceArguments, conduct, needed_target,
+    DdlArguments, EndposArguments, SegmentArguments, SequenceArguments, StreamingArguments, conduct,
+    needed_target,
 };
 use super::config::File;
 use super::setup;
@@ -30,11 +31,14 @@ pub(crate) struct FollowCommand {
     sequences: SequenceArguments,
     #[command(flatten)]
     ddl: DdlArguments,
+    #[command(flatten)]
+    streaming: StreamingArguments,
 }
 
 impl FollowCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
-        let wanted = self.road.options(&self.tables, file)?;
+        let on_schema_change = self.schema.policy(file);
+        let wanted = setup::Options { on_schema_change, ..self.road.options(&self.tables, file)? };
         let target = needed_target(wanted.target.clone())?;
         let rules = self.schema.rules(&self.tables.filter, file)?;
         let writer = self.segments.options()?;
@@ -47,6 +51,7 @@ impl FollowCommand {
                 conninfo: wanted.source,
                 slot: wanted.slot,
                 publication: wanted.publication,
+                streaming: self.streaming.is_on(),
                 sequences,
             }),
             target: Some(Target {

@@ -10,16 +10,18 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use super::arguments::{
-    ArchiveArguments, Everywhere, RoadArguments, SourceArguments, StreamArguments, TableArguments,
-    TargetArguments,
+    ArchiveArguments, Everywhere, RoadArguments, SchemaArguments, SourceArguments, StreamArguments,
+    TableArguments, TargetArguments,
 };
 use super::config::File;
 use super::keepsake::{Intent, KeptIdentity};
+use super::plugin::plugin_findings;
 use super::preflight::{self, Finding, Plan, Severity, SourceFacts, TargetFacts, Wish};
 use super::print;
 use super::reach::Side;
+use crate::apply::OnSchemaChange;
 use crate::archive::{Archive, ArchiveId, Manifest};
-use crate::model::{Fault, Position, ReplicaIdentity};
+use crate::model::{Fault, OutputPlugin, Position, ReplicaIdentity};
 use crate::pg::filter::{ColumnList, RowFilter};
 use crate::pg::pattern::Pattern;
 use crate::pg::progress::{Place, Progress};
@@ -27,9 +29,6 @@ use crate::pg::publication::{Published, Unidentified};
 use crate::pg::slot::Slot;
 use crate::pg::{Conninfo, capture, counterpart, inspect, origin, progress, publication, slot, tables};
 use crate::sentinel::{Control, Sentinel};
-
-/// The only output plugin that is decoded.
-pub(crate) const PLUGIN: &str = "pgoutput";
 
 const APPLICATION: &str = "pgsluice setup";
 
@@ -56,12 +55,15 @@ pub struct Options {
     pub name: String,
     pub slot: String,
     pub publication: String,
+    pub plugin: OutputPlugin,
     /// Names the origin and the progress row.
     pub origin: String,
     pub tables: Vec<Pattern>,
     pub exclude: Vec<Pattern>,
     pub columns: Vec<ColumnList>,
     pub rows: Vec<RowFilter>,
+    /// Columns that the target lacks stand in the way only where the applier will stop at them.
+    pub on_schema_change: OnSchemaChange,
     pub keyless: KeylessPolicy,
     /// Put event triggers on the source that write DDL into the log.
     pub capture_ddl: bool,
@@ -134,6 +136,7 @@ impl<'a> Survey<'a> {
             exclude: &options.exclude,
             columns: &options.columns,
             rows: &options.rows,
+            on_schema_change: options.on_schema_change,
             keyless: options.keyless,
         };
         let plan = preflight::plan(&facts, &wish);
@@ -144,8 +147,10 @@ impl<'a> Survey<'a> {
             let denied = capture::denied(&source).await.map_err(Side::Source.says())?;
             findings.extend(preflight::capture_findings(&facts, &plan, denied.as_ref()));
         }
+        let publication = facts.publication.as_ref();
+        findings.extend(plugin_findings(options.plugin, &options.publication, publication));
         if let Some(target) = &target_facts {
-            findings.extend(preflight::target_findings(&facts, target, &plan));
+            findings.extend(preflight::target_findings(&facts, target, &wish, &plan));
         }
         Ok(Survey { options, source, target, facts, progress, archive, plan, findings })
     }
@@ -220,11 +225,12 @@ impl<'a> Survey<'a> {
         let (options, server) = (self.options, &self.facts.server);
         let place = options.archive.display();
         if let Some(archive) = &self.archive {
-            let manifest = archive.manifest();
+            let (manifest, plugin) = (archive.manifest(), options.plugin.to_string());
             refuse_archive_of_another(archive, server)?;
             let names = [
                 ("slot", &manifest.slot, &options.slot),
                 ("publication", &manifest.publication, &options.publication),
+                ("plugin", &manifest.plugin, &plugin),
             ];
             if let Some((what, theirs, ours)) = names.iter().find(|(_, theirs, ours)| theirs != ours) {
                 return Err(Fault::person(format!(
@@ -242,7 +248,7 @@ impl<'a> Survey<'a> {
                 .hint("move the archive away and set up anew, then load the target again"));
             }
             (Some(slot), archive) => {
-                refuse_slot(slot, server.database.as_str(), archive.is_some())?;
+                refuse_slot(slot, options.plugin, server.database.as_str(), archive.is_some())?;
                 if archive.is_none() {
                     let intended = Intent::read(&options.archive)?.is_some_and(|intent| {
                         intent.slot == slot.name
@@ -328,9 +334,10 @@ impl<'a> Survey<'a> {
                 };
                 intent.write(&options.archive)?;
                 let watch = Side::Source.connect(&options.source, APPLICATION).await?;
-                let start = slot::create(&self.source, &watch, &options.slot, PLUGIN, options.slot_timeout)
-                    .await
-                    .map_err(Side::Source.says())?;
+                let start =
+                    slot::create(&self.source, &watch, &options.slot, options.plugin, options.slot_timeout)
+                        .await
+                        .map_err(Side::Source.says())?;
                 created.push(format!("slot {}", options.slot));
                 start
             }
@@ -343,7 +350,7 @@ impl<'a> Survey<'a> {
             database: server.database.clone(),
             slot: options.slot.clone(),
             publication: options.publication.clone(),
-            plugin: PLUGIN.into(),
+            plugin: options.plugin.name().into(),
             server_version_num: server.version,
             server_encoding: server.encoding.clone(),
             start,
@@ -453,15 +460,15 @@ fn existing_archive(options: &Options) -> Result<Option<Archive>, Fault> {
 }
 
 /// A slot of that name that is somebody else's is a mere clash of names, unless there is an archive that was fed by ours.
-fn refuse_slot(slot: &Slot, database: &str, archived: bool) -> Result<(), Fault> {
+fn refuse_slot(slot: &Slot, plugin: OutputPlugin, database: &str, archived: bool) -> Result<(), Fault> {
     let name = &slot.name;
     let other = |what: String| {
         let fault = if archived { Fault::person(what) } else { Fault::stop(what) };
         fault.hint("choose another name with --slot")
     };
     match slot.plugin.as_deref() {
-        Some(PLUGIN) => {}
-        Some(plugin) => return Err(other(format!("slot {name} exists with plugin {plugin}, not {PLUGIN}"))),
+        Some(theirs) if theirs == plugin.name() => {}
+        Some(theirs) => return Err(other(format!("slot {name} exists with plugin {theirs}, not {plugin}"))),
         None => return Err(other(format!("slot {name} exists and is a physical one"))),
     }
     if let Some(theirs) = slot.database.as_deref().filter(|theirs| *theirs != database) {
@@ -503,11 +510,14 @@ pub(crate) struct SetupCommand {
     road: RoadArguments,
     #[command(flatten)]
     tables: TableArguments,
+    #[command(flatten)]
+    schema: SchemaArguments,
 }
 
 impl SetupCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
-        let options = self.road.options(&self.tables, file)?;
+        let on_schema_change = self.schema.policy(file);
+        let options = Options { on_schema_change, ..self.road.options(&self.tables, file)? };
         let survey = Survey::take(&options).await?;
         let findings = survey.findings.clone();
         match survey.perform().await {
@@ -547,11 +557,13 @@ pub(crate) fn options(
         name: place.name,
         slot: names.slot,
         publication: names.publication,
+        plugin: names.plugin,
         origin: names.origin,
         tables: tables.filter.tables(file)?,
         exclude: tables.filter.exclude(file)?,
         columns: tables.filter.columns(file)?,
         rows: tables.rows(file)?,
+        on_schema_change: OnSchemaChange::Stop,
         keyless: tables.keyless(file),
         capture_ddl: tables.capture_ddl(file),
         slot_timeout: tables.slot_timeout(),

@@ -19,6 +19,7 @@ mod conninfo;
 pub mod control;
 pub mod counterpart;
 mod dial;
+pub mod facts;
 pub mod filter;
 mod frames;
 pub mod inspect;

@@ -134,7 +134,8 @@ fn refuse(
     misfits: &[(usize, Misfit)],
 ) -> Refusal {
     let table = format!("{}.{}", relation.schema, relation.name);
-    let alter = format!("ALTER TABLE {}.{}", quote_ident(&relation.schema), quote_ident(&relation.name));
+    let (schema, name) = target.root.as_ref().map_or((&relation.schema, &relation.name), |(s, n)| (s, n));
+    let alter = format!("ALTER TABLE {}.{}", quote_ident(schema), quote_ident(name));
     let (mut what, mut mend, mut renames) = (Vec::new(), Vec::new(), Vec::new());
     let mut additions = Some(Vec::new());
     let extra: Vec<&TargetColumn> = target

@@ -32,6 +32,7 @@ pub(super) fn target(columns: Vec<TargetColumn>) -> TargetTable {
         schema: "public".into(),
         name: "t".into(),
         partitioned: false,
+        root: None,
         columns,
         primary_key: Vec::new(),
     }

@@ -22,6 +22,8 @@ pub struct TargetTable {
     pub name: String,
     /// A partitioned table: rows live in its partitions, so `ONLY` must not be said.
     pub partitioned: bool,
+    /// Schema and name of the topmost table that it is a partition of: columns are added there.
+    pub root: Option<(String, String)>,
     pub columns: Vec<TargetColumn>,
     /// Columns of the primary key, if it is checked at once (not deferrable).
     pub primary_key: Vec<String>,

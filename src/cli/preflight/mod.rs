@@ -8,6 +8,7 @@ mod target;
 use serde::Serialize;
 
 use super::setup::KeylessPolicy;
+use crate::apply::OnSchemaChange;
 use crate::model::Fault;
 use crate::pg::filter::{ColumnList, RowFilter};
 use crate::pg::inspect::Server;
@@ -95,6 +96,7 @@ pub(crate) struct Wish<'a> {
     pub(crate) exclude: &'a [Pattern],
     pub(crate) columns: &'a [ColumnList],
     pub(crate) rows: &'a [RowFilter],
+    pub(crate) on_schema_change: OnSchemaChange,
     pub(crate) keyless: KeylessPolicy,
 }
 

@@ -2,13 +2,19 @@
 
 use std::collections::HashMap;
 
-use super::{Finding, Plan, SourceFacts, TargetFacts, VERSION_MIN, error, warning};
+use super::{Finding, Plan, SourceFacts, TargetFacts, VERSION_MIN, Wish, error, warning};
+use crate::apply::OnSchemaChange;
 use crate::pg::inspect::version_name;
 use crate::pg::progress::Place;
 use crate::pg::tables::Table;
 use crate::pg::{quote_ident, quote_literal};
 
-pub(crate) fn target_findings(source: &SourceFacts, target: &TargetFacts, plan: &Plan) -> Vec<Finding> {
+pub(crate) fn target_findings(
+    source: &SourceFacts,
+    target: &TargetFacts,
+    wish: &Wish<'_>,
+    plan: &Plan,
+) -> Vec<Finding> {
     let server = &target.server;
     let role = quote_ident(&server.role);
     let mut findings = Vec::new();
@@ -88,11 +94,11 @@ pub(crate) fn target_findings(source: &SourceFacts, target: &TargetFacts, plan: 
             ),
         ));
     }
-    table_findings(target, plan, &mut findings);
+    table_findings(target, wish, plan, &mut findings);
     findings
 }
 
-fn table_findings(target: &TargetFacts, plan: &Plan, findings: &mut Vec<Finding>) {
+fn table_findings(target: &TargetFacts, wish: &Wish<'_>, plan: &Plan, findings: &mut Vec<Finding>) {
     let role = quote_ident(&target.server.role);
     let there: HashMap<(&str, &str), &Table> =
         target.tables.iter().map(|table| ((table.schema.as_str(), table.name.as_str()), table)).collect();
@@ -110,7 +116,7 @@ fn table_findings(target: &TargetFacts, plan: &Plan, findings: &mut Vec<Finding>
             continue;
         };
         met.insert(table.oid, (name.clone(), shown.clone()));
-        column_findings(wanted, table, findings);
+        column_findings(wanted, table, wish.on_schema_change, findings);
         if !table.denied.is_empty() {
             let (schema, own): (Vec<_>, Vec<_>) =
                 table.denied.iter().map(String::as_str).partition(|privilege| *privilege == "USAGE");
@@ -163,15 +169,25 @@ fn table_findings(target: &TargetFacts, plan: &Plan, findings: &mut Vec<Finding>
     }
 }
 
-fn column_findings(wanted: &Table, table: &Table, findings: &mut Vec<Finding>) {
+fn column_findings(
+    wanted: &Table,
+    table: &Table,
+    on_schema_change: OnSchemaChange,
+    findings: &mut Vec<Finding>,
+) {
     let (name, shown) = (wanted.quoted(), wanted.shown());
     for column in wanted.columns.iter().filter(|column| !column.generated) {
         let quoted = quote_ident(&column.name);
         match table.columns.iter().find(|other| other.name == column.name) {
-            None => findings.push(error(
-                format!("column {quoted} of {shown} is missing on the target"),
-                format!("ALTER TABLE {name} ADD COLUMN {quoted} {};", column.type_name),
-            )),
+            None => {
+                let mend = format!("ALTER TABLE {name} ADD COLUMN {quoted} {};", column.type_name);
+                let missing = format!("column {quoted} of {shown} is missing on the target");
+                findings.push(match on_schema_change {
+                    OnSchemaChange::Stop => error(missing, mend),
+                    OnSchemaChange::AddColumns => warning(format!("{missing}, and will be added"), mend),
+                    OnSchemaChange::IgnoreExtra => warning(format!("{missing}, and is left out"), mend),
+                });
+            }
             Some(other) if other.generated => findings.push(error(
                 format!("column {quoted} of {shown} is generated on the target but not on the source"),
                 format!("ALTER TABLE {name} ALTER COLUMN {quoted} DROP EXPRESSION;"),

@@ -14,7 +14,7 @@ mod syntax;
 mod tests;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -185,7 +185,9 @@ impl fmt::Display for Conninfo {
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.endpoint {
-            Endpoint::Tcp { name, .. } if name.contains(':') => write!(f, "[{name}]:{}", self.port),
+            Endpoint::Tcp { name, .. } if name.parse::<Ipv6Addr>().is_ok() => {
+                write!(f, "[{name}]:{}", self.port)
+            }
             Endpoint::Tcp { name, .. } => write!(f, "{}:{}", syntax::percent_encode(name), self.port),
             Endpoint::Unix(folder) => {
                 write!(f, "{}:{}", syntax::percent_encode(&folder.to_string_lossy()), self.port)

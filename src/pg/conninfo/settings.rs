@@ -215,7 +215,7 @@ impl<'a> Settings<'a> {
                     "" => 5432,
                     port => match port.parse() {
                         Ok(port) if port != 0 => port,
-                        _ => return Err(Fault::usage(format!("invalid port number: \"{port}\""))),
+                        _ => return Err(invalid_port(port)),
                     },
                 };
                 let name = names.get(index).copied().unwrap_or_default().trim();
@@ -364,6 +364,15 @@ impl<'a> Settings<'a> {
                 Fault::usage(message).hint(format!("it is one of {}", names.join(", ")))
             })
     }
+}
+
+/// Of a URI whose password holds a bare `@` or `/` this may be a piece of it, so only digits are repeated.
+fn invalid_port(port: &str) -> Fault {
+    let what = match port.bytes().all(|byte| byte.is_ascii_digit()) && port.len() <= 5 {
+        true => format!("invalid port number: {port}"),
+        false => "invalid port number".into(),
+    };
+    Fault::usage(what).hint("in a URI the characters @ : / ? # % of user name and password are written as %40 %3A %2F %3F %23 %25")
 }
 
 fn endpoint(name: &str, address: &str) -> Result<Endpoint, Fault> {

@@ -8,6 +8,9 @@ use crate::model::Fault;
 pub(super) type Pairs = Vec<(String, String)>;
 
 pub(super) fn pairs(text: &str) -> Result<Pairs, Fault> {
+    if text.contains('\0') {
+        return Err(Fault::usage("the connection string has a NUL character in it"));
+    }
     match text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://")) {
         Some(rest) => uri(rest),
         None if text.contains("://") && !text.contains('=') => {

@@ -1,0 +1,21 @@
+//! The rooms that must hold on any bytes, without the rest of the program.
+
+#![allow(dead_code, unused_imports, unreachable_pub)]
+
+#[path = "../../src/model/mod.rs"]
+pub mod model;
+#[path = "../../src/pgoutput/mod.rs"]
+pub mod pgoutput;
+#[path = "../../src/plugin/mod.rs"]
+pub mod plugin;
+#[path = "../../src/segment/mod.rs"]
+pub mod segment;
+#[path = "../../src/transform/mod.rs"]
+pub mod transform;
+
+#[path = "."]
+pub mod pg {
+    #[path = "../../src/pg/conninfo/mod.rs"]
+    mod conninfo;
+    pub use conninfo::Conninfo;
+}
