@@ -12,7 +12,7 @@ const EVENTS: [&str; 3] = ["ddl_command_end", "sql_drop", "table_rewrite"];
 
 /// Why the role may not; nothing is left of the attempt.
 pub async fn denied(client: &Client) -> Result<Option<Fault>, Fault> {
-    let script = format!("BEGIN; {}", script(&[]));
+    let script = format!("BEGIN; {}", script(client).await?);
     let tried = client.batch_execute(&script).await;
     client.batch_execute("ROLLBACK").await.map_err(|e| fault("taking DDL capture back", &e))?;
     Ok(tried.err().map(|e| fault("creating event triggers", &e)))
@@ -20,13 +20,21 @@ pub async fn denied(client: &Client) -> Result<Option<Fault>, Fault> {
 
 /// Makes what is missing; false where all was there.
 pub async fn install(client: &Client) -> Result<bool, Fault> {
-    let present = triggers(client).await?;
-    client.batch_execute(&script(&present)).await.map_err(|e| fault("creating event triggers", &e))?;
-    Ok(present.len() < EVENTS.len())
+    let missing = triggers(client).await?.len() < EVENTS.len();
+    let script = script(client).await?;
+    client.batch_execute(&script).await.map_err(|e| fault("creating event triggers", &e))?;
+    Ok(missing)
 }
 
-fn script(present: &[String]) -> String {
-    let mut script = FUNCTIONS.to_owned();
+/// What makes or renews it.
+async fn script(client: &Client) -> Result<String, Fault> {
+    let present = triggers(client).await?;
+    let schema = client.query_opt("SELECT FROM pg_namespace WHERE nspname = 'pgsluice'", &[]).await;
+    let mut script = match schema.map_err(|e| fault("looking for schema pgsluice", &e))? {
+        Some(_) => String::new(),
+        None => "CREATE SCHEMA pgsluice;".to_owned(),
+    };
+    script += FUNCTIONS;
     for event in EVENTS {
         let name = format!("pgsluice_{event}");
         if !present.contains(&name) {
@@ -37,7 +45,7 @@ fn script(present: &[String]) -> String {
             );
         }
     }
-    script
+    Ok(script)
 }
 
 async fn triggers(client: &Client) -> Result<Vec<String>, Fault> {

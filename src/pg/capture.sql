@@ -1,5 +1,3 @@
-CREATE SCHEMA IF NOT EXISTS pgsluice;
-
 CREATE OR REPLACE FUNCTION pgsluice.write_ddl(
     event text, tag text, nested boolean, role text, settings jsonb, is_told boolean)
 RETURNS boolean LANGUAGE plpgsql
@@ -57,6 +55,9 @@ BEGIN
             CASE WHEN length(current_query()) <= 1000000 THEN current_query() END);
     END IF;
     PERFORM pg_logical_emit_message(true, 'pgsluice.ddl', convert_to(message::text, 'UTF8'));
+    -- Decoding takes the end of a message's record as its place, where the next record starts; between subtransactions the
+    -- change there could come first. So something stands between them.
+    PERFORM pg_logical_emit_message(true, 'pgsluice.ddl.end', '');
     RETURN true;
 END
 $body$;
