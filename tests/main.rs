@@ -5,6 +5,7 @@
 
 mod architecture;
 mod control;
+mod ddl;
 mod endpos;
 mod filters;
 mod harness;
@@ -17,5 +18,6 @@ mod road;
 mod schema;
 mod segment;
 mod semantics;
+mod sequences;
 mod streaming;
 mod support;

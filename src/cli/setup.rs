@@ -26,7 +26,7 @@ use crate::pg::pattern::Pattern;
 use crate::pg::progress::{Place, Progress};
 use crate::pg::publication::{Published, Unidentified};
 use crate::pg::slot::Slot;
-use crate::pg::{Conninfo, counterpart, inspect, origin, progress, publication, slot, tables};
+use crate::pg::{Conninfo, capture, counterpart, inspect, origin, progress, publication, slot, tables};
 use crate::sentinel::{Control, Sentinel};
 
 const APPLICATION: &str = "pgsluice setup";
@@ -64,6 +64,8 @@ pub struct Options {
     /// Columns that the target lacks stand in the way only where the applier will stop at them.
     pub on_schema_change: OnSchemaChange,
     pub keyless: KeylessPolicy,
+    /// Put event triggers on the source that write DDL into the log.
+    pub capture_ddl: bool,
     /// How long to wait for other transactions when the slot is created.
     pub slot_timeout: Duration,
 }
@@ -141,6 +143,10 @@ impl<'a> Survey<'a> {
         let tried = try_filters(&source, &facts, &wish, &plan).await;
         findings.extend(preflight::filter_findings(&facts, &wish, &plan, tried));
         findings.extend(preflight::plugin_findings(options.plugin, &facts, &wish, &plan));
+        if options.capture_ddl {
+            let denied = capture::denied(&source).await.map_err(Side::Source.says())?;
+            findings.extend(preflight::capture_findings(&facts, &plan, denied.as_ref()));
+        }
         if let Some(target) = &target_facts {
             findings.extend(preflight::target_findings(&facts, target, &wish, &plan));
         }
@@ -159,6 +165,9 @@ impl<'a> Survey<'a> {
         let mut created = Vec::new();
         self.set_identities(&mut created).await?;
         self.publish(&mut created).await?;
+        if options.capture_ddl && capture::install(&self.source).await.map_err(Side::Source.says())? {
+            created.push("ddl capture".into());
+        }
         let archive = match &self.archive {
             Some(_) => Archive::open(&options.archive)?,
             None => self.make_archive(&mut created).await?,
@@ -417,7 +426,7 @@ async fn source_facts(options: &Options, client: &Client) -> Result<SourceFacts,
         tables: tables::tables(client).await?,
         publication: publication::read(client, &options.publication).await?,
         slot: slot::read(client, &options.slot).await?,
-        has_progress_schema: progress::place(client).await? != Place::Absent,
+        has_progress_schema: matches!(progress::place(client).await?, Place::Table { .. }),
         server,
     })
 }
@@ -554,6 +563,7 @@ pub(crate) fn options(
         rows: tables.rows(file)?,
         on_schema_change: OnSchemaChange::Stop,
         keyless: tables.keyless(file),
+        capture_ddl: tables.capture_ddl(file),
         slot_timeout: tables.slot_timeout(),
     })
 }
