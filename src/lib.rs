@@ -12,6 +12,7 @@ pub mod follow;
 pub mod model;
 pub mod pg;
 pub mod pgoutput;
+pub mod plugin;
 pub mod receive;
 pub mod segment;
 pub mod sentinel;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 const LEVELS: [&[&str]; 7] = [
     &["model"],
     &["pgoutput"],
-    &["segment", "transform", "pg", "catalog"],
+    &["segment", "transform", "plugin", "pg", "catalog"],
     &["archive", "sentinel"],
     &["receive", "apply", "verify"],
     &["follow"],

@@ -151,9 +151,14 @@ fn findings_are_mended_by_what_they_say() {
         if mend.starts_with("pg_dump") {
             let script = format!("export {connections}; {mend}");
             let mut shell = std::process::Command::new("sh");
-            let path = format!("{}:{}", target.version().bin.display(), std::env::var("PATH").unwrap());
+            let programs = target.version().program("pg_dump").parent().unwrap().display().to_string();
+            let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
             let done = shell.args(["-c", &script]).env("PATH", path).output().unwrap();
-            assert!(done.status.success() && done.stderr.is_empty(), "{script}: {done:?}");
+            // Where only a newer pg_dump is at hand, it sets what this server does not know.
+            let errors = String::from_utf8(done.stderr.clone()).unwrap();
+            let errors: Vec<&str> =
+                errors.lines().filter(|line| !line.contains("\"transaction_timeout\"")).collect();
+            assert!(done.status.success() && errors.is_empty(), "{script}: {done:?}");
             target.psql("grant select, insert, update, delete, truncate on missing to app");
         } else {
             target.psql(mend);
@@ -401,7 +406,7 @@ fn flags_win_over_environment_over_file() {
         program.run(&["status", "--config", &config_text]).ends_with(2);
     }
     program.run(&["setup", "--archive", "s3://bucket/prefix"]).ends_with(2);
-    program.run(&["setup", "--plugin", "wal2json"]).ends_with(2);
+    program.run(&["setup", "--plugin", "decoderbufs"]).ends_with(2);
     program.run(&["setup", "--name", "Not/A/Name"]).ends_with(2);
     let outcome = program.run(&["setup", "--source", "postgresql://u:hunter2@127.0.0.1:1/d"]).ends_with(1);
     assert!(outcome.stderr.contains("password was typed on the command line"), "{outcome}");

@@ -604,8 +604,12 @@ fn a_missing_privilege_names_its_grant() {
         "{}",
         shown(&fault)
     );
-    cluster.psql("grant set on parameter session_replication_role to ann");
+    match cluster.version().major {
+        ..15 => cluster.psql("alter role ann superuser"),
+        _ => cluster.psql("grant set on parameter session_replication_role to ann"),
+    };
     wait(Pipeline::connect(&conninfo, &options)).unwrap_or_else(|fault| panic!("{}", shown(&fault)));
+    cluster.psql("alter role ann nosuperuser");
     let fault = wait(ReplicationStream::connect(&conninfo, "receiver", &[])).err().unwrap();
     assert!(shown(&fault).contains("ALTER ROLE \"ann\" REPLICATION"), "{}", shown(&fault));
 }

@@ -175,11 +175,16 @@ fn hostile_names_stay_names() {
     cluster.psql("insert into t values (1)");
     // An error drops the temporary slots of its connection.
     let mut others = stream(&cluster);
+    // Before the minor versions of August 2026 replication commands don't know a quote inside quotes, and say so.
+    let is_one_of = |fault: &Fault, expected: &str, name: &str| {
+        let code = fault.sqlstate.as_deref();
+        let known = code == Some(expected) || (name.contains('"') && code == Some("42601"));
+        assert!(known, "{}", shown(fault));
+    };
     for name in names {
         let fault = refused(wait(others.create_slot(name, "pgoutput", true, SnapshotAction::Nothing)));
-        assert_eq!(fault.sqlstate.as_deref(), Some("42602"), "{}", shown(&fault));
-        let fault = refused(wait(others.drop_slot(name, false)));
-        assert_eq!(fault.sqlstate.as_deref(), Some("42704"), "{}", shown(&fault));
+        is_one_of(&fault, "42602", name);
+        is_one_of(&refused(wait(others.drop_slot(name, false))), "42704", name);
     }
     let list = publication_names(names);
     let (mut receiver, _sender) =

@@ -251,6 +251,9 @@ fn a_transaction_larger_than_memory_streams_through() {
     road.wait_for("select count(*) from large");
     let resident = running.resident_bytes_max();
     assert!(resident < 256 << 20, "resident memory went up to {resident} bytes");
+    // Nor does the source keep it on its disk.
+    let statistics = "select spill_txns, spill_bytes, stream_txns from pg_stat_replication_slots";
+    assert_eq!(road.source.query(statistics), [["0", "0", "1"].map(|text| Some(text.to_owned()))]);
     road.finish(running);
 }
 

@@ -375,7 +375,7 @@ fn odd_identifiers() {
     check(&schema, &changes);
 }
 
-const TYPES: &str = r#"
+pub(crate) const TYPES: &str = r#"
 create type mood as enum ('sad', 'it''s "fine"', 'größer');
 create type pair as (a int, b text);
 create domain positive as int check (value > 0);
@@ -389,7 +389,7 @@ create table types(
     cls regclass);
 "#;
 
-const TYPE_ROWS: &str = r#"
+pub(crate) const TYPE_ROWS: &str = r#"
 insert into types values (1, -32768, 9223372036854775807, 12345678901234567890.123456789012345678900, 3.4028235e38, 0.30000000000000004,
     true, E'tab\tnew\nline\\back''quote"double', 'ümläut', 'ab', 'x', 'name', '\x00ff7f275c', '2024-03-04', '24:00:00', '13:14:15.123456+05:30',
     '2024-03-04 05:06:07.123456', '2024-03-04 05:06:07.123456+09', '1 year -2 mons 3 days -04:05:06.789', '12.34',

@@ -74,6 +74,18 @@ need_postgres() {
     fi
 }
 
+# The output plugin wal2json for the newest packaged server; the tests run without it too, and say so.
+want_wal2json() {
+    local folders newest major
+    folders=$(printf '%s\n' /usr/lib/postgresql/*/bin/postgres | sort -V)
+    newest=$(tail -n 1 <<<"$folders")
+    major=${newest#/usr/lib/postgresql/}
+    major=${major%%/*}
+    if [ -x "$newest" ] && [ ! -e "/usr/lib/postgresql/$major/lib/wal2json.so" ] && is_root && has apt-get; then
+        (install_packages "postgresql-$major-wal2json") || note 'going on without wal2json'
+    fi
+}
+
 # What RocksDB's bindings and its C++ need.
 need_compilers() {
     local missing=()

@@ -1,15 +1,17 @@
 //! The one loop that turns frames of the log into batches on the target.
 
+use std::collections::BTreeSet;
+
 use tokio_postgres::Client;
 
 use crate::archive::{Archive, Frame, Reader, Records, Tail};
-use crate::model::{Fault, Lsn, Position, Remedy};
-use crate::pg;
+use crate::model::{Fault, Lsn, Position, Remedy, quote_ident};
+use crate::pg::{self, counterpart};
 use crate::pgoutput::{Begin, Message, decode};
 use crate::transform::{Parameters, Planner, Refusal, Step};
 
 use super::session::{Advance, FIRST_CHANGE, Refused, Session, Stream};
-use super::{Applied, Control, Target, describe, lookup};
+use super::{Applied, Control, OnSchemaChange, Target, columns, describe, lookup, rules};
 
 /// Changes after which a batch is committed although the log has more. A longer transaction gains little, and rows that
 /// change often can't be pruned inside it.
@@ -30,6 +32,10 @@ pub(super) struct Applier<'a> {
     applied: Applied,
     /// A batch up to the commit at this LSN was refused: until it is passed, one source transaction is a batch, row by row.
     careful_until: Option<Lsn>,
+    /// What the planner knows of the target was looked up since the last batch.
+    is_fresh: bool,
+    /// Names of the tables that changes came for, and of those above them: a pattern that means none may be misspelt.
+    seen: BTreeSet<(String, String)>,
     /// Batches refused in a row.
     refusals: u32,
     had_session: bool,
@@ -60,6 +66,8 @@ struct Run {
     session: Session,
     /// For looking at the target's catalog while the session is busy.
     catalog: Client,
+    /// Whether the target remembers which of its tables took which table's changes. Only pgoutput gives the OIDs for that.
+    has_counterparts: bool,
     /// Whether the target's transaction has begun.
     is_open: bool,
     advance: Advance,
@@ -77,6 +85,8 @@ impl<'a> Applier<'a> {
             planner: Planner::default(),
             applied: Applied::default(),
             careful_until: None,
+            is_fresh: false,
+            seen: BTreeSet::new(),
             refusals: 0,
             had_session: false,
         }
@@ -100,10 +110,12 @@ impl<'a> Applier<'a> {
             Session::open(&self.target.conninfo, stream, &manifest.server_encoding, self.had_session).await?;
         self.had_session = true;
         let catalog = pg::control::connect(&self.target.conninfo, "pgsluice apply").await?;
+        let has_counterparts = manifest.plugin == "pgoutput" && counterpart::prepare(&catalog).await?;
         let read = session.progress();
         let mut run = Run {
             session,
             catalog,
+            has_counterparts,
             is_open: false,
             advance: Advance::default(),
             inside: Inside::Nothing,
@@ -206,6 +218,10 @@ impl<'a> Applier<'a> {
                     self.planner.define(relation.clone());
                     Flow::On
                 }
+                Message::Type { oid, schema, name } => {
+                    self.planner.define_type(*oid, schema, name);
+                    Flow::On
+                }
                 _ if matches!(run.inside, Inside::Applying(_)) => {
                     let copies = || is_insert_run(bytes, &records);
                     self.change(run, &message, &mut parameters, copies).await?
@@ -256,10 +272,11 @@ impl<'a> Applier<'a> {
     ) -> Result<Flow, Fault> {
         let careful = self.careful_until.is_some();
         let oid = loop {
-            match self.planner.plan(message, parameters).map_err(|refusal| run.refusal(refusal))? {
-                Step::Nothing => return Ok(Flow::On),
-                Step::LookUp(oid) => self.look_up(run, oid).await?,
-                Step::Execute(statement) => {
+            match self.planner.plan(message, parameters) {
+                Err(refusal) => return self.unfit(run, message, refusal).await,
+                Ok(Step::Nothing) => return Ok(Flow::On),
+                Ok(Step::LookUp(oid)) => self.look_up(run, oid).await?,
+                Ok(Step::Execute(statement)) => {
                     if !run.is_open {
                         run.session.begin().await?;
                         run.is_open = true;
@@ -303,8 +320,71 @@ impl<'a> Applier<'a> {
             self.planner.leave_out(oid);
             return Ok(());
         }
-        let target = lookup::look_up(&run.catalog, &relation).await.map_err(|fault| run.at(fault))?;
-        self.planner.bind(oid, target).map_err(|refusal| run.refusal(refusal))
+        let rules = &self.target.rules;
+        let family = rules.family(&run.catalog, &relation).await.map_err(|fault| run.at(fault))?;
+        let choice = rules.choose(&family);
+        self.seen.extend(family);
+        let Some(choice) = choice else {
+            self.planner.leave_out(oid);
+            return Ok(());
+        };
+        let found = lookup::look_up(&run.catalog, &self.planner, &relation).await;
+        let mut found = found.map_err(|fault| run.at(fault))?;
+        if let Some(table) = found.table.as_ref().filter(|_| run.has_counterparts) {
+            let archive_id = self.archive.manifest().archive_id.to_string();
+            let mismatch = counterpart::note(&run.catalog, &archive_id, oid, table.oid).await;
+            let mismatch = mismatch.map_err(|fault| run.at(fault))?;
+            found.refused = mismatch.map(|mismatch| rules::not_the_same(&relation, table.oid, mismatch));
+        }
+        let bound = self.planner.bind(oid, found, &choice);
+        let left_out = bound.map_err(|refusal| run.refusal(refusal))?;
+        if !left_out.is_empty() {
+            let table = format!("{}.{}", relation.schema, relation.name);
+            tracing::warn!(table, columns = left_out.join(", "), "columns are left out on this target");
+        }
+        Ok(())
+    }
+
+    /// The target lacks what a change needs. That is believed only of what was just looked up, and with everything before the
+    /// change's transaction committed.
+    async fn unfit(&mut self, run: &mut Run, message: &Message<'_>, refusal: Refusal) -> Result<Flow, Fault> {
+        if !self.is_fresh {
+            tracing::info!(error = refusal.message, "looking the target's tables up anew");
+            return self.go_carefully(run).await;
+        }
+        let add = refusal.add_columns.as_deref();
+        let add = add.filter(|_| self.target.rules.on_schema_change == OnSchemaChange::AddColumns);
+        let Inside::Applying(begin) = run.inside else { return Err(run.refusal(refusal)) };
+        let Some(add) = add else {
+            return Err(fault_of(refusal).context(describe::change(&self.planner, message, begin)));
+        };
+        // The batch may hold locks on the table.
+        run.give_up().await?;
+        self.refusals += 1;
+        columns::add(&run.catalog, add).await.map_err(|fault| run.at(fault))?;
+        tracing::warn!(
+            statement = add,
+            transaction = describe::begun(begin),
+            "columns added on the target; rows that were there have NULL in them"
+        );
+        self.planner.unbind();
+        Ok(Flow::Again)
+    }
+
+    /// Gives the batch up: what is known of the target is looked up anew, and each source transaction up to here is a batch.
+    async fn go_carefully(&mut self, run: &mut Run) -> Result<Flow, Fault> {
+        self.careful_until = Some(run.advance_until());
+        run.give_up().await?;
+        self.planner.unbind();
+        self.is_fresh = true;
+        Ok(Flow::Again)
+    }
+
+    /// Tells of patterns that matched no table that changes came for.
+    pub(super) fn warn_of_unmatched(&self) {
+        for pattern in self.target.rules.unmatched(&self.seen) {
+            tracing::warn!(%pattern, "no table with changes matched this pattern");
+        }
     }
 
     /// Commits the batch in hand, if there is one.
@@ -320,6 +400,7 @@ impl<'a> Applier<'a> {
         }
         run.is_open = false;
         self.refusals = 0;
+        self.is_fresh = false;
         let advance = std::mem::take(&mut run.advance);
         self.applied.transactions += advance.transactions;
         self.applied.changes += advance.changes;
@@ -345,21 +426,46 @@ impl<'a> Applier<'a> {
             return Err(fault);
         }
         self.refusals += 1;
-        let begin = run.advance_until();
-        run.give_up().await?;
-        if self.careful_until.is_none() {
+        if self.careful_until.is_none() || !self.is_fresh {
             tracing::info!(error = %fault, "batch refused, going through it transaction by transaction");
-            self.careful_until = Some(begin);
-            return Ok(Flow::Again);
+            return self.go_carefully(run).await;
         }
+        run.give_up().await?;
         if matches!(fault.remedy, Remedy::Retry) {
             return Err(fault);
         }
-        Err(self.locate(run, statement).map_or(fault.clone(), |place| fault.context(place)))
+        Err(match self.locate(run, statement).await {
+            Some(place) => self.explain(fault, place.table).context(place.change),
+            None => fault,
+        })
+    }
+
+    /// Adds what to do about a row that the target's table does not take.
+    fn explain(&self, fault: Fault, table: Option<u32>) -> Fault {
+        const NOT_NULL_VIOLATION: &str = "23502";
+        let state = fault.sqlstate.clone().unwrap_or_default();
+        let Some((oid, relation)) = table.and_then(|oid| Some((oid, self.planner.relation(oid)?))) else {
+            return fault;
+        };
+        let table = format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name));
+        match self.planner.unsent(oid).first().filter(|_| state == NOT_NULL_VIOLATION) {
+            Some(column) => {
+                let column = quote_ident(column);
+                fault.hint(format!(
+                    "the source has no column {column}; on the target: ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL; \
+                     or, if it was dropped on the source: ALTER TABLE {table} DROP COLUMN {column}; then run the same command again"
+                ))
+            }
+            // Data exceptions and violated constraints.
+            None if fault.hint.is_none() && (state.starts_with("22") || state.starts_with("23")) => fault.hint(format!(
+                "compare types and constraints of {table} with those of the source, mend the target, then run the same command again"
+            )),
+            None => fault,
+        }
     }
 
     /// Which change was number `statement` of the first transaction after the target's progress.
-    fn locate(&mut self, run: &Run, statement: Option<u64>) -> Option<String> {
+    async fn locate(&mut self, run: &mut Run, statement: Option<u64>) -> Option<Place> {
         let progress = run.session.progress();
         let mut reader = Reader::open(self.archive, progress, self.tail.clone()).ok()?;
         let mut begun = None;
@@ -374,20 +480,33 @@ impl<'a> Applier<'a> {
                         begun = Some(*begin)
                     }
                     (Message::Commit(commit), Some(begin)) => {
-                        return Some(describe::transaction(begin, commit.end));
+                        return Some(Place { change: describe::transaction(begin, commit.end), table: None });
                     }
-                    (_, Some(begin)) => match self.planner.plan(&message, &mut parameters).ok()? {
-                        Step::Execute(_) if remaining == Some(0) => {
-                            return Some(describe::change(&self.planner, &message, begin));
+                    (Message::Relation(relation), _) => self.planner.define(relation.clone()),
+                    (_, Some(begin)) => {
+                        while let Step::LookUp(oid) = self.planner.plan(&message, &mut parameters).ok()? {
+                            self.look_up(run, oid).await.ok()?;
                         }
-                        Step::Execute(_) => remaining = remaining.map(|remaining| remaining - 1),
-                        Step::Nothing | Step::LookUp(_) => {}
-                    },
+                        match self.planner.plan(&message, &mut parameters).ok()? {
+                            Step::Execute(_) if remaining == Some(0) => {
+                                let change = describe::change(&self.planner, &message, begin);
+                                return Some(Place { change, table: describe::table(&message) });
+                            }
+                            Step::Execute(_) => remaining = remaining.map(|remaining| remaining - 1),
+                            Step::Nothing | Step::LookUp(_) => {}
+                        }
+                    }
                     _ => {}
                 }
             }
         }
     }
+}
+
+/// A change of the log, in words, and its table.
+struct Place {
+    change: String,
+    table: Option<u32>,
 }
 
 impl Run {
@@ -416,15 +535,19 @@ impl Run {
     }
 
     fn refusal(&self, refusal: Refusal) -> Fault {
-        let fault = Fault::stop(refusal.message);
-        self.at(match refusal.hint {
-            Some(hint) => fault.hint(hint),
-            None => fault,
-        })
+        self.at(fault_of(refusal))
     }
 
     fn unreadable(&self, error: &impl std::fmt::Display) -> Fault {
         self.at(Fault::person(format!("the log after {} can't be read: {error}", self.read)))
+    }
+}
+
+fn fault_of(refusal: Refusal) -> Fault {
+    let fault = Fault::stop(refusal.message);
+    match refusal.hint {
+        Some(hint) => fault.hint(hint),
+        None => fault,
     }
 }
 

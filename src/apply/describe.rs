@@ -33,6 +33,16 @@ pub(super) fn change(planner: &Planner, message: &Message<'_>, begin: Begin) -> 
     format!("{verb} of {}.{} ({}) in {}", relation.schema, relation.name, key.join(", "), begun(begin))
 }
 
+/// The table of a row's change.
+pub(super) fn table(message: &Message<'_>) -> Option<u32> {
+    match message {
+        Message::Insert { relation, .. }
+        | Message::Update { relation, .. }
+        | Message::Delete { relation, .. } => Some(*relation),
+        _ => None,
+    }
+}
+
 fn known(old: Old<'_>) -> Option<crate::pgoutput::Tuple<'_>> {
     match old {
         Old::Absent => None,

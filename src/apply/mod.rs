@@ -3,16 +3,19 @@
 //! One loop: it reads the log from where the target's progress row stands, in catchup and live alike. A batch is a run of whole
 //! source transactions applied as one target transaction; it grows while the log has more to give and is a single source
 //! transaction when it has not. What the target refuses is tried again carefully: one source transaction at a time,
-//! row by row, so that all before it is kept and the error names the very change.
+//! row by row, so that all before it is kept and the error names the very change. So is a change that the target lacks a table or
+//! a column for, after what is known of the target was looked up anew.
 //!
 //! The target's progress lives in the target, in the transaction that carries the rows.
 
 mod batch;
+mod columns;
 mod copytext;
 mod describe;
 mod lookup;
 mod origin;
 mod replies;
+mod rules;
 mod run;
 mod session;
 
@@ -26,12 +29,15 @@ use crate::pg::Conninfo;
 
 use batch::{Applier, Flow};
 
+pub use rules::{OnSchemaChange, Rules};
+
 /// Where the changes go.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub conninfo: Conninfo,
     /// Names the progress row and the origin.
     pub stream: String,
+    pub rules: Rules,
 }
 
 /// How a running applier is steered, and what it reports.
@@ -96,8 +102,10 @@ pub async fn apply(
             }
         };
         let fault = match ended {
-            Ok(Flow::Reached) => return Ok(Outcome::Reached),
-            Ok(_) => return Ok(Outcome::Stopped),
+            Ok(end) => {
+                applier.warn_of_unmatched();
+                return Ok(if end == Flow::Reached { Outcome::Reached } else { Outcome::Stopped });
+            }
             Err(fault) => fault,
         };
         if !matches!(fault.remedy, Remedy::Retry | Remedy::Reread) || applier.is_out_of_patience() {

@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::model::Fault;
 
 /// An IO error told as a fault: what was being done, to what.
-pub(super) fn fault(doing: &str, path: &Path, error: &io::Error) -> Fault {
+pub(crate) fn fault(doing: &str, path: &Path, error: &io::Error) -> Fault {
     let fault = Fault::stop(format!("{doing} {}: {error}", path.display()));
     match error.kind() {
         io::ErrorKind::PermissionDenied => fault.hint("the archive belongs to another user"),
@@ -17,11 +17,11 @@ pub(super) fn fault(doing: &str, path: &Path, error: &io::Error) -> Fault {
     }
 }
 
-pub(super) fn is_full(error: &io::Error) -> bool {
+pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-pub(super) fn create_folder(path: &Path) -> Result<(), Fault> {
+pub(crate) fn create_folder(path: &Path) -> Result<(), Fault> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -49,7 +49,7 @@ pub(super) fn open_or_create(path: &Path) -> io::Result<File> {
 }
 
 /// Makes a file that must not be there yet.
-pub(super) fn create_new(path: &Path) -> io::Result<File> {
+pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     options().read(true).write(true).create_new(true).open(path)
 }
 

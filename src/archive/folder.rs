@@ -82,6 +82,11 @@ impl Archive {
         self.root.join("catalog")
     }
 
+    /// Where a receiver keeps what is not of the log yet. Only whoever holds the archive's lock may look there.
+    pub fn spool_folder(&self) -> PathBuf {
+        self.root.join("spool")
+    }
+
     /// The sealed segments, sorted. That each begins where the one before it ends is for
     /// [`Archive::check_contiguous`] to say.
     pub fn segments(&self) -> Result<Vec<SegmentName>, Fault> {

@@ -6,6 +6,7 @@
 //!      durable         how far the open segment may be read, overwritten after each fsync
 //!      segments/       the truth: a sorted listing is the log
 //!      catalog/        derived from the segments
+//!      spool/          a running receiver's own: transactions whose commit was not seen yet
 //! ```
 //!
 //! Received ≥ durable ≥ read: a [`Writer`] acknowledges what an fsync has covered, a [`Reader`] never passes it, and
@@ -13,7 +14,7 @@
 //! place in a file and nothing else; a reader without it sees the same frames, later.
 
 mod builder;
-mod disk;
+pub(crate) mod disk;
 mod folder;
 mod frame;
 mod indexer;

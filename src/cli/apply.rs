@@ -1,6 +1,9 @@
 //! `apply`: archive to target.
 
-use super::arguments::{ArchiveArguments, Everywhere, SourceArguments, StreamArguments, TargetArguments};
+use super::arguments::{
+    ArchiveArguments, Everywhere, FilterArguments, SchemaArguments, SourceArguments, StreamArguments,
+    TargetArguments,
+};
 use super::conduct::{EndposArguments, conduct, needed_target};
 use super::config::File;
 use super::setup;
@@ -23,6 +26,10 @@ pub(crate) struct ApplyCommand {
     #[command(flatten)]
     stream: StreamArguments,
     #[command(flatten)]
+    filter: FilterArguments,
+    #[command(flatten)]
+    schema: SchemaArguments,
+    #[command(flatten)]
     endpos: EndposArguments,
 }
 
@@ -31,10 +38,11 @@ impl ApplyCommand {
         let place = self.archive.place(file)?;
         let stream = self.stream.names(&place, file)?.origin;
         let target = needed_target(self.target.conninfo(file)?)?;
+        let rules = self.schema.rules(&self.filter, file)?;
         let archive = Archive::open(&place.archive)?;
         setup::prepare_target(&target, &stream, &archive).await?;
         let endpos = self.endpos.position(self.source.optional(file)?.as_ref()).await?;
-        let target = Some(Target { conninfo: target, stream });
+        let target = Some(Target { conninfo: target, stream, rules });
         let writer = WriterOptions::default();
         conduct(Options { archive, source: None, target, endpos, writer }, everywhere).await
     }

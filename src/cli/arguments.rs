@@ -5,10 +5,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::config::File;
-use super::setup::{KeylessPolicy, PLUGIN};
+use super::setup::KeylessPolicy;
+use crate::apply::{OnSchemaChange, Rules};
 use crate::archive::Archive;
-use crate::model::{Fault, Position};
+use crate::model::{Fault, OutputPlugin, Position, UnknownPlugin};
 use crate::pg::Conninfo;
+use crate::pg::filter::{ColumnList, RowFilter};
 use crate::pg::pattern::Pattern;
 
 /// Flags of every command.
@@ -149,34 +151,34 @@ pub(crate) struct StreamArguments {
     /// The replication origin and the progress row on the target [default: NAME]
     #[arg(long, value_name = "ORIGIN")]
     origin: Option<String>,
-    /// The output plugin [default: pgoutput]
+    /// The slot's output plugin: pgoutput, or where that can't be had test_decoding or wal2json [default: pgoutput]
     #[arg(long, env = "PGSLUICE_PLUGIN", value_name = "PLUGIN")]
-    plugin: Option<String>,
+    plugin: Option<OutputPlugin>,
 }
 
 /// What the stream's parts are called.
 #[derive(Clone, Debug)]
 pub(crate) struct Names {
+    pub(crate) plugin: OutputPlugin,
     pub(crate) slot: String,
     pub(crate) publication: String,
     pub(crate) origin: String,
 }
 
 impl StreamArguments {
-    /// An archive that exists says what its slot and publication are called, unless they were typed.
+    /// An archive that exists says what its slot and publication are called and which plugin it has, unless that was typed.
     pub(crate) fn names(&self, place: &Place, file: &File) -> Result<Names, Fault> {
-        let plugin = self.plugin.as_ref().or(file.plugin.as_ref()).map_or(PLUGIN, String::as_str);
-        if plugin != PLUGIN {
-            return Err(Fault::usage(format!(
-                "plugin '{plugin}' is not supported: this version decodes {PLUGIN} only"
-            )));
-        }
+        let parse =
+            |text: &String| text.parse().map_err(|error: UnknownPlugin| Fault::usage(error.to_string()));
+        let written = file.plugin.as_ref().map(parse).transpose()?;
         let archive = Archive::open(&place.archive).ok();
         let manifest = archive.as_ref().map(Archive::manifest);
         let choose = |typed: &Option<String>, written: &Option<String>, kept: Option<&String>| {
             typed.as_ref().or(written.as_ref()).or(kept).unwrap_or(&place.name).clone()
         };
+        let kept = manifest.and_then(|manifest| manifest.plugin.parse().ok());
         let names = Names {
+            plugin: self.plugin.or(written).or(kept).unwrap_or_default(),
             slot: choose(&self.slot, &file.slot, manifest.map(|m| &m.slot)),
             publication: choose(&self.publication, &file.publication, manifest.map(|m| &m.publication)),
             origin: choose(&self.origin, &file.origin, None),
@@ -209,14 +211,81 @@ pub(crate) struct RoadArguments {
     pub(crate) stream: StreamArguments,
 }
 
+/// Which tables and columns are meant: of the source where the publication is made, and of the log where it is applied.
 #[derive(Debug, clap::Args)]
-pub(crate) struct TableArguments {
-    /// Tables to publish, such as public.orders or sales.* [default: all of user schemas]
-    #[arg(long, value_name = "PATTERN", num_args = 1.., value_delimiter = ',')]
+pub(crate) struct FilterArguments {
+    /// Only these tables, such as public.orders, sales.* or '"Mixed Case".*' [default: all of user schemas]
+    #[arg(long, value_name = "PATTERN", num_args = 1..)]
     tables: Vec<String>,
     /// Tables to leave out; wins over --tables
-    #[arg(long, value_name = "PATTERN", num_args = 1.., value_delimiter = ',')]
+    #[arg(long, value_name = "PATTERN", num_args = 1..)]
     exclude: Vec<String>,
+    /// Only these columns of a table, such as public.users=id,name; those of the key are needed
+    #[arg(long, value_name = "TABLE=COLUMN,…", num_args = 1..)]
+    columns: Vec<String>,
+}
+
+impl FilterArguments {
+    pub(crate) fn tables(&self, file: &File) -> Result<Vec<Pattern>, Fault> {
+        parsed("--tables", split(&self.tables), file.tables.as_deref())
+    }
+
+    pub(crate) fn exclude(&self, file: &File) -> Result<Vec<Pattern>, Fault> {
+        parsed("--exclude", split(&self.exclude), file.exclude.as_deref())
+    }
+
+    pub(crate) fn columns(&self, file: &File) -> Result<Vec<ColumnList>, Fault> {
+        parsed("--columns", self.columns.clone(), file.columns.as_deref())
+    }
+}
+
+/// Which changes are applied, and what happens where the target lacks something.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SchemaArguments {
+    /// What to do when the target has no column for a value of the log [default: stop]
+    #[arg(long, env = "PGSLUICE_ON_SCHEMA_CHANGE", value_name = "POLICY")]
+    on_schema_change: Option<SchemaPolicy>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum SchemaPolicy {
+    /// Stop, and name the DDL after which the same command goes on
+    #[default]
+    Stop,
+    /// Add the column; rows that are there already have NULL in it
+    AddColumns,
+    /// Leave the column out
+    IgnoreExtra,
+}
+
+impl SchemaArguments {
+    pub(crate) fn rules(&self, filter: &FilterArguments, file: &File) -> Result<Rules, Fault> {
+        Ok(Rules {
+            tables: filter.tables(file)?,
+            exclude: filter.exclude(file)?,
+            columns: filter.columns(file)?,
+            on_schema_change: self.policy(file),
+        })
+    }
+
+    pub(crate) fn policy(&self, file: &File) -> OnSchemaChange {
+        match self.on_schema_change.or(file.on_schema_change).unwrap_or_default() {
+            SchemaPolicy::Stop => OnSchemaChange::Stop,
+            SchemaPolicy::AddColumns => OnSchemaChange::AddColumns,
+            SchemaPolicy::IgnoreExtra => OnSchemaChange::IgnoreExtra,
+        }
+    }
+}
+
+/// What is published, and how the slot is made.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TableArguments {
+    #[command(flatten)]
+    pub(crate) filter: FilterArguments,
+    /// Publish only rows of a table of which an SQL condition is true, such as "public.orders=region = 'EU'" (PostgreSQL 15)
+    #[arg(long = "where", value_name = "TABLE=CONDITION", num_args = 1..)]
+    rows: Vec<String>,
     /// What to do with tables without a usable replica identity [default: refuse]
     #[arg(long, value_name = "POLICY")]
     keyless: Option<KeylessPolicy>,
@@ -226,12 +295,8 @@ pub(crate) struct TableArguments {
 }
 
 impl TableArguments {
-    pub(crate) fn tables(&self, file: &File) -> Result<Vec<Pattern>, Fault> {
-        patterns("--tables", &self.tables, file.tables.as_deref())
-    }
-
-    pub(crate) fn exclude(&self, file: &File) -> Result<Vec<Pattern>, Fault> {
-        patterns("--exclude", &self.exclude, file.exclude.as_deref())
+    pub(crate) fn rows(&self, file: &File) -> Result<Vec<RowFilter>, Fault> {
+        parsed("--where", self.rows.clone(), file.rows.as_deref())
     }
 
     pub(crate) fn keyless(&self, file: &File) -> KeylessPolicy {
@@ -243,9 +308,24 @@ impl TableArguments {
     }
 }
 
-fn patterns(flag: &str, typed: &[String], written: Option<&[String]>) -> Result<Vec<Pattern>, Fault> {
-    let texts = if typed.is_empty() { written.unwrap_or_default() } else { typed };
+/// What was typed, or else what the file holds.
+fn parsed<T: FromStr<Err: std::fmt::Display>>(
+    flag: &str,
+    typed: Vec<String>,
+    written: Option<&[String]>,
+) -> Result<Vec<T>, Fault> {
+    let texts = if typed.is_empty() { written.unwrap_or_default() } else { &typed };
     texts.iter().map(|text| text.parse().map_err(|error| Fault::usage(format!("{flag}: {error}")))).collect()
+}
+
+/// Cuts at commas that are not inside quotes.
+fn split(typed: &[String]) -> Vec<String> {
+    let mut quoted = false;
+    let separates = |character: char| {
+        quoted ^= character == '"';
+        character == ',' && !quoted
+    };
+    typed.join(",").split(separates).filter(|_| !typed.is_empty()).map(str::to_owned).collect()
 }
 
 /// Where to stop.
@@ -313,6 +393,13 @@ mod tests {
         check(None, Some("/h"), Some("/h/.local/share/pgsluice/n"));
         check(Some("relative"), Some("/h"), Some("/h/.local/share/pgsluice/n"));
         check(None, None, None);
+    }
+
+    #[test]
+    fn patterns_are_separated_outside_of_quotes() {
+        let split = |typed: &[&str]| split(&typed.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(split(&["a.b,c", "\"d,e\".\"f\"\",g\",h"]), ["a.b", "c", "\"d,e\".\"f\"\",g\"", "h"]);
+        assert_eq!(split(&[]), Vec::<String>::new());
     }
 
     #[test]

@@ -11,9 +11,8 @@ use super::keepsake::KeptIdentity;
 use super::pending::has_receiver;
 use super::print;
 use super::reach::Side;
-use super::setup::PLUGIN;
 use crate::archive::Archive;
-use crate::model::{Fault, ReplicaIdentity};
+use crate::model::{Fault, OutputPlugin, ReplicaIdentity};
 use crate::pg::{origin, progress, publication, slot, tables};
 
 const APPLICATION: &str = "pgsluice cleanup";
@@ -49,7 +48,7 @@ impl CleanupCommand {
             None => None,
         };
         let kept = KeptIdentity::read(&place.archive)?;
-        refuse(&client, &names.slot).await?;
+        refuse(&client, &names.slot, names.plugin).await?;
         if self.archive_too {
             refuse_archive(&place.archive)?;
         }
@@ -93,11 +92,11 @@ impl CleanupCommand {
 }
 
 /// A slot that is used, or is not ours, is not dropped, and then nothing else is either.
-async fn refuse(client: &Client, name: &str) -> Result<(), Fault> {
+async fn refuse(client: &Client, name: &str, plugin: OutputPlugin) -> Result<(), Fault> {
     let Some(slot) = slot::read(client, name).await? else { return Ok(()) };
-    if slot.plugin.as_deref() != Some(PLUGIN) {
-        return Err(Fault::person(format!("slot {name} is not one of {PLUGIN}, so it is not ours"))
-            .hint("name ours with --slot"));
+    if slot.plugin.as_deref() != Some(plugin.name()) {
+        return Err(Fault::person(format!("slot {name} is not one of {plugin}, so it is not ours"))
+            .hint("name ours with --slot, and its plugin with --plugin"));
     }
     match slot.active_pid {
         Some(pid) => Err(Fault::stop(format!("slot {name} is in use by process {pid} of the source"))

@@ -40,6 +40,33 @@ impl SegmentArguments {
     }
 }
 
+/// How large transactions are taken.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StreamingArguments {
+    /// Take large transactions while they are under way, into the archive's spool/ until they commit; off, the source
+    /// keeps them on its disk and sends them at their commit
+    #[arg(
+        long,
+        value_name = "on|off",
+        default_value = "on",
+        hide_possible_values = true,
+        help_heading = "Log"
+    )]
+    streaming: Switch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+impl StreamingArguments {
+    pub(crate) fn is_on(&self) -> bool {
+        self.streaming == Switch::On
+    }
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct EndposArguments {
     /// Stop once everything up to here is done: an LSN, or 'current' for where the source's WAL ends now

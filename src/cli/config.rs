@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::arguments::LogFormat;
+use super::arguments::{LogFormat, SchemaPolicy};
 use super::setup::KeylessPolicy;
 use crate::model::Fault;
 
@@ -22,7 +22,11 @@ pub(crate) struct File {
     pub(crate) plugin: Option<String>,
     pub(crate) tables: Option<Vec<String>>,
     pub(crate) exclude: Option<Vec<String>>,
+    pub(crate) columns: Option<Vec<String>>,
+    #[serde(rename = "where")]
+    pub(crate) rows: Option<Vec<String>>,
     pub(crate) keyless: Option<KeylessPolicy>,
+    pub(crate) on_schema_change: Option<SchemaPolicy>,
     pub(crate) log_format: Option<LogFormat>,
 }
 
@@ -55,11 +59,13 @@ mod tests {
     #[test]
     fn holds_the_words_of_the_flags() {
         let file =
-            File::parse("name = 'n'\ntables = ['a.*']\nlog-format = 'json'\nkeyless = 'full'").unwrap();
+            File::parse("name = 'n'\ntables = ['a.*']\nlog-format = 'json'\nkeyless = 'full'\nwhere = ['t=a > 1']\non-schema-change = 'add-columns'").unwrap();
         assert_eq!(file.name.as_deref(), Some("n"));
         assert_eq!(file.tables.unwrap(), ["a.*"]);
         assert_eq!(file.log_format, Some(LogFormat::Json));
         assert_eq!(file.keyless, Some(KeylessPolicy::Full));
+        assert_eq!(file.rows.unwrap(), ["t=a > 1"]);
+        assert_eq!(file.on_schema_change, Some(SchemaPolicy::AddColumns));
     }
 
     #[test]

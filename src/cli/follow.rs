@@ -1,7 +1,7 @@
 //! `follow`: the whole road under one conductor.
 
-use super::arguments::{Everywhere, RoadArguments, TableArguments};
-use super::conduct::{EndposArguments, SegmentArguments, conduct, needed_target};
+use super::arguments::{Everywhere, RoadArguments, SchemaArguments, TableArguments};
+use super::conduct::{EndposArguments, SegmentArguments, StreamingArguments, conduct, needed_target};
 use super::config::File;
 use super::setup;
 use crate::apply::Target;
@@ -19,15 +19,21 @@ pub(crate) struct FollowCommand {
     #[command(flatten)]
     tables: TableArguments,
     #[command(flatten)]
+    schema: SchemaArguments,
+    #[command(flatten)]
     endpos: EndposArguments,
     #[command(flatten)]
     segments: SegmentArguments,
+    #[command(flatten)]
+    streaming: StreamingArguments,
 }
 
 impl FollowCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
-        let wanted = self.road.options(&self.tables, file)?;
+        let on_schema_change = self.schema.policy(file);
+        let wanted = setup::Options { on_schema_change, ..self.road.options(&self.tables, file)? };
         let target = needed_target(wanted.target.clone())?;
+        let rules = self.schema.rules(&self.tables.filter, file)?;
         let writer = self.segments.options()?;
         let archive = setup::done(&wanted).await?;
         let endpos = self.endpos.position(Some(&wanted.source)).await?;
@@ -37,8 +43,9 @@ impl FollowCommand {
                 conninfo: wanted.source,
                 slot: wanted.slot,
                 publication: wanted.publication,
+                streaming: self.streaming.is_on(),
             }),
-            target: Some(Target { conninfo: target, stream: wanted.origin }),
+            target: Some(Target { conninfo: target, stream: wanted.origin, rules }),
             endpos,
             writer,
         };

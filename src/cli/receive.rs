@@ -3,7 +3,7 @@
 use super::arguments::{
     ArchiveArguments, Everywhere, SourceArguments, StreamArguments, TableArguments, TargetArguments,
 };
-use super::conduct::{EndposArguments, SegmentArguments, conduct};
+use super::conduct::{EndposArguments, SegmentArguments, StreamingArguments, conduct};
 use super::config::File;
 use super::setup;
 use crate::follow::Options;
@@ -27,6 +27,8 @@ pub(crate) struct ReceiveCommand {
     endpos: EndposArguments,
     #[command(flatten)]
     segments: SegmentArguments,
+    #[command(flatten)]
+    streaming: StreamingArguments,
 }
 
 impl ReceiveCommand {
@@ -46,7 +48,8 @@ impl ReceiveCommand {
         let archive = setup::done(&wanted).await?;
         let endpos = self.endpos.position(Some(&wanted.source)).await?;
         let (slot, publication) = (wanted.slot, wanted.publication);
-        let source = Some(Source { conninfo: wanted.source, slot, publication });
+        let source =
+            Some(Source { conninfo: wanted.source, slot, publication, streaming: self.streaming.is_on() });
         conduct(Options { archive, source, target: None, endpos, writer }, everywhere).await
     }
 }

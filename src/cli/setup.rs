@@ -10,25 +10,25 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use super::arguments::{
-    ArchiveArguments, Everywhere, RoadArguments, SourceArguments, StreamArguments, TableArguments,
-    TargetArguments,
+    ArchiveArguments, Everywhere, RoadArguments, SchemaArguments, SourceArguments, StreamArguments,
+    TableArguments, TargetArguments,
 };
 use super::config::File;
 use super::keepsake::{Intent, KeptIdentity};
+use super::plugin::plugin_findings;
 use super::preflight::{self, Finding, Plan, Severity, SourceFacts, TargetFacts, Wish};
 use super::print;
 use super::reach::Side;
+use crate::apply::OnSchemaChange;
 use crate::archive::{Archive, ArchiveId, Manifest};
-use crate::model::{Fault, Position, ReplicaIdentity};
+use crate::model::{Fault, OutputPlugin, Position, ReplicaIdentity};
+use crate::pg::filter::{ColumnList, RowFilter};
 use crate::pg::pattern::Pattern;
 use crate::pg::progress::{Place, Progress};
-use crate::pg::publication::Published;
+use crate::pg::publication::{Published, Unidentified};
 use crate::pg::slot::Slot;
-use crate::pg::{Conninfo, inspect, origin, progress, publication, slot, tables};
+use crate::pg::{Conninfo, counterpart, inspect, origin, progress, publication, slot, tables};
 use crate::sentinel::{Control, Sentinel};
-
-/// The only output plugin that is decoded.
-pub(crate) const PLUGIN: &str = "pgoutput";
 
 const APPLICATION: &str = "pgsluice setup";
 
@@ -55,10 +55,15 @@ pub struct Options {
     pub name: String,
     pub slot: String,
     pub publication: String,
+    pub plugin: OutputPlugin,
     /// Names the origin and the progress row.
     pub origin: String,
     pub tables: Vec<Pattern>,
     pub exclude: Vec<Pattern>,
+    pub columns: Vec<ColumnList>,
+    pub rows: Vec<RowFilter>,
+    /// Columns that the target lacks stand in the way only where the applier will stop at them.
+    pub on_schema_change: OnSchemaChange,
     pub keyless: KeylessPolicy,
     /// How long to wait for other transactions when the slot is created.
     pub slot_timeout: Duration,
@@ -73,6 +78,8 @@ pub struct Report {
     pub publication: String,
     /// The published tables; none means all, future ones too.
     pub tables: Option<Vec<String>>,
+    /// Of which tables only a part is published.
+    pub filters: Vec<String>,
     pub slot: String,
     /// The log begins after it.
     pub start_lsn: Position,
@@ -125,12 +132,19 @@ impl<'a> Survey<'a> {
             slot: &options.slot,
             tables: &options.tables,
             exclude: &options.exclude,
+            columns: &options.columns,
+            rows: &options.rows,
+            on_schema_change: options.on_schema_change,
             keyless: options.keyless,
         };
         let plan = preflight::plan(&facts, &wish);
         let mut findings = preflight::source_findings(&facts, &wish, &plan);
+        let tried = try_filters(&source, &facts, &wish, &plan).await;
+        findings.extend(preflight::filter_findings(&facts, &wish, &plan, tried));
+        let publication = facts.publication.as_ref();
+        findings.extend(plugin_findings(options.plugin, &options.publication, publication));
         if let Some(target) = &target_facts {
-            findings.extend(preflight::target_findings(&facts, target, &plan));
+            findings.extend(preflight::target_findings(&facts, target, &wish, &plan));
         }
         Ok(Survey { options, source, target, facts, progress, archive, plan, findings })
     }
@@ -161,6 +175,15 @@ impl<'a> Survey<'a> {
             None => None,
         };
         let manifest = archive.manifest();
+        if let Some(client) = &self.target
+            && counterpart::prepare(client).await.map_err(Side::Target.says())?
+        {
+            let tables = self.plan.arriving.iter();
+            let tables: Vec<_> =
+                tables.map(|table| (table.oid, table.schema.clone(), table.name.clone())).collect();
+            let archive_id = manifest.archive_id.to_string();
+            counterpart::note_all(client, &archive_id, &tables).await.map_err(Side::Target.says())?;
+        }
         Ok(Report {
             name: options.name.clone(),
             system_identifier: manifest.system_identifier.to_string(),
@@ -172,6 +195,12 @@ impl<'a> Survey<'a> {
                     Some(names.iter().map(|(schema, name)| tables::shown_name(schema, name)).collect())
                 }
             },
+            filters: self
+                .plan
+                .filters
+                .iter()
+                .map(|((schema, name), filter)| format!("{}{filter}", tables::shown_name(schema, name)))
+                .collect(),
             slot: options.slot.clone(),
             start_lsn: start,
             archive: options.archive.display().to_string(),
@@ -187,11 +216,12 @@ impl<'a> Survey<'a> {
         let (options, server) = (self.options, &self.facts.server);
         let place = options.archive.display();
         if let Some(archive) = &self.archive {
-            let manifest = archive.manifest();
+            let (manifest, plugin) = (archive.manifest(), options.plugin.to_string());
             refuse_archive_of_another(archive, server)?;
             let names = [
                 ("slot", &manifest.slot, &options.slot),
                 ("publication", &manifest.publication, &options.publication),
+                ("plugin", &manifest.plugin, &plugin),
             ];
             if let Some((what, theirs, ours)) = names.iter().find(|(_, theirs, ours)| theirs != ours) {
                 return Err(Fault::person(format!(
@@ -209,7 +239,7 @@ impl<'a> Survey<'a> {
                 .hint("move the archive away and set up anew, then load the target again"));
             }
             (Some(slot), archive) => {
-                refuse_slot(slot, server.database.as_str(), archive.is_some())?;
+                refuse_slot(slot, options.plugin, server.database.as_str(), archive.is_some())?;
                 if archive.is_none() {
                     let intended = Intent::read(&options.archive)?.is_some_and(|intent| {
                         intent.slot == slot.name
@@ -254,12 +284,29 @@ impl<'a> Survey<'a> {
         let name = &self.options.publication;
         match (&self.facts.publication, &self.plan.published) {
             (None, published) => {
-                publication::create(&self.source, name, published).await.map_err(Side::Source.says())?;
+                publication::create(&self.source, name, published, &self.plan.filters)
+                    .await
+                    .map_err(Side::Source.says())?;
                 created.push(format!("publication {name}"));
             }
-            (Some(existing), Published::Tables(wanted)) if existing.published != self.plan.published => {
-                publication::set_tables(&self.source, name, wanted).await.map_err(Side::Source.says())?;
-                created.push(format!("tables of publication {name}"));
+            (Some(existing), Published::Tables(wanted))
+                if existing.published != self.plan.published || existing.filters != self.plan.filters =>
+            {
+                publication::set_tables(&self.source, name, wanted, &self.plan.filters)
+                    .await
+                    .map_err(Side::Source.says())?;
+                // The server writes conditions in its own words, so whether they are new shows only now.
+                let now = publication::read(&self.source, name).await.map_err(Side::Source.says())?;
+                if existing.published != self.plan.published {
+                    created.push(format!("tables of publication {name}"));
+                }
+                if now.is_some_and(|now| now.filters != existing.filters) {
+                    created.push(format!("filters of publication {name}"));
+                    tracing::warn!(
+                        publication = name,
+                        "the filters hold from now on; rows that they let in or keep out of what was there are not moved"
+                    );
+                }
             }
             (Some(_), _) => {}
         }
@@ -278,9 +325,10 @@ impl<'a> Survey<'a> {
                 };
                 intent.write(&options.archive)?;
                 let watch = Side::Source.connect(&options.source, APPLICATION).await?;
-                let start = slot::create(&self.source, &watch, &options.slot, PLUGIN, options.slot_timeout)
-                    .await
-                    .map_err(Side::Source.says())?;
+                let start =
+                    slot::create(&self.source, &watch, &options.slot, options.plugin, options.slot_timeout)
+                        .await
+                        .map_err(Side::Source.says())?;
                 created.push(format!("slot {}", options.slot));
                 start
             }
@@ -293,7 +341,7 @@ impl<'a> Survey<'a> {
             database: server.database.clone(),
             slot: options.slot.clone(),
             publication: options.publication.clone(),
-            plugin: PLUGIN.into(),
+            plugin: options.plugin.name().into(),
             server_version_num: server.version,
             server_encoding: server.encoding.clone(),
             start,
@@ -344,6 +392,22 @@ pub(crate) async fn prepare_target(target: &Conninfo, name: &str, archive: &Arch
     Ok(())
 }
 
+/// What the source says of the filters that were asked for, or of those that the publication has.
+async fn try_filters(
+    source: &Client,
+    facts: &SourceFacts,
+    wish: &Wish<'_>,
+    plan: &Plan,
+) -> Result<Vec<Unidentified>, Fault> {
+    if plan.filters.is_empty() || facts.server.version < publication::FILTERS_SINCE {
+        Ok(Vec::new())
+    } else if wish.filters() {
+        publication::rehearse(source, &plan.published, &plan.filters).await
+    } else {
+        publication::unidentified(source, wish.publication).await
+    }
+}
+
 async fn source_facts(options: &Options, client: &Client) -> Result<SourceFacts, Fault> {
     let server = inspect::server(client).await?;
     let denied = match inspect::replication_right(&options.source, APPLICATION).await {
@@ -387,15 +451,15 @@ fn existing_archive(options: &Options) -> Result<Option<Archive>, Fault> {
 }
 
 /// A slot of that name that is somebody else's is a mere clash of names, unless there is an archive that was fed by ours.
-fn refuse_slot(slot: &Slot, database: &str, archived: bool) -> Result<(), Fault> {
+fn refuse_slot(slot: &Slot, plugin: OutputPlugin, database: &str, archived: bool) -> Result<(), Fault> {
     let name = &slot.name;
     let other = |what: String| {
         let fault = if archived { Fault::person(what) } else { Fault::stop(what) };
         fault.hint("choose another name with --slot")
     };
     match slot.plugin.as_deref() {
-        Some(PLUGIN) => {}
-        Some(plugin) => return Err(other(format!("slot {name} exists with plugin {plugin}, not {PLUGIN}"))),
+        Some(theirs) if theirs == plugin.name() => {}
+        Some(theirs) => return Err(other(format!("slot {name} exists with plugin {theirs}, not {plugin}"))),
         None => return Err(other(format!("slot {name} exists and is a physical one"))),
     }
     if let Some(theirs) = slot.database.as_deref().filter(|theirs| *theirs != database) {
@@ -437,11 +501,14 @@ pub(crate) struct SetupCommand {
     road: RoadArguments,
     #[command(flatten)]
     tables: TableArguments,
+    #[command(flatten)]
+    schema: SchemaArguments,
 }
 
 impl SetupCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
-        let options = self.road.options(&self.tables, file)?;
+        let on_schema_change = self.schema.policy(file);
+        let options = Options { on_schema_change, ..self.road.options(&self.tables, file)? };
         let survey = Survey::take(&options).await?;
         let findings = survey.findings.clone();
         match survey.perform().await {
@@ -481,9 +548,13 @@ pub(crate) fn options(
         name: place.name,
         slot: names.slot,
         publication: names.publication,
+        plugin: names.plugin,
         origin: names.origin,
-        tables: tables.tables(file)?,
-        exclude: tables.exclude(file)?,
+        tables: tables.filter.tables(file)?,
+        exclude: tables.filter.exclude(file)?,
+        columns: tables.filter.columns(file)?,
+        rows: tables.rows(file)?,
+        on_schema_change: OnSchemaChange::Stop,
         keyless: tables.keyless(file),
         slot_timeout: tables.slot_timeout(),
     })
@@ -534,10 +605,13 @@ fn refuse_archive_of_another(archive: &Archive, server: &inspect::Server) -> Res
 }
 
 fn table(report: &Report) -> String {
-    let published = match &report.tables {
+    let mut published = match &report.tables {
         None => "all tables".to_owned(),
         Some(tables) => tables.join(", "),
     };
+    if !report.filters.is_empty() {
+        published = format!("{published}; only {}", report.filters.join(", "));
+    }
     let created: BTreeSet<&str> = report.created.iter().map(String::as_str).collect();
     let made =
         if created.is_empty() { "nothing, all was there".to_owned() } else { report.created.join(", ") };

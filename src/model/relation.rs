@@ -13,6 +13,19 @@ pub enum ReplicaIdentity {
     Index,
 }
 
+impl ReplicaIdentity {
+    /// By the letter in `pg_class`.
+    pub fn from_catalog(letter: &str) -> Option<ReplicaIdentity> {
+        match letter {
+            "d" => Some(ReplicaIdentity::Default),
+            "n" => Some(ReplicaIdentity::Nothing),
+            "f" => Some(ReplicaIdentity::Full),
+            "i" => Some(ReplicaIdentity::Index),
+            _ => None,
+        }
+    }
+}
+
 /// A column of a [`Relation`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {

@@ -147,7 +147,8 @@ pub async fn drop(client: &mut Client, stream: &str) -> Result<bool, Fault> {
             .await
             .map_err(|e| doing(&e))?;
         if empty.get(0) {
-            transaction.batch_execute("DROP TABLE pgsluice.progress").await.map_err(|e| doing(&e))?;
+            let tables = "DROP TABLE IF EXISTS pgsluice.counterpart; DROP TABLE pgsluice.progress";
+            transaction.batch_execute(tables).await.map_err(|e| doing(&e))?;
         }
         transaction.commit().await.map_err(|e| doing(&e))?;
         let others = "SELECT EXISTS (SELECT FROM pg_depend

@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
 
 use super::answer::{fault, position};
-use crate::model::{Fault, Position};
+use crate::model::{Fault, OutputPlugin, Position};
 
 /// A row of `pg_replication_slots`.
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ pub async fn create(
     client: &Client,
     watch: &Client,
     name: &str,
-    plugin: &str,
+    plugin: OutputPlugin,
     patience: Duration,
 ) -> Result<Position, Fault> {
     let doing = format!("creating replication slot \"{name}\"");
@@ -66,7 +66,7 @@ pub async fn create(
     let pid: i32 = row.get(0);
     let creation = async {
         let query = "SELECT lsn FROM pg_create_logical_replication_slot($1, $2, false, false)";
-        client.query_one(query, &[&name, &plugin]).await
+        client.query_one(query, &[&name, &plugin.name()]).await
     };
     tokio::pin!(creation);
     let start = Instant::now();
@@ -76,7 +76,7 @@ pub async fn create(
         let waited = tokio::time::timeout(Duration::from_secs(1), &mut creation).await;
         match waited {
             Ok(Ok(row)) => return Ok(position(row.get::<_, PgLsn>(0))),
-            Ok(Err(error)) => return Err(fault(&doing, &error)),
+            Ok(Err(error)) => return Err(explain(fault(&doing, &error), plugin)),
             Err(_) => {}
         }
         let now = blocking(watch, pid).await?;
@@ -103,6 +103,19 @@ pub async fn create(
             "end that transaction (SELECT pg_terminate_backend({})) or wait longer with --slot-timeout",
             pids.join("), pg_terminate_backend(")
         )))
+}
+
+/// Says what to do where the server can't load the slot's plugin.
+pub fn explain(fault: Fault, plugin: OutputPlugin) -> Fault {
+    if fault.message.contains("may not be used as an output plugin") {
+        return fault.hint(format!(
+            "ALTER SYSTEM SET output_plugin_libraries = 'pgoutput', 'test_decoding', '{plugin}'; SELECT pg_reload_conf(); -- as a superuser of the source"
+        ));
+    }
+    if fault.sqlstate.as_deref() == Some("58P01") {
+        return fault.hint(format!("install {plugin} on the source (a package such as postgresql-15-{plugin}), or use --plugin pgoutput"));
+    }
+    fault
 }
 
 /// Who holds the transactions that `pid` waits for: `pid 123 (role app, psql, idle in transaction since …)`.

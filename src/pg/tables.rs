@@ -169,13 +169,8 @@ pub async fn tables(client: &Client) -> Result<Vec<Table>, Fault> {
 }
 
 fn identity(letter: &str) -> Result<ReplicaIdentity, Fault> {
-    match letter {
-        "d" => Ok(ReplicaIdentity::Default),
-        "n" => Ok(ReplicaIdentity::Nothing),
-        "f" => Ok(ReplicaIdentity::Full),
-        "i" => Ok(ReplicaIdentity::Index),
-        other => Err(Fault::stop(format!("unknown replica identity '{other}' in pg_class"))),
-    }
+    ReplicaIdentity::from_catalog(letter)
+        .ok_or_else(|| Fault::stop(format!("unknown replica identity '{letter}' in pg_class")))
 }
 
 /// A constraint or a trigger of a table that an applier must know of.

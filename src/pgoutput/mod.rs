@@ -1,17 +1,22 @@
-//! The pgoutput protocol, version 1: what the source says of a transaction and its rows.
+//! The pgoutput protocol: what the source says of a transaction and its rows. Version 1 is the language of the log; of
+//! version 2 there is what the receiver needs to bring a streamed transaction into that form.
 //!
 //! Source: PostgreSQL documentation, "Logical Replication Message Formats"; `src/backend/replication/logical/proto.c`.
 //! Messages borrow from the bytes they were read from, and rows are checked once and then walked without copies.
 //! Integers are big-endian, strings end with NUL and are in the encoding of the connection.
 //!
-//! Deliberately absent: streamed and two-phase transactions (versions 2 and later), which are never asked for.
+//! Deliberately absent: two-phase transactions and parallel streaming (versions 3 and 4), which are never asked for.
 
 mod cursor;
 mod decode;
+mod encode;
+mod stream;
 mod tuple;
 
 pub use decode::{Malformed, decode};
-pub use tuple::{Tuple, Values};
+pub use encode::{Unwritable, encode, encode_begin, encode_commit};
+pub use stream::{StreamMessage, decode_stream, split_streamed};
+pub use tuple::{Tuple, TupleBuffer, Values};
 
 use crate::model::{Lsn, Position, Relation, Timestamp, Xid};
 

@@ -2,8 +2,8 @@
 
 use crate::model::Value;
 
-use super::Malformed;
 use super::cursor::Cursor;
+use super::{Malformed, Unwritable};
 
 /// The columns of a row, checked when the message was decoded and walked on demand.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,47 @@ impl<'a> Tuple<'a> {
 
     pub fn values(&self) -> Values<'a> {
         Values { remaining: self.columns, cursor: Cursor::new(self.bytes) }
+    }
+
+    pub(super) fn write(&self, into: &mut Vec<u8>) {
+        into.extend_from_slice(&self.columns.to_be_bytes());
+        into.extend_from_slice(self.bytes);
+    }
+}
+
+/// A row that is being put together, for [`encode`](super::encode).
+#[derive(Clone, Debug, Default)]
+pub struct TupleBuffer {
+    columns: u16,
+    bytes: Vec<u8>,
+}
+
+impl TupleBuffer {
+    /// Empties it, and keeps its memory.
+    pub fn clear(&mut self) {
+        self.columns = 0;
+        self.bytes.clear();
+    }
+
+    pub fn push(&mut self, value: Value<'_>) -> Result<(), Unwritable> {
+        self.columns = self.columns.checked_add(1).ok_or(Unwritable("a row of so many columns"))?;
+        let (kind, bytes) = match value {
+            Value::Null => (b'n', None),
+            Value::Unchanged => (b'u', None),
+            Value::Text(text) => (b't', Some(text)),
+            Value::Binary(bytes) => (b'b', Some(bytes)),
+        };
+        self.bytes.push(kind);
+        if let Some(bytes) = bytes {
+            let length = u32::try_from(bytes.len()).map_err(|_| Unwritable("so long a value"))?;
+            self.bytes.extend_from_slice(&length.to_be_bytes());
+            self.bytes.extend_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    pub fn tuple(&self) -> Tuple<'_> {
+        Tuple { columns: self.columns, bytes: &self.bytes }
     }
 }
 

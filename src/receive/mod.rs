@@ -9,6 +9,8 @@
 
 mod acknowledge;
 mod admit;
+mod begin;
+mod door;
 mod herald;
 mod pump;
 
@@ -18,9 +20,10 @@ use tokio::sync::watch;
 
 use crate::archive::{Archive, Durable, Manifest, Writer, WriterOptions, WriterState};
 use crate::model::{Fault, Position, Remedy, quote_literal};
-use crate::pg::{self, Conninfo, ReplicationReceiver, ReplicationStream, StatusSender};
+use crate::pg::{Conninfo, ReplicationStream};
 
 use admit::{LogState, SlotState, SourceState};
+use begin::Begun;
 use herald::Herald;
 
 /// Where the changes come from.
@@ -29,6 +32,8 @@ pub struct Source {
     pub conninfo: Conninfo,
     pub slot: String,
     pub publication: String,
+    /// Takes large transactions while they are under way, where the server has it (14 and later).
+    pub streaming: bool,
 }
 
 /// How a running receiver is steered.
@@ -49,8 +54,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// Why one connection came to its end.
 enum Ended {
-    /// Stopped by the operator, or everything up to endpos is in the log.
+    /// Stopped by the operator, or everything is in the log that it was meant to bring.
     Finished,
+    /// What comes up to here is needed without streaming.
+    Whole(Position),
     Cut(Fault),
 }
 
@@ -95,13 +102,20 @@ pub async fn receive(
     mut control: Control,
 ) -> Result<Position, Fault> {
     let mut backoff = BACKOFF_MIN;
+    let mut whole_until = None;
     loop {
         if *control.stop.borrow() || is_complete(&writer, &control) {
             return writer.close().await;
         }
         let started = writer.received();
-        let fault = match connection(archive, &mut writer, source, &mut control).await {
+        whole_until = whole_until.filter(|until| *until > started);
+        let fault = match connection(archive, &mut writer, source, &mut control, whole_until).await {
             Ok(Ended::Finished) => continue,
+            Ok(Ended::Whole(position)) => {
+                tracing::info!(until = %position, "a streamed transaction is in doubt and is taken again, whole");
+                whole_until = Some(position);
+                continue;
+            }
             Ok(Ended::Cut(fault)) | Err(fault) => fault,
         };
         writer.discard();
@@ -132,22 +146,24 @@ fn is_complete(writer: &Writer, control: &Control) -> bool {
     control.endpos.borrow().is_some_and(|endpos| writer.received() >= endpos)
 }
 
-/// One connection from start to end; whole transactions that came over it stay in the log.
+/// One connection from start to end; whole transactions that came over it stay in the log. With `whole_until` it goes
+/// without streaming, and only to there.
 async fn connection(
     archive: &Archive,
     writer: &mut Writer,
     source: &Source,
     control: &mut Control,
+    whole_until: Option<Position>,
 ) -> Result<Ended, Fault> {
     let mut stop = control.stop.clone();
-    let (mut events, status) = tokio::select! {
+    let Begun { mut events, status, door } = tokio::select! {
         biased;
         _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Finished),
-        started = start(archive, writer, source) => started?,
+        started = start(archive, writer, source, whole_until.is_none()) => started?,
     };
     let herald = Herald::start(status, writer.durable(), control.applied.clone());
-    let ended = pump::pump(&mut events, writer, control, &herald).await;
-    if let Ok(Ended::Finished) = ended {
+    let ended = pump::pump(&mut events, door, writer, control, &herald, whole_until).await;
+    if let Ok(Ended::Finished | Ended::Whole(_)) = ended {
         // Before the connection ends the source shall know all that will be kept.
         let durable = settled(writer).await?;
         herald.finish(durable).await;
@@ -160,17 +176,15 @@ async fn start(
     archive: &Archive,
     writer: &mut Writer,
     source: &Source,
-) -> Result<(ReplicationReceiver, StatusSender), Fault> {
+    streaming: bool,
+) -> Result<Begun, Fault> {
     let mut stream = ReplicationStream::connect(&source.conninfo, APPLICATION, &[]).await?;
     let durable = settled(writer).await?;
     let timeline = check(archive, writer, &mut stream, source, durable).await?;
     writer.continue_on(timeline);
-    let publications = pg::publication_names([source.publication.as_str()]);
-    let options =
-        [("proto_version", "1"), ("publication_names", publications.as_str()), ("messages", "true")];
-    let started = stream.start(&source.slot, durable, &options).await?;
-    tracing::info!(slot = source.slot, from = %durable, timeline, "receiving");
-    Ok(started)
+    let begun = begin::begin(archive, source, stream, durable, streaming && source.streaming).await?;
+    tracing::info!(slot = source.slot, plugin = archive.manifest().plugin, from = %durable, timeline, "receiving");
+    Ok(begun)
 }
 
 /// Waits until all whole transactions that were received are durable, or the disk takes no more for now.

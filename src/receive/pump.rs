@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::archive::Writer;
-use crate::model::{Fault, Position, Timestamp};
+use crate::model::{Fault, Position};
 use crate::pg::{Event, ReplicationReceiver};
-use crate::pgoutput::{Message, decode};
 
+use super::door::{Arrival, Door};
 use super::herald::Herald;
 use super::{Control, Ended, healthy, is_complete, log_ended};
 
@@ -26,8 +26,7 @@ const DEAD_AFTER: Duration = Duration::from_secs(60);
 /// State of one connection.
 struct Pump<'w> {
     writer: &'w mut Writer,
-    /// Inside a transaction that is being kept, or one that the log has already.
-    inside: Inside,
+    door: Door,
     /// The last commit was sent right after it was made.
     live: bool,
     /// Progress without a transaction that the log does not hold yet.
@@ -38,26 +37,21 @@ struct Pump<'w> {
     flushed: Position,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Inside {
-    Nothing,
-    Kept,
-    Known,
-}
-
-/// Pumps until stopped, until endpos, or until the connection fails.
+/// Pumps until stopped, until endpos or `until`, or until the connection fails.
 pub(super) async fn pump(
     events: &mut ReplicationReceiver,
+    door: Door,
     writer: &mut Writer,
     control: &mut Control,
     herald: &Herald,
+    until: Option<Position>,
 ) -> Result<Ended, Fault> {
     let mut durable = writer.durable();
     let now = Instant::now();
     let mut pump = Pump {
         flushed: writer.received(),
         writer,
-        inside: Inside::Nothing,
+        door,
         live: false,
         idle: None,
         idle_written: now,
@@ -66,7 +60,8 @@ pub(super) async fn pump(
     let mut tick = tokio::time::interval(LINGER);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        if is_complete(pump.writer, control) {
+        let is_there = until.is_some_and(|until| pump.writer.received() >= until);
+        if is_there || is_complete(pump.writer, control) {
             return Ok(Ended::Finished);
         }
         tokio::select! {
@@ -80,20 +75,28 @@ pub(super) async fn pump(
                 changed.map_err(|_| log_ended())?;
                 healthy(&durable.borrow_and_update())?;
             }
-            filled = events.fill(), if !pump.writer.is_full() => {
+            filled = events.fill(), if pump.takes() => {
                 if let Err(fault) = filled {
                     return Ok(Ended::Cut(fault));
                 }
                 pump.heard = Instant::now();
             }
             () = pump.writer.room(), if pump.writer.is_full() => {}
+            () = pump.door.answered(), if pump.door.is_asking() => {}
+            () = tokio::task::yield_now(), if pump.door.is_joining() && !pump.writer.is_full() => {}
         }
-        while !pump.writer.is_full() {
+        if !pump.door.is_ready() && !pump.writer.is_full() {
+            pump.door.work(pump.writer)?;
+        }
+        while pump.takes() {
             match events.try_next() {
                 Ok(Some(event)) => pump.take(event, control, herald)?,
                 Ok(None) => break,
                 Err(fault) => return Ok(Ended::Cut(fault)),
             }
+        }
+        if let Some(position) = pump.door.whole_until() {
+            return Ok(Ended::Whole(position));
         }
         herald.received(pump.writer.received());
         control.received.send_replace(pump.writer.received());
@@ -104,9 +107,16 @@ pub(super) async fn pump(
 }
 
 impl Pump<'_> {
+    /// Whether messages may be read: they can go to the log or to the spool.
+    fn takes(&self) -> bool {
+        self.door.is_ready() && !self.writer.is_full()
+    }
+
     fn take(&mut self, event: Event<'_>, control: &Control, herald: &Herald) -> Result<(), Fault> {
         match event {
-            Event::Data { send_time, message, .. } => self.message(message, send_time),
+            Event::Data { wal_start, send_time, message } => {
+                self.data(Arrival { start: wal_start, send_time, message })
+            }
             Event::Keepalive { wal_end, reply_requested, .. } => {
                 self.keepalive(wal_end, reply_requested, control, herald);
                 Ok(())
@@ -118,47 +128,19 @@ impl Pump<'_> {
         }
     }
 
-    /// One message of pgoutput. Only what bounds transactions is looked at.
-    fn message(&mut self, message: &[u8], send_time: Timestamp) -> Result<(), Fault> {
-        match message.first() {
-            Some(b'B') => {
-                let Ok(Message::Begin(begin)) = decode(message) else { return Err(malformed()) };
-                self.idle = None;
-                let known = self.writer.received().covers_commit_at(begin.commit_lsn);
-                self.inside = if known { Inside::Known } else { Inside::Kept };
-            }
-            Some(b'C') => {
-                let Ok(Message::Commit(commit)) = decode(message) else { return Err(malformed()) };
-                self.live = send_time.seconds_since(commit.commit_time) < LIVE_SECONDS;
-                if std::mem::replace(&mut self.inside, Inside::Nothing) == Inside::Known {
-                    return Ok(());
-                }
-            }
-            Some(b'M') if self.inside == Inside::Nothing => return self.lone_message(message),
-            // Definitions count even in transactions that the log has: the source won't repeat them.
-            Some(b'R' | b'Y') => return self.writer.append(message),
-            _ => {}
-        }
-        match self.inside {
-            Inside::Known => Ok(()),
-            Inside::Kept | Inside::Nothing => self.writer.append(message),
-        }
-    }
-
-    /// A logical message outside transactions stands for itself: its LSN is the end of its record.
-    fn lone_message(&mut self, message: &[u8]) -> Result<(), Fault> {
-        let Ok(Message::Logical { lsn, .. }) = decode(message) else { return Err(malformed()) };
-        let end = Position(lsn.0);
-        if end > self.writer.received() {
+    fn data(&mut self, arrival: Arrival<'_>) -> Result<(), Fault> {
+        let committed = self.door.take(arrival, self.writer)?;
+        if !self.door.is_between_transactions() {
             self.idle = None;
-            self.writer.append(message)?;
-            self.writer.progress(end);
+        }
+        if let Some(commit_time) = committed {
+            self.live = arrival.send_time.seconds_since(commit_time) < LIVE_SECONDS;
         }
         Ok(())
     }
 
     fn keepalive(&mut self, wal_end: Position, reply_requested: bool, control: &Control, herald: &Herald) {
-        if self.inside == Inside::Nothing && wal_end > self.writer.received() {
+        if self.door.is_between_transactions() && wal_end > self.writer.received() {
             self.idle = Some(wal_end);
         }
         let endpos_reached = control.endpos.borrow().is_some_and(|endpos| wal_end >= endpos);
@@ -193,7 +175,7 @@ impl Pump<'_> {
                 self.write_idle();
             }
         }
-        if self.writer.is_full() {
+        if !self.takes() {
             self.heard = Instant::now();
         }
         if herald.has_ended() {
@@ -208,10 +190,4 @@ impl Pump<'_> {
         }
         Ok(())
     }
-}
-
-fn malformed() -> Fault {
-    Fault::stop("the source sent bytes that are no pgoutput message").hint(
-        "check that the slot's plugin is pgoutput and that nothing but the source answers at this address",
-    )
 }

@@ -2,15 +2,20 @@
 //!
 //! Pure. The applier looks up what the target's table is like ([`TargetTable`]), gives it to the [`Planner`] with the
 //! relation of the log, and then every change comes out as [`Step`]s, in order. Columns are matched by name; the
-//! key is the one that the source sent, not the target's. A change that can't be expressed exactly is a [`Refusal`].
+//! key is the one that the source sent, not the target's. A change that can't be expressed exactly is a [`Refusal`],
+//! with the DDL that would let it pass.
 //!
 //! A batch is a run of whole source transactions; its statements keep the source's order.
 
 mod columns;
+mod fit;
 mod planner;
 mod statement;
 mod target;
+mod types;
 
-pub use planner::{Parameters, Planner, Refusal, Step};
+pub use fit::{Choice, Refusal};
+pub use planner::{Parameters, Planner, Step};
 pub use statement::{Many, RUN_ROWS, Statement, StatementKind};
-pub use target::{Equality, Generated, Identity, TargetColumn, TargetTable};
+pub use target::{Equality, Found, Generated, Identity, TargetColumn, TargetTable};
+pub use types::{ColumnType, TypeKind};

@@ -8,29 +8,12 @@ use crate::model::{Relation, Value, quote_ident};
 use crate::pgoutput::{Message, Old, Truncate, Tuple};
 
 use super::columns::ColumnSet;
+use super::fit::{self, Choice, Lacks, Refusal, Renamed};
 use super::statement::{self, Mapped, Match, Source, Statement};
-use super::target::{Generated, Identity, TargetTable};
+use super::target::{Found, Identity, TargetTable};
 
 /// Shapes of one table's changes that are kept: where whole rows are matched, each pattern of nulls is one.
 const SHAPES_MAX: usize = 256;
-
-/// Why a change can't be expressed on the target. The caller adds the position.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub message: String,
-    pub hint: Option<String>,
-}
-
-impl Refusal {
-    fn new(message: String) -> Refusal {
-        Refusal { message, hint: None }
-    }
-
-    fn hint(mut self, hint: impl Into<String>) -> Refusal {
-        self.hint = Some(hint.into());
-        self
-    }
-}
 
 /// What a message asks of the target.
 #[derive(Debug)]
@@ -47,6 +30,7 @@ pub enum Step<'p> {
 #[derive(Default)]
 pub struct Planner {
     relations: HashMap<u32, Known>,
+    types: HashMap<u32, (String, String)>,
     truncate: Option<Statement>,
     statements: u32,
 }
@@ -55,17 +39,22 @@ pub struct Planner {
 struct Known {
     relation: Relation,
     bound: Bound,
+    /// What it was called before.
+    renamed: Option<Renamed>,
 }
 
 enum Bound {
     NotYet,
     LeftOut,
+    /// The target has no such table, or another one.
+    Refused(Refusal),
     To(Box<Table>),
 }
 
 struct Table {
     target: TargetTable,
     columns: Vec<Mapped>,
+    lacks: Lacks,
     insert: Statement,
     copy: Option<Statement>,
     shapes: HashMap<Shape, Option<Statement>>,
@@ -131,10 +120,26 @@ impl Planner {
     pub fn define(&mut self, relation: Relation) {
         match self.relations.entry(relation.oid) {
             Entry::Occupied(known) if known.get().relation == relation => {}
-            entry => {
-                entry.insert_entry(Known { relation, bound: Bound::NotYet });
+            Entry::Occupied(mut known) => {
+                let known = known.get_mut();
+                let before = std::mem::replace(&mut known.relation, relation);
+                known.bound = Bound::NotYet;
+                known.renamed = Renamed::between(before, &known.relation).or(known.renamed.take());
+            }
+            Entry::Vacant(new) => {
+                new.insert(Known { relation, bound: Bound::NotYet, renamed: None });
             }
         }
+    }
+
+    /// Takes note of a type that is not built in; relations name it by its OID.
+    pub fn define_type(&mut self, oid: u32, schema: &str, name: &str) {
+        self.types.insert(oid, (schema.to_owned(), name.to_owned()));
+    }
+
+    /// Schema and name of a type that is not built in.
+    pub fn type_name(&self, oid: u32) -> Option<(&str, &str)> {
+        self.types.get(&oid).map(|(schema, name)| (schema.as_str(), name.as_str()))
     }
 
     pub fn relation(&self, oid: u32) -> Option<&Relation> {
@@ -148,16 +153,39 @@ impl Planner {
         }
     }
 
-    /// Says which table of the target holds the relation's rows.
-    pub fn bind(&mut self, oid: u32, target: TargetTable) -> Result<(), Refusal> {
+    /// Says what the target has for the relation. Gives the columns that are left out; what it lacks is a [`Refusal`]
+    /// of the first change that needs it.
+    pub fn bind(&mut self, oid: u32, found: Found, choice: &Choice) -> Result<Vec<String>, Refusal> {
         let first = self.statements;
         let known = self.relations.get_mut(&oid).ok_or_else(|| undefined(oid))?;
-        let columns = map(&known.relation, &target)?;
+        let relation = &known.relation;
+        if let Some(refusal) = found.refused {
+            known.bound = Bound::Refused(refusal);
+            return Ok(Vec::new());
+        }
+        let Some(target) = found.table else {
+            let refusal = fit::no_table(relation, &found.arriving, known.renamed.as_ref());
+            known.bound = Bound::Refused(refusal);
+            return Ok(Vec::new());
+        };
+        let (columns, lacks) = fit::fit(relation, &target, &found.arriving, choice);
+        let left_out = lacks.left_out.clone();
         let insert = statement::insert(first, &target, &columns);
         let copy = statement::copy(first + 1, &target, &columns);
-        known.bound = Bound::To(Box::new(Table { target, columns, insert, copy, shapes: HashMap::new() }));
+        let table = Table { target, columns, lacks, insert, copy, shapes: HashMap::new() };
+        known.bound = Bound::To(Box::new(table));
         self.statements = first + 2;
-        Ok(())
+        Ok(left_out)
+    }
+
+    /// Columns of the target that a row can't be inserted without, and that the relation does not have.
+    pub fn unsent(&self, oid: u32) -> Vec<&str> {
+        let Some(Known { relation, bound: Bound::To(table), .. }) = self.relations.get(&oid) else {
+            return Vec::new();
+        };
+        let sent = |name: &str| relation.columns.iter().any(|column| column.name == name);
+        let columns = table.target.columns.iter().filter(|column| column.must_be_given);
+        columns.map(|column| column.name.as_str()).filter(|name| !sent(name)).collect()
     }
 
     /// Forgets what is known of the target, as after a lost connection: names of prepared statements are not reused.
@@ -171,7 +199,7 @@ impl Planner {
     pub fn copy(&self, oid: u32) -> Option<&Statement> {
         match &self.relations.get(&oid)?.bound {
             Bound::To(table) => table.copy.as_ref(),
-            Bound::NotYet | Bound::LeftOut => None,
+            Bound::NotYet | Bound::LeftOut | Bound::Refused(_) => None,
         }
     }
 
@@ -195,8 +223,13 @@ impl Planner {
         let table = match &mut known.bound {
             Bound::NotYet => return Ok(Step::LookUp(oid)),
             Bound::LeftOut => return Ok(Step::Nothing),
+            Bound::Refused(refusal) => return Err(refusal.clone()),
             Bound::To(table) => table,
         };
+        let by_key = matches!(message, Message::Delete { old: Old::Key(_), .. });
+        if let Some(refusal) = if by_key { &table.lacks.for_keys } else { &table.lacks.for_rows } {
+            return Err(refusal.clone());
+        }
         let statement = match *message {
             Message::Insert { new, .. } => {
                 load(&mut parameters.new, new, &known.relation)?;
@@ -226,6 +259,7 @@ impl Planner {
             match &self.relations.get(&oid).ok_or_else(|| undefined(oid))?.bound {
                 Bound::NotYet => return Ok(Step::LookUp(oid)),
                 Bound::LeftOut => {}
+                Bound::Refused(refusal) => return Err(refusal.clone()),
                 Bound::To(table) => targets.push(&table.target),
             }
         }
@@ -240,32 +274,6 @@ impl Planner {
 
 fn undefined(oid: u32) -> Refusal {
     Refusal::new(format!("a change names relation {oid}, which the log does not define before it"))
-}
-
-/// Matches the relation's columns with the target's by name.
-fn map(relation: &Relation, target: &TargetTable) -> Result<Vec<Mapped>, Refusal> {
-    let lacking = |column: &str| {
-        let table = format!("{}.{}", relation.schema, relation.name);
-        Refusal::new(format!(
-            "table {table} on the target has no column \"{column}\", which the change needs"
-        ))
-        .hint(format!("add the column to {table} on the target, then run the same command again"))
-    };
-    relation
-        .columns
-        .iter()
-        .map(|column| {
-            let found = target.column(&column.name).ok_or_else(|| lacking(&column.name))?;
-            Ok(Mapped {
-                quoted: quote_ident(&column.name),
-                key: column.key,
-                generated: found.generated == Generated::Yes,
-                identity: found.identity,
-                equality: found.equality.clone(),
-                type_name: found.type_name.clone(),
-            })
-        })
-        .collect()
 }
 
 fn load<'m>(values: &mut Vec<Value<'m>>, tuple: Tuple<'m>, relation: &Relation) -> Result<(), Refusal> {
@@ -389,7 +397,7 @@ fn build(
         }
         Some(key) => Match::Key(key),
         None => {
-            let compared = || columns.iter().enumerate().filter(|(_, column)| !column.generated);
+            let compared = || columns.iter().enumerate().filter(|(_, column)| !column.unwritten);
             Match::Row {
                 columns: compared().map(|(at, _)| at).collect(),
                 nulls: compared().map(|(at, _)| at).filter(|&at| shape.nulls.contains(at)).collect(),
@@ -399,7 +407,7 @@ fn build(
     if !shape.update {
         return Ok(Some(statement::delete(id, target, columns, &found_by)));
     }
-    let sent = |at: usize, column: &Mapped| !column.generated && !shape.unchanged.contains(at);
+    let sent = |at: usize, column: &Mapped| !column.unwritten && !shape.unchanged.contains(at);
     let settable: Vec<usize> = (0..).zip(columns).filter(|(at, c)| sent(*at, c)).map(|(at, _)| at).collect();
     if shape.reinsert {
         return Ok(Some(statement::reinsert(id, target, columns, &settable, &found_by)));
@@ -431,3 +439,7 @@ fn build(
 #[cfg(test)]
 #[path = "planner_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "fit_tests.rs"]
+mod fit_tests;

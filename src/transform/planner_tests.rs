@@ -1,6 +1,6 @@
 //! Cases of the planner: a definition, a target and a change give SQL and parameters.
 
-use super::super::{Equality, TargetColumn};
+use super::super::{ColumnType, Equality, Found, Generated, TargetColumn, TypeKind};
 use super::*;
 use crate::model::{Column, ReplicaIdentity};
 use crate::pgoutput::decode;
@@ -8,27 +8,43 @@ use crate::pgoutput::decode;
 const PLAIN: TargetColumn = TargetColumn {
     name: String::new(),
     type_name: String::new(),
+    column_type: ColumnType {
+        oid: 25,
+        element: 0,
+        modifier: -1,
+        kind: TypeKind::Other,
+        name: String::new(),
+        sql: String::new(),
+    },
+    must_be_given: false,
     generated: Generated::No,
     identity: Identity::No,
     equality: Equality { operator_schema: None, exact: true },
 };
 
-fn column(name: &str) -> TargetColumn {
+pub(super) fn column(name: &str) -> TargetColumn {
     TargetColumn { name: name.into(), type_name: "text".into(), ..PLAIN }
 }
 
-fn target(columns: Vec<TargetColumn>) -> TargetTable {
+pub(super) fn target(columns: Vec<TargetColumn>) -> TargetTable {
     TargetTable {
+        oid: 1,
         schema: "public".into(),
         name: "t".into(),
         partitioned: false,
+        root: None,
         columns,
         primary_key: Vec::new(),
     }
 }
 
+/// The target has this table, and the log's types are not told.
+fn found(table: TargetTable) -> Found {
+    Found { table: Some(table), arriving: Vec::new(), refused: None }
+}
+
 /// A relation 9 of columns whose names end in `*` where they are part of the replica identity.
-fn relation(identity: ReplicaIdentity, columns: &[&str]) -> Relation {
+pub(super) fn relation(identity: ReplicaIdentity, columns: &[&str]) -> Relation {
     let columns = columns.iter().map(|name| Column {
         name: name.trim_end_matches('*').into(),
         key: name.ends_with('*'),
@@ -55,7 +71,7 @@ fn tuple(values: &[&str]) -> Vec<u8> {
     bytes
 }
 
-fn message(parts: &[(&str, &[&str])]) -> Vec<u8> {
+pub(super) fn message(parts: &[(&str, &[&str])]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (tag, values) in parts {
         let mut tags = tag.bytes();
@@ -77,8 +93,8 @@ fn check(relation: Relation, target: TargetTable, change: &[(&str, &[&str])], ex
     planner.define(relation);
     assert!(matches!(planner.plan(&decode(&bytes).unwrap(), &mut parameters), Ok(Step::LookUp(9))));
     let planned = planner
-        .bind(9, target)
-        .and_then(|()| planner.plan(&decode(&bytes).unwrap(), &mut parameters))
+        .bind(9, found(target), &Choice::default())
+        .and_then(|_| planner.plan(&decode(&bytes).unwrap(), &mut parameters))
         .map(|step| match step {
             Step::Execute(statement) => Some(statement.sql.to_string()),
             _ => None,
@@ -95,7 +111,7 @@ fn check(relation: Relation, target: TargetTable, change: &[(&str, &[&str])], ex
     assert_eq!(shown.replace('"', ""), expected);
 }
 
-fn keyed() -> Relation {
+pub(super) fn keyed() -> Relation {
     relation(ReplicaIdentity::Default, &["id*", "a", "b"])
 }
 
@@ -253,7 +269,7 @@ fn truncates_all_tables_at_once() {
     for (relation, name) in [(keyed(), "t"), (other, "u")] {
         let oid = relation.oid;
         planner.define(relation);
-        planner.bind(oid, TargetTable { name: name.into(), ..plain() }).unwrap();
+        planner.bind(oid, found(TargetTable { name: name.into(), ..plain() }), &Choice::default()).unwrap();
     }
     let bytes = b"T\0\0\0\x02\x03\0\0\0\x09\0\0\0\x0A";
     let mut parameters = Parameters::default();
@@ -275,7 +291,7 @@ fn statements_are_reused_until_the_definition_changes() {
         }
     };
     planner.define(keyed());
-    planner.bind(9, plain()).unwrap();
+    planner.bind(9, found(plain()), &Choice::default()).unwrap();
     let first = id_of(&mut planner, &[("UN", &["1", "x", "y"])]);
     assert_eq!(first, id_of(&mut planner, &[("UN", &["2", "-", "z"])]));
     assert_ne!(first, id_of(&mut planner, &[("UN", &["2", "?", "z"])]));
@@ -290,7 +306,7 @@ fn statements_are_reused_until_the_definition_changes() {
 fn many(target: TargetTable, change: &[(&str, &[&str])]) -> Option<String> {
     let mut planner = Planner::default();
     planner.define(keyed());
-    planner.bind(9, target).unwrap();
+    planner.bind(9, found(target), &Choice::default()).unwrap();
     let bytes = message(change);
     match planner.plan(&decode(&bytes).unwrap(), &mut Parameters::default()).unwrap() {
         Step::Execute(statement) => statement.many.as_ref().map(|many| {

@@ -61,7 +61,8 @@ pub(super) enum Source {
 pub(super) struct Mapped {
     pub(super) quoted: String,
     pub(super) key: bool,
-    pub(super) generated: bool,
+    /// Not written, nor compared: the target computes it, or it is left out.
+    pub(super) unwritten: bool,
     pub(super) identity: Identity,
     pub(super) equality: Equality,
     pub(super) type_name: String,
@@ -132,7 +133,7 @@ pub(super) fn copy(id: u32, target: &TargetTable, columns: &[Mapped]) -> Option<
 }
 
 fn written(columns: &[Mapped]) -> Vec<(usize, &Mapped)> {
-    columns.iter().enumerate().filter(|(_, column)| !column.generated).collect()
+    columns.iter().enumerate().filter(|(_, column)| !column.unwritten).collect()
 }
 
 /// Sets `set` to the new values. Columns in `fixed` can't be set, so they must already have the new value.

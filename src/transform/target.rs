@@ -1,12 +1,29 @@
 //! What the planner must know of a table on the target.
 
+use super::fit::Refusal;
+use super::types::ColumnType;
+
+/// What was found on the target for a relation of the log.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// None where the target has no table of that name.
+    pub table: Option<TargetTable>,
+    /// The types of the relation's columns, in its order; none where the log does not tell one.
+    pub arriving: Vec<Option<ColumnType>>,
+    /// The table is not the one that is meant: every change is refused.
+    pub refused: Option<Refusal>,
+}
+
 /// A table of the target, as its catalog describes it.
 #[derive(Clone, Debug)]
 pub struct TargetTable {
+    pub oid: u32,
     pub schema: String,
     pub name: String,
     /// A partitioned table: rows live in its partitions, so `ONLY` must not be said.
     pub partitioned: bool,
+    /// Schema and name of the topmost table that it is a partition of: columns are added there.
+    pub root: Option<(String, String)>,
     pub columns: Vec<TargetColumn>,
     /// Columns of the primary key, if it is checked at once (not deferrable).
     pub primary_key: Vec<String>,
@@ -17,6 +34,9 @@ pub struct TargetColumn {
     pub name: String,
     /// The type as SQL names it, schema-qualified where it isn't built in, without modifier.
     pub type_name: String,
+    pub column_type: ColumnType,
+    /// NOT NULL, and nothing fills it in: a row can't be inserted without it.
+    pub must_be_given: bool,
     pub generated: Generated,
     pub identity: Identity,
     pub equality: Equality,
@@ -38,7 +58,7 @@ pub enum Identity {
 }
 
 /// How values of a column's type are compared.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Equality {
     /// Schema of the type's `=` where it isn't `pg_catalog`, which the pinned search path would not find.
     pub operator_schema: Option<String>,

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal};
 
 use super::process::{Running, Watcher, as_server_owner, output, server_owner, without_postgres_environment};
 use super::session::{Row, Session};
-use super::{Version, template, wait_until};
+use super::{Version, seconds, template, wait_until};
 
 /// Stops the server of the folder `$1`, if its process is still that server, and removes the folder.
 const CLEAN_UP: &str = r#"
@@ -115,6 +115,17 @@ impl Cluster {
         Cluster::prepare().set("wal_level", "logical")
     }
 
+    /// Lets the server load wal2json, where it lets none in that is not listed.
+    pub fn allow_wal2json(&self) {
+        if self.value("select count(*) from pg_settings where name = 'output_plugin_libraries'") == "1" {
+            self.query("alter system set output_plugin_libraries = 'pgoutput', 'test_decoding', 'wal2json'");
+            self.query("select pg_reload_conf()");
+            wait_until(seconds(10), "the setting is in force", || {
+                self.value("show output_plugin_libraries").contains("wal2json")
+            });
+        }
+    }
+
     pub fn source() -> Cluster {
         Cluster::prepare_source().start()
     }
@@ -204,10 +215,10 @@ impl Cluster {
         Running::spawn(command)
     }
 
-    /// Schema and rows of the database as SQL, as it is now.
+    /// Schema and rows of the database as SQL, as it is now. A newer pg_dump sets what this server does not know.
     #[track_caller]
     pub fn dump(&self, arguments: &[&str]) -> String {
-        output(self.client("pg_dump").args(arguments))
+        output(self.client("pg_dump").args(arguments)).replace("SET transaction_timeout = 0;", "")
     }
 
     /// Brings tables and rows of another cluster here, for tests that start from a copy made at rest.

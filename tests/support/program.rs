@@ -26,7 +26,11 @@ impl Pgsluice {
         let archive = folder.path().join("archive").display().to_string();
         let variables = [("SOURCE", source), ("TARGET", target), ("ARCHIVE", archive.as_str())]
             .map(|(name, value)| (format!("PGSLUICE_{name}"), value.to_owned()));
-        Pgsluice { folder, variables: variables.into(), limit: Duration::from_secs(120) }
+        let program = Pgsluice { folder, variables: variables.into(), limit: Duration::from_secs(120) };
+        match std::env::var("PGSLUICE_TEST_PLUGIN") {
+            Ok(plugin) => program.env("PGSLUICE_PLUGIN", &plugin),
+            Err(_) => program,
+        }
     }
 
     /// Sets or replaces a variable of the environment.

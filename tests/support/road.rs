@@ -25,6 +25,20 @@ impl Road {
         source.run_script(source_schema);
         target.run_script(target_schema);
         let program = Pgsluice::between(&source, &target);
+        Road::of(source, target, program)
+    }
+
+    /// As [`Road::with`], with settings in the environment of every command.
+    pub fn with_settings(source_schema: &str, target_schema: &str, settings: &[(&str, &str)]) -> Road {
+        let (source, target) = (Cluster::source(), Cluster::target());
+        source.run_script(source_schema);
+        target.run_script(target_schema);
+        let program = Pgsluice::between(&source, &target);
+        let program = settings.iter().fold(program, |program, (name, value)| program.env(name, value));
+        Road::of(source, target, program)
+    }
+
+    fn of(source: Cluster, target: Cluster, program: Pgsluice) -> Road {
         program.run(&["setup", "--keyless", "full"]).done();
         Road { source, target, program }
     }

@@ -55,13 +55,16 @@ impl Version {
             .expect("no PostgreSQL server found: install postgresql, or set PGSLUICE_PG_BIN_<major>")
     }
 
-    /// A program of this version, else of the newest version that has it (pgbench is not in every package).
+    /// A program of this version, else of the version that is nearest above it, else of the newest that has it: some packages
+    /// have the server only, and a pg_dump reads servers of its own version and older ones.
     pub fn program(&self, name: &str) -> PathBuf {
         let own = self.bin.join(name);
         if own.exists() {
             return own;
         }
-        let others = Version::all().into_iter().rev().map(|version| version.bin.join(name));
+        let all = Version::all();
+        let (newer, older): (Vec<_>, Vec<_>) = all.into_iter().partition(|other| other.major > self.major);
+        let others = newer.into_iter().chain(older.into_iter().rev()).map(|other| other.bin.join(name));
         others.into_iter().find(|path| path.exists()).unwrap_or_else(|| panic!("{name} not found"))
     }
 

@@ -6,6 +6,8 @@
 pub mod model;
 #[path = "../../src/pgoutput/mod.rs"]
 pub mod pgoutput;
+#[path = "../../src/plugin/mod.rs"]
+pub mod plugin;
 #[path = "../../src/segment/mod.rs"]
 pub mod segment;
 #[path = "../../src/transform/mod.rs"]

@@ -1,0 +1,211 @@
+//! What stands in the way on the source.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::super::setup::KeylessPolicy;
+use super::{Finding, Plan, SourceFacts, VERSION_MIN, Wish, error, warning};
+use crate::pg::inspect::version_name;
+use crate::pg::publication::Published;
+use crate::pg::quote_ident;
+use crate::pg::tables::{Keyless, Table, shown_name};
+
+/// Minor releases from which on transactions concurrent with ALTER PUBLICATION and other DDL lose no changes.
+const SOUND_MINORS: [(u32, u32); 4] = [(14, 18), (15, 13), (16, 9), (17, 5)];
+
+pub(crate) fn source_findings(source: &SourceFacts, wish: &Wish<'_>, plan: &Plan) -> Vec<Finding> {
+    let server = &source.server;
+    let role = quote_ident(&server.role);
+    let mut findings = Vec::new();
+    if server.version < VERSION_MIN {
+        findings.push(error(
+            format!(
+                "the source runs PostgreSQL {}; 14 is the oldest that is supported",
+                version_name(server.version)
+            ),
+            "upgrade the source to PostgreSQL 14 or later",
+        ));
+    }
+    let (major, minor) = (server.version / 10_000, server.version % 10_000);
+    if let Some((_, sound)) = SOUND_MINORS.iter().find(|(of, sound)| *of == major && minor < *sound) {
+        findings.push(warning(
+            format!(
+                "the source runs PostgreSQL {}, which can lose changes of transactions that run while a publication or table is altered",
+                version_name(server.version)
+            ),
+            format!("upgrade the source to {major}.{sound} or later"),
+        ));
+    }
+    if server.in_recovery {
+        findings.push(error(
+            "the source is a standby, where no publication can be created",
+            "connect to its primary",
+        ));
+    }
+    if server.wal_level != "logical" {
+        findings.push(error(
+            format!("wal_level is {} on the source, logical decoding needs logical", server.wal_level),
+            "ALTER SYSTEM SET wal_level = 'logical'; -- then restart the source",
+        ));
+    }
+    if server.encoding != "UTF8" {
+        let foreign = |table: &&Table| {
+            let mut names =
+                table.columns.iter().map(|column| &column.name).chain([&table.schema, &table.name]);
+            names.any(|name| !name.is_ascii())
+        };
+        for table in plan.arriving.iter().filter(foreign) {
+            findings.push(error(
+                format!(
+                    "{}.{} or one of its columns has a name that is not ASCII, which can't be read from a source in {}",
+                    quote_ident(&table.schema),
+                    quote_ident(&table.name),
+                    server.encoding
+                ),
+                "rename it, or leave the table out with --exclude",
+            ));
+        }
+    }
+    if source.slot.is_none() && server.replication_slots.is_full() {
+        findings.push(error(
+            format!("all {} replication slots of the source are in use", server.replication_slots.max),
+            format!(
+                "ALTER SYSTEM SET max_replication_slots = {}; -- then restart the source",
+                server.replication_slots.max.saturating_add(4)
+            ),
+        ));
+    }
+    let attached = source.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some());
+    if !attached && server.wal_senders.is_full() {
+        findings.push(error(
+            format!("all {} walsenders of the source are in use", server.wal_senders.max),
+            format!(
+                "ALTER SYSTEM SET max_wal_senders = {}; -- then restart the source",
+                server.wal_senders.max.saturating_add(4)
+            ),
+        ));
+    } else if let Some(reason) = &source.replication_denied {
+        findings.push(error(
+            format!("role {role} gets no replication connection to the source: {reason}"),
+            format!("ALTER ROLE {role} REPLICATION; -- on managed services grant their replication role, and allow it in pg_hba.conf"),
+        ));
+    }
+    publication_findings(source, wish, plan, &mut findings);
+    if wish.keyless == KeylessPolicy::Refuse {
+        findings.extend(plan.keyless.iter().map(keyless_finding));
+    } else {
+        for table in plan.keyless.iter().filter(|table| !table.owned) {
+            findings.push(error(
+                format!("role {role} does not own {}, so it can't set its replica identity", table.shown()),
+                format!("ALTER TABLE {} REPLICA IDENTITY FULL; -- as its owner", table.quoted()),
+            ));
+        }
+    }
+    findings
+}
+
+fn publication_findings(source: &SourceFacts, wish: &Wish<'_>, plan: &Plan, findings: &mut Vec<Finding>) {
+    let role = quote_ident(&source.server.role);
+    let name = quote_ident(wish.publication);
+    let wanted_names = match &plan.published {
+        Published::Tables(names) if names.is_empty() => {
+            findings.push(error(
+                "no table is left to publish",
+                "create tables on the source, or widen --tables, --exclude or --keyless",
+            ));
+            return;
+        }
+        Published::Tables(names) => Some(names),
+        Published::Everything => None,
+    };
+    let to_add: BTreeSet<_> = match source.publication.as_ref() {
+        None => {
+            if !source.server.may_create {
+                findings.push(error(
+                    format!(
+                        "role {role} may not create a publication in database {}",
+                        source.server.database
+                    ),
+                    format!("GRANT CREATE ON DATABASE {} TO {role};", quote_ident(&source.server.database)),
+                ));
+            }
+            wanted_names.into_iter().flatten().cloned().collect()
+        }
+        Some(existing) => {
+            if !existing.whole {
+                findings.push(error(
+                    format!("publication {name} does not publish every kind of change"),
+                    format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');"),
+                ));
+            }
+            if existing.via_root && source.tables.iter().any(|table| table.partitioned) {
+                findings.push(warning(
+                    format!("publication {name} publishes via the partition root, so that the TRUNCATE of a partition is never sent"),
+                    format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = false);"),
+                ));
+            }
+            match (&existing.published, wanted_names) {
+                (Published::Tables(has), Some(wants)) => {
+                    if has != wants && !existing.owned {
+                        findings.push(error(
+                            format!("role {role} does not own publication {name} and can't give it the wanted tables"),
+                            format!("ALTER PUBLICATION {name} OWNER TO {role};"),
+                        ));
+                    }
+                    wants.difference(has).cloned().collect()
+                }
+                (Published::Everything, None) => BTreeSet::new(),
+                _ => {
+                    findings.push(error(
+                        format!("publication {name} exists and is of another kind than the wanted one (FOR ALL TABLES against a list)"),
+                        if source.slot.is_some() {
+                            format!("pgsluice cleanup, then setup again, since slot {} has read it", wish.slot)
+                        } else {
+                            format!("DROP PUBLICATION {name}; -- or choose another with --publication")
+                        },
+                    ));
+                    BTreeSet::new()
+                }
+            }
+        }
+    };
+    let owned: HashMap<(&str, &str), bool> = source
+        .tables
+        .iter()
+        .map(|table| ((table.schema.as_str(), table.name.as_str()), table.owned))
+        .collect();
+    for (schema, table) in &to_add {
+        if !owned.get(&(schema.as_str(), table.as_str())).copied().unwrap_or(false) {
+            findings.push(error(
+                format!("role {role} does not own {}, so it can't publish it", shown_name(schema, table)),
+                format!("CREATE PUBLICATION {name} FOR ALL TABLES; -- as a superuser, or run setup as the tables' owner"),
+            ));
+        }
+    }
+    if source.publication.is_some() && source.slot.is_some() {
+        for (schema, table) in &to_add {
+            findings.push(warning(
+                format!(
+                    "{} is published from now on; its earlier changes are not in the log",
+                    shown_name(schema, table)
+                ),
+                "load the table's rows into the target once more",
+            ));
+        }
+    }
+}
+
+fn keyless_finding(table: &Table) -> Finding {
+    let (name, shown) = (table.quoted(), table.shown());
+    let reason = match table.keyless() {
+        Some(Keyless::DeferrablePrimaryKey) => "its primary key is deferrable",
+        Some(Keyless::Nothing) => "REPLICA IDENTITY NOTHING",
+        Some(Keyless::IndexGone) => "its identity index is gone",
+        Some(Keyless::NoPrimaryKey) | None => "no primary key",
+    };
+    error(
+        format!(
+            "{shown} has no usable replica identity ({reason}): once it is published its UPDATE and DELETE fail on the source"
+        ),
+        format!("ALTER TABLE {name} REPLICA IDENTITY FULL; -- or --keyless full, or --keyless exclude"),
+    )
+}

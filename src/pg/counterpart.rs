@@ -1,0 +1,95 @@
+//! Which table of the target took the changes of which table of the source: names alone don't tell when a table of the
+//! source is renamed, or dropped and created again under its old name.
+
+use tokio_postgres::Client;
+
+use super::answer::fault;
+use crate::model::Fault;
+
+const TABLE: &str = "
+CREATE TABLE IF NOT EXISTS pgsluice.counterpart (
+    archive_id   text NOT NULL,
+    source_table oid NOT NULL,
+    target_table oid NOT NULL,
+    PRIMARY KEY (archive_id, source_table)
+)";
+
+/// Why a table of the target is not the one that took the changes so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// They went into another table, of this schema and name.
+    Elsewhere(String, String),
+    /// It took those of another table of the source.
+    Taken,
+}
+
+/// Makes the place where they are kept; false where the role may not.
+pub async fn prepare(client: &Client) -> Result<bool, Fault> {
+    let doing = |e: &tokio_postgres::Error| fault("preparing pgsluice.counterpart", e);
+    let query = "SELECT has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+                    AND has_table_privilege(c.oid, 'UPDATE')
+                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                  WHERE n.nspname = 'pgsluice' AND c.relname = 'counterpart'";
+    if let Some(row) = client.query_opt(query, &[]).await.map_err(|e| doing(&e))? {
+        return Ok(row.get(0));
+    }
+    let may = "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = 'pgsluice'";
+    let may = client.query_opt(may, &[]).await.map_err(|e| doing(&e))?.is_some_and(|row| row.get(0));
+    if may {
+        client.batch_execute(TABLE).await.map_err(|e| doing(&e))?;
+    }
+    Ok(may)
+}
+
+/// Notes that the target's table stands for the source's, unless something else was noted before.
+pub async fn note(
+    client: &Client,
+    archive_id: &str,
+    source_table: u32,
+    target_table: u32,
+) -> Result<Option<Mismatch>, Fault> {
+    let doing = |e: &tokio_postgres::Error| fault("reading pgsluice.counterpart", e);
+    // What was noted of a table that is gone from the target counts no more.
+    let known = "SELECT k.source_table, k.target_table, n.nspname::text, c.relname::text
+                   FROM pgsluice.counterpart k
+                   JOIN pg_class c ON c.oid = k.target_table JOIN pg_namespace n ON n.oid = c.relnamespace
+                  WHERE k.archive_id = $1 AND (k.source_table = $2 OR k.target_table = $3)";
+    let rows =
+        client.query(known, &[&archive_id, &source_table, &target_table]).await.map_err(|e| doing(&e))?;
+    for row in &rows {
+        let (source, target): (u32, u32) = (row.get(0), row.get(1));
+        if target != target_table {
+            return Ok(Some(Mismatch::Elsewhere(row.get(2), row.get(3))));
+        }
+        if source != source_table {
+            return Ok(Some(Mismatch::Taken));
+        }
+    }
+    if rows.is_empty() {
+        let insert = "INSERT INTO pgsluice.counterpart VALUES ($1, $2, $3)
+                      ON CONFLICT (archive_id, source_table) DO UPDATE SET target_table = excluded.target_table";
+        client.execute(insert, &[&archive_id, &source_table, &target_table]).await.map_err(|e| doing(&e))?;
+    }
+    Ok(None)
+}
+
+/// Notes tables of the source (OID, schema, name) with those of the same names on the target, where nothing is noted yet.
+pub async fn note_all(
+    client: &Client,
+    archive_id: &str,
+    tables: &[(u32, String, String)],
+) -> Result<(), Fault> {
+    let oids: Vec<u32> = tables.iter().map(|(oid, ..)| *oid).collect();
+    let schemas: Vec<&str> = tables.iter().map(|(_, schema, _)| schema.as_str()).collect();
+    let names: Vec<&str> = tables.iter().map(|(.., name)| name.as_str()).collect();
+    let insert = "INSERT INTO pgsluice.counterpart
+                  SELECT $1, s.oid, c.oid FROM unnest($2::oid[], $3::text[], $4::text[]) s(oid, schema, name)
+                    JOIN pg_namespace n ON n.nspname = s.schema
+                    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.name
+                  ON CONFLICT DO NOTHING";
+    client
+        .execute(insert, &[&archive_id, &oids, &schemas, &names])
+        .await
+        .map_err(|e| fault("writing pgsluice.counterpart", &e))?;
+    Ok(())
+}

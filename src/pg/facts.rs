@@ -1,0 +1,120 @@
+//! What the catalog says of one table now, and which transactions it has seen.
+
+use std::collections::HashMap;
+
+use tokio_postgres::Client;
+
+use super::answer::fault;
+use crate::model::{ColumnFacts, Fault, ReplicaIdentity, TableFacts, VisibleXids, Xid};
+
+/// What was found, in one look.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub seen: VisibleXids,
+    /// The publication is FOR ALL TABLES, future ones too.
+    pub everything: bool,
+    /// None where there is no such table.
+    pub table: Option<TableFacts>,
+}
+
+/// One row for each column, at least one in all. In one statement, so that the snapshot is that of all of it.
+const FACTS: &str = "
+SELECT pg_current_snapshot()::text, p.puballtables, c.oid, c.relkind = 'p', c.relreplident::text,
+       c.relkind IN ('r', 'p') AND CASE WHEN p.puballtables THEN pg_relation_is_publishable(c.oid) ELSE l.listed IS NOT NULL END,
+       a.attname::text, a.atttypid, format_type(a.atttypid, NULL), a.atttypmod,
+       a.attgenerated <> '' OR NOT coalesce(l.listed -> 'attnames' ? a.attname::text, true),
+       a.attlen = -1 AND a.attstorage <> 'p',
+       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
+                  AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END
+                  AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])),
+       b.nspname, b.typname, l.listed ->> 'rowfilter' IS NOT NULL,
+       coalesce(p.pubviaroot AND c.relispartition, false)
+  FROM pg_publication p
+  LEFT JOIN (pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace) ON n.nspname = $2 AND c.relname = $3
+  LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+  LEFT JOIN LATERAL (
+       -- Lists of columns and filters are there since version 15.
+       SELECT to_jsonb(t) AS listed FROM pg_publication_tables t
+        WHERE NOT p.puballtables AND t.pubname = p.pubname AND t.schemaname = n.nspname AND t.tablename = c.relname) l ON true
+  LEFT JOIN LATERAL (
+       WITH RECURSIVE base AS (
+            SELECT t.typtype, t.typbasetype, t.typname, t.typnamespace FROM pg_type t WHERE t.oid = a.atttypid
+             UNION ALL
+            SELECT t.typtype, t.typbasetype, t.typname, t.typnamespace
+              FROM base JOIN pg_type t ON t.oid = base.typbasetype WHERE base.typtype = 'd')
+       SELECT s.nspname::text, base.typname::text FROM base JOIN pg_namespace s ON s.oid = base.typnamespace
+        WHERE base.typtype <> 'd' AND a.atttypid >= 10000) b ON true
+ WHERE p.pubname = $1
+ ORDER BY a.attnum";
+
+/// Looks a table up, by the name that it has now.
+pub async fn look_up(client: &Client, publication: &str, schema: &str, name: &str) -> Result<Found, Fault> {
+    let doing = format!("looking up table {schema}.{name}");
+    let rows =
+        client.query(FACTS, &[&publication, &schema, &name]).await.map_err(|error| fault(&doing, &error))?;
+    let Some(first) = rows.first() else {
+        return Err(Fault::person(format!("{doing}: publication \"{publication}\" is gone from the source"))
+            .hint("it says which tables are wanted: create it again with the same tables, and run the same command again"));
+    };
+    let seen = snapshot(first.get(0))
+        .ok_or_else(|| Fault::stop(format!("{doing}: the server's snapshot makes no sense")))?;
+    let everything = first.get(1);
+    let Some(oid) = first.get::<_, Option<u32>>(2) else {
+        return Ok(Found { seen, everything, table: None });
+    };
+    for (at, what) in [(15, "filters its rows"), (16, "publishes it under the name of its partition root")] {
+        if first.get(at) {
+            return Err(Fault::person(format!(
+                "{doing}: publication \"{publication}\" {what}, which the slot's output plugin does not"
+            ))
+            .hint("alter the publication, or set up anew with --plugin pgoutput"));
+        }
+    }
+    let identity = ReplicaIdentity::from_catalog(first.get(4))
+        .ok_or_else(|| Fault::stop(format!("{doing}: unknown replica identity")))?;
+    let mut columns = Vec::new();
+    for row in rows.iter().filter(|row| row.get::<_, Option<&str>>(6).is_some()) {
+        let user_type = row.get::<_, Option<String>>(13).zip(row.get::<_, Option<String>>(14));
+        columns.push(ColumnFacts {
+            name: row.get(6),
+            type_oid: row.get(7),
+            type_name: row.get(8),
+            type_modifier: row.get(9),
+            left_out: row.get(10),
+            toastable: row.get(11),
+            key: identity == ReplicaIdentity::Full || row.get::<_, bool>(12),
+            user_type,
+        });
+    }
+    let table = TableFacts { oid, partitioned: first.get(3), published: first.get(5), identity, columns };
+    Ok(Found { seen, everything, table: Some(table) })
+}
+
+/// OIDs of types by what `format_type` prints of them; none where there is no such type.
+pub async fn types(client: &Client, names: &[String]) -> Result<HashMap<String, Option<u32>>, Fault> {
+    let query = "SELECT name, to_regtype(name)::oid FROM unnest($1::text[]) name";
+    let rows = client.query(query, &[&names]).await.map_err(|error| fault("looking up types", &error))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// `xmin:xmax:xip,xip…` of 64 bits each; messages carry the lower half.
+fn snapshot(text: &str) -> Option<VisibleXids> {
+    let xid = |text: &str| text.parse::<u64>().ok().map(|xid| Xid(xid as u32));
+    let mut parts = text.split(':');
+    let (min, max) = (xid(parts.next()?)?, xid(parts.next()?)?);
+    let running = parts.next()?.split(',').filter(|text| !text.is_empty()).map(xid).collect::<Option<_>>()?;
+    Some(VisibleXids { min, max, running })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_are_read() {
+        let seen = VisibleXids { min: Xid(10), max: Xid(20), running: vec![Xid(10), Xid(14)] };
+        assert_eq!(snapshot("4294967306:4294967316:4294967306,4294967310"), Some(seen));
+        assert_eq!(snapshot("7:7:").map(|seen| seen.running.len()), Some(0));
+        assert_eq!(snapshot("7:7"), None);
+    }
+}

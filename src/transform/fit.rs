@@ -1,0 +1,247 @@
+//! How a relation of the log fits the table of the target: which column is which, what the target lacks, and the DDL that
+//! would mend it.
+
+use crate::model::{Column, Relation, ReplicaIdentity, quote_ident};
+
+use super::statement::Mapped;
+use super::target::{Equality, Generated, Identity, TargetColumn, TargetTable};
+use super::types::{ColumnType, keeps};
+
+/// Why a change can't be expressed on the target. The caller adds the position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub message: String,
+    pub hint: Option<String>,
+    /// A statement after which the change would pass, if all that lacks are columns that can simply be added.
+    pub add_columns: Option<String>,
+}
+
+impl Refusal {
+    pub(super) fn new(message: String) -> Refusal {
+        Refusal { message, hint: None, add_columns: None }
+    }
+
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Refusal {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// What was decided about a table's columns.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    /// Columns that the target lacks are left out.
+    pub ignore_extra: bool,
+    /// The columns to apply, if not all.
+    pub columns: Option<Vec<String>>,
+}
+
+/// What the target's table lacks for the relation's rows.
+#[derive(Debug, Default)]
+pub(super) struct Lacks {
+    /// Of changes that carry key columns only.
+    pub(super) for_keys: Option<Refusal>,
+    /// Of all others.
+    pub(super) for_rows: Option<Refusal>,
+    /// Columns that are left out by choice.
+    pub(super) left_out: Vec<String>,
+}
+
+/// The name that a relation had before.
+#[derive(Debug)]
+pub(super) struct Renamed {
+    schema: String,
+    name: String,
+}
+
+impl Renamed {
+    pub(super) fn between(before: Relation, after: &Relation) -> Option<Renamed> {
+        let same = before.schema == after.schema && before.name == after.name;
+        (!same).then_some(Renamed { schema: before.schema, name: before.name })
+    }
+}
+
+/// A column that does not fit.
+enum Misfit {
+    Missing,
+    /// The type of the target would silently change values.
+    Loses(ColumnType),
+    /// Left out by choice, which the key can't be.
+    KeyLeftOut,
+}
+
+/// Matches the relation's columns with the target's by name.
+pub(super) fn fit(
+    relation: &Relation,
+    target: &TargetTable,
+    arriving: &[Option<ColumnType>],
+    choice: &Choice,
+) -> (Vec<Mapped>, Lacks) {
+    let mut misfits = Vec::new();
+    let mut left_out = Vec::new();
+    let none_is_there = !relation.columns.iter().any(|column| target.column(&column.name).is_some());
+    let mut mapped = Vec::new();
+    for (at, column) in relation.columns.iter().enumerate() {
+        let found = target.column(&column.name);
+        let key = is_key(relation, column);
+        let chosen = choice.columns.as_ref().is_none_or(|columns| columns.contains(&column.name));
+        let omitted = !chosen || (found.is_none() && choice.ignore_extra && !none_is_there);
+        let source = arriving.get(at).and_then(Option::as_ref);
+        match found {
+            _ if !chosen && key => misfits.push((at, Misfit::KeyLeftOut)),
+            _ if omitted && !key => left_out.push(column.name.clone()),
+            None => misfits.push((at, Misfit::Missing)),
+            Some(found) if found.generated == Generated::Yes => {}
+            Some(found) => {
+                if source.is_some_and(|source| !keeps(source, &found.column_type)) {
+                    misfits.push((at, Misfit::Loses(found.column_type.clone())));
+                }
+            }
+        }
+        mapped.push(map(column, found.filter(|_| !omitted)));
+    }
+    let refusal = |keys_only: bool| {
+        let concerned = misfits.iter().any(|(at, _)| {
+            !keys_only || relation.columns.get(*at).is_some_and(|column| is_key(relation, column))
+        });
+        concerned.then(|| refuse(relation, target, arriving, &misfits))
+    };
+    let lacks = Lacks { for_keys: refusal(true), for_rows: refusal(false), left_out };
+    (mapped, lacks)
+}
+
+/// Whether the column finds rows. With REPLICA IDENTITY FULL rows are found by whatever columns the target has: rows
+/// that are equal in all of those can stand for one another.
+fn is_key(relation: &Relation, column: &Column) -> bool {
+    column.key && relation.identity != ReplicaIdentity::Full
+}
+
+fn map(column: &Column, found: Option<&TargetColumn>) -> Mapped {
+    Mapped {
+        quoted: quote_ident(&column.name),
+        key: column.key,
+        unwritten: found.is_none_or(|found| found.generated == Generated::Yes),
+        identity: found.map_or(Identity::No, |found| found.identity),
+        equality: found.map_or_else(Equality::default, |found| found.equality.clone()),
+        type_name: found.map(|found| found.type_name.clone()).unwrap_or_default(),
+    }
+}
+
+fn refuse(
+    relation: &Relation,
+    target: &TargetTable,
+    arriving: &[Option<ColumnType>],
+    misfits: &[(usize, Misfit)],
+) -> Refusal {
+    let table = format!("{}.{}", relation.schema, relation.name);
+    let (schema, name) = target.root.as_ref().map_or((&relation.schema, &relation.name), |(s, n)| (s, n));
+    let alter = format!("ALTER TABLE {}.{}", quote_ident(schema), quote_ident(name));
+    let (mut what, mut mend, mut renames) = (Vec::new(), Vec::new(), Vec::new());
+    let mut additions = Some(Vec::new());
+    let extra: Vec<&TargetColumn> = target
+        .columns
+        .iter()
+        .filter(|column| column.generated == Generated::No)
+        .filter(|column| !relation.columns.iter().any(|other| other.name == column.name))
+        .collect();
+    for (at, misfit) in misfits {
+        let Some(column) = relation.columns.get(*at) else { continue };
+        let source = arriving.get(*at).and_then(Option::as_ref);
+        let sql = name_of(source);
+        let quoted = quote_ident(&column.name);
+        match misfit {
+            Misfit::Missing => {
+                what.push(format!(
+                    "table {table} on the target has no column {quoted}, which the change needs"
+                ));
+                let addition = format!("ADD COLUMN {quoted} {sql}");
+                mend.push(format!("{alter} {addition};"));
+                let source = source.filter(|source| source.oid != 0);
+                let alike =
+                    |other: &&&TargetColumn| source.is_none_or(|source| source.oid == other.column_type.oid);
+                let renamed = extra.iter().find(alike);
+                if let Some(other) = renamed {
+                    renames.push(format!("{alter} RENAME COLUMN {} TO {quoted};", quote_ident(&other.name)));
+                }
+                // Columns are added at the end. One that was renamed stands where it stood, and holds old values.
+                let mut after = relation.columns.iter().skip(at.saturating_add(1));
+                let last = after.all(|column| target.column(&column.name).is_none());
+                let simple = last && renamed.is_none() && source.is_some() && !is_key(relation, column);
+                additions = additions.filter(|_| simple).map(|mut additions| {
+                    additions.push(format!("ADD COLUMN IF NOT EXISTS {quoted} {sql}"));
+                    additions
+                });
+            }
+            Misfit::Loses(there) => {
+                additions = None;
+                what.push(format!(
+                    "column {quoted} of table {table} is {sql} on the source and {} on the target, which would not keep every value",
+                    there.sql
+                ));
+                mend.push(format!("{alter} ALTER COLUMN {quoted} TYPE {sql};"));
+            }
+            Misfit::KeyLeftOut => {
+                additions = None;
+                what.push(format!("column {quoted} is part of the key of {table} and can't be left out"));
+            }
+        }
+    }
+    what.extend(absent_types(misfits.iter().filter_map(|(at, _)| arriving.get(*at)?.as_ref())));
+    let hint = match (mend.is_empty(), renames.is_empty()) {
+        (true, _) => "name the column in --columns, then run the same command again".to_owned(),
+        (false, true) => format!("on the target: {} then run the same command again", mend.join(" ")),
+        (false, false) => format!(
+            "on the target: {} or, if the source has renamed a column: {} then run the same command again",
+            mend.join(" "),
+            renames.join(" ")
+        ),
+    };
+    let add_columns = additions.map(|additions| format!("{alter} {}", additions.join(", ")));
+    Refusal { add_columns, ..Refusal::new(what.join("; ")).hint(hint) }
+}
+
+/// The refusal of every change of a table that the target does not have.
+pub(super) fn no_table(
+    relation: &Relation,
+    arriving: &[Option<ColumnType>],
+    renamed: Option<&Renamed>,
+) -> Refusal {
+    let name = format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name));
+    let types = arriving.iter().map(Option::as_ref).chain(std::iter::repeat(None));
+    let column = |(column, of): (&Column, _)| format!("{} {}", quote_ident(&column.name), name_of(of));
+    let mut parts: Vec<String> = relation.columns.iter().zip(types).map(column).collect();
+    let keys = relation.columns.iter().filter(|column| is_key(relation, column));
+    let keys: Vec<_> = keys.map(|column| quote_ident(&column.name)).collect();
+    if !keys.is_empty() {
+        let kind = if relation.identity == ReplicaIdentity::Index { "UNIQUE" } else { "PRIMARY KEY" };
+        parts.push(format!("{kind} ({})", keys.join(", ")));
+    }
+    let create = format!("CREATE TABLE {name} ({});", parts.join(", "));
+    let before = renamed.map_or_else(String::new, |renamed| {
+        let old = format!("{}.{}", quote_ident(&renamed.schema), quote_ident(&renamed.name));
+        format!("or, since it was called {old} before: ALTER TABLE {old} {}; ", rename(renamed, relation))
+    });
+    let mut what = vec![format!("table {}.{} does not exist on the target", relation.schema, relation.name)];
+    what.extend(absent_types(arriving.iter().flatten()));
+    Refusal::new(what.join("; ")).hint(format!(
+        "on the target: {create} {before}then run the same command again; or leave it out with --exclude"
+    ))
+}
+
+fn name_of(told: Option<&ColumnType>) -> &str {
+    told.map_or("TYPE", |told| told.sql.as_str())
+}
+
+fn absent_types<'t>(told: impl Iterator<Item = &'t ColumnType>) -> Option<String> {
+    let absent: Vec<&str> = told.filter(|told| told.oid == 0).map(|told| told.sql.as_str()).collect();
+    let names = absent.join(", ");
+    (!absent.is_empty()).then(|| format!("type {names} does not exist on the target, create it first"))
+}
+
+fn rename(from: &Renamed, to: &Relation) -> String {
+    if from.name == to.name {
+        format!("SET SCHEMA {}", quote_ident(&to.schema))
+    } else {
+        format!("RENAME TO {}", quote_ident(&to.name))
+    }
+}
