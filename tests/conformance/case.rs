@@ -12,6 +12,8 @@ pub struct Case {
     /// The first comment line.
     pub title: String,
     pub only: Vec<Condition>,
+    /// A query that fails where the server lacks what the case shows, such as XML.
+    pub needs: Option<String>,
     /// More arguments of `setup`.
     pub setup: Vec<String>,
     pub source_encoding: String,
@@ -122,6 +124,7 @@ impl Case {
         let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
         match (word, rest.split_once(' ')) {
             ("only", _) => self.only = conditions(rest)?,
+            ("needs", _) => self.needs = Some(rest.into()),
             ("setup", _) => self.setup = rest.split_whitespace().map(str::to_owned).collect(),
             ("encoding", None) => {
                 self.source_encoding = rest.into();

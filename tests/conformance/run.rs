@@ -5,9 +5,10 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use super::Lane;
 use super::case::{self, Case, Command, Refusal, Step};
+use super::{Lane, Plugin};
 use crate::support::{Cluster, Outcome, Pgsluice, Running, Session, difference_between, seconds, wait_until};
 
 /// Cases in flight; most of a case's time is waiting.
@@ -26,8 +27,7 @@ pub fn all(lane: Lane) {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let ended = catch_unwind(AssertUnwindSafe(|| ground.run(case)));
-                    let result = ended.unwrap_or_else(|panic| Result::Failed(message(&*panic)));
+                    let result = ground.run(case);
                     ground.report(case, &result);
                     if let Result::Failed(what) = result {
                         failed
@@ -52,6 +52,8 @@ enum Result {
     Equal,
     /// As the case says it must be.
     Refused(String),
+    /// The server lacks what the case needs.
+    NotAtHand,
     Failed(String),
 }
 
@@ -70,22 +72,31 @@ impl Ground {
                 .set("max_prepared_transactions", "10")
                 .set("max_replication_slots", "50")
                 .set("max_wal_senders", "30")
-                .set("max_connections", "100")
-                .start()
         };
-        let (source, target) = (spacious(Cluster::prepare_source()), spacious(Cluster::prepare()));
+        let mut target = spacious(Cluster::prepare());
+        if lane.version.major >= 18 {
+            target = target.set("max_active_replication_origins", "50");
+        }
+        let (source, target) = (spacious(Cluster::prepare_source()).start(), target.start());
+        if lane.plugin == Plugin::Wal2json {
+            source.allow_wal2json();
+        }
         Ground { lane, source, target }
     }
 
     fn run(&self, case: &Case) -> Result {
+        if case.needs.as_ref().is_some_and(|query| self.source.session().try_query(query).is_err()) {
+            return Result::NotAtHand;
+        }
         let road = Road::new(self, case);
         let expected = case.refusal(&self.lane);
-        let ended = road.travel(expected);
+        let ended = catch_unwind(AssertUnwindSafe(|| road.travel(expected)));
         road.clear();
         match (ended, expected) {
-            (Err(what), _) => Result::Failed(what),
-            (Ok(()), Some(refusal)) => Result::Refused(refusal.says.clone()),
-            (Ok(()), None) => Result::Equal,
+            (Err(panic), _) => Result::Failed(message(&*panic)),
+            (Ok(Err(what)), _) => Result::Failed(what),
+            (Ok(Ok(())), Some(refusal)) => Result::Refused(refusal.says.clone()),
+            (Ok(Ok(())), None) => Result::Equal,
         }
     }
 
@@ -94,6 +105,7 @@ impl Ground {
         let (word, detail) = match result {
             Result::Equal => ("equal", ""),
             Result::Refused(says) => ("refused", says.as_str()),
+            Result::NotAtHand => ("not at hand", ""),
             Result::Failed(what) => ("failed", what.as_str()),
         };
         let line = serde_json::json!({
@@ -157,7 +169,7 @@ impl<'a> Road<'a> {
         let live = self.follow()?;
         let changed = self.change();
         let end = self.ground.source.current_lsn();
-        let live = self.finish(live, expected.is_none());
+        let live = self.finish(live)?;
         changed?;
 
         let catchup = |road: &Road<'_>| road.run(&road.catchup, &["follow", "--endpos", &end], true);
@@ -230,13 +242,19 @@ impl<'a> Road<'a> {
     }
 
     /// Ends `follow` where the changes end; it may have ended by itself where it must refuse them.
-    fn finish(&self, mut running: Running, expects_success: bool) -> Outcome {
+    fn finish(&self, mut running: Running) -> std::result::Result<Outcome, String> {
         if running.is_running() {
-            self.run(&self.live, &["sentinel", "set", "endpos", "current"], false);
-        } else if expects_success {
-            return running.wait(seconds(1));
+            done(&self.run(&self.live, &["sentinel", "set", "endpos", "current"], false))?;
         }
-        running.wait(seconds(120))
+        let started = Instant::now();
+        while running.is_running() {
+            if started.elapsed() > seconds(60) {
+                let sentinel = self.run(&self.live, &["sentinel", "get"], false);
+                return Err(format!("live: endpos is not reached: {sentinel}\n{}", running.kill()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(running.wait(seconds(1)))
     }
 
     fn change(&self) -> std::result::Result<(), String> {
@@ -295,10 +313,17 @@ impl<'a> Road<'a> {
         let _ = source.try_query(&format!("drop database if exists {} with (force)", self.database));
         for stream in self.streams() {
             let _ = target.try_query(&format!("drop database if exists {} with (force)", stream.database));
-            let _ = target.try_query(&format!(
-                "select pg_replication_origin_drop(roname) from pg_replication_origin where roname = '{}'",
-                stream.database.to_lowercase()
-            ));
+            // A backend that is on its way out may still have it.
+            let name = stream.database.to_lowercase();
+            let origin = format!(
+                "select pg_replication_origin_drop(roname) from pg_replication_origin where roname = '{name}'"
+            );
+            (0..50).find(|_| {
+                target
+                    .try_query(&origin)
+                    .inspect_err(|_| std::thread::sleep(Duration::from_millis(20)))
+                    .is_ok()
+            });
         }
     }
 }

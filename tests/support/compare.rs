@@ -55,7 +55,7 @@ const COMPARABLE: &str = "select n.nspname || '.' || c.relname, format('%I.%I', 
 
 /// How values are printed for a comparison, whatever role and database say.
 const PLAIN: &str = "set datestyle = iso; set intervalstyle = postgres; set timezone = utc; set bytea_output = hex;
-    set extra_float_digits = 3; set lc_monetary = 'C'; set xmlbinary = base64; set search_path = ''; set row_security = off";
+    set extra_float_digits = 3; set lc_monetary = 'C'; set xmlbinary = base64; set search_path = public; set row_security = off";
 
 /// What the source's tables have that the target's don't, or the other way; the columns that the source has, by name, as text.
 /// With queries, what these give instead.

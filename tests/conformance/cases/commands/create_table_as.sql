@@ -1,5 +1,5 @@
 -- CREATE TABLE AS, SELECT INTO and temporary copies: rows of new tables come once the target has the table
--- [refused by follow: table public.made does not exist on the target]
+-- [refused by follow: public.made does not exist on the target]
 -- [schema]
 create table t(id int primary key, v text);
 -- [changes]

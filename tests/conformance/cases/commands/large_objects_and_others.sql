@@ -10,5 +10,5 @@ grant select on t to public;
 insert into t values (2, null);
 select lo_unlink(blob) from t where id = 1;
 notify channel, 'payload';
-lock table t;
+begin; lock table t; commit;
 insert into t values (3, null);

@@ -1,5 +1,5 @@
 -- A label renamed on the target while the log still says the old one: the refusal names it, and going on is possible
--- [refused by follow: invalid input value for enum mood: "sad"]
+-- [refused by follow: invalid input value for enum public.mood: "sad"]
 -- [schema]
 create type mood as enum ('sad', 'happy');
 create table t(id int primary key, m mood);

@@ -11,4 +11,4 @@ insert into whole values (0, 0), (0, '-0');
 update whole set f = 1 where ctid = (select max(ctid) from whole where d = 0);
 delete from whole where d = 'NaN';
 delete from whole where ctid = (select min(ctid) from whole where d = 0);
-update t set d = d / 3;
+update t set d = d / 3 where id > 5;
