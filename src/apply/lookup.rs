@@ -27,7 +27,7 @@ select a.attname::text, a.attgenerated::text, a.attidentity::text, b.type, b.kin
        (select n.nspname::text from pg_operator o join pg_namespace n on n.oid = o.oprnamespace
          where o.oprname = '=' and o.oprleft = b.type and o.oprright = b.type
          order by n.nspname = 'pg_catalog' desc limit 1),
-       format_type(a.atttypid, null), format_type(a.atttypid, a.atttypmod), b.modifier, t.typname::text,
+       format_type(a.atttypid, -1), format_type(a.atttypid, a.atttypmod), b.modifier, t.typname::text,
        case when t.typcategory = 'A' then t.typelem else 0::oid end, t.typcategory::text,
        coalesce(e.typtype, t.typtype)::text, b.type <> a.atttypid,
        a.attnotnull and not a.atthasdef and a.attidentity = ''
@@ -161,6 +161,7 @@ fn column(row: &tokio_postgres::Row) -> TargetColumn {
         equality: Equality {
             operator_schema: operator_schema.filter(|schema| schema != "pg_catalog"),
             exact: deterministic && (kind == "e" || EXACT.contains(&type_oid)),
+            record: kind == "c",
         },
     }
 }
