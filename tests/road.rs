@@ -53,7 +53,8 @@ fn a_segment_that_was_left_without_its_header_is_made_anew() {
     road.arrives();
     let segments = road.program.archive().join("segments");
     let entries = std::fs::read_dir(&segments).unwrap().map(|entry| entry.unwrap().file_name());
-    let last = entries.map(|name| name.into_string().unwrap()).max().unwrap();
+    let sealed = entries.map(|name| name.into_string().unwrap()).filter(|name| name.ends_with(".seg"));
+    let last = sealed.max().unwrap();
     let through = last.strip_suffix(".seg").unwrap().split_once('-').unwrap().1;
     std::fs::write(segments.join(format!("{through}.open")), "").unwrap();
     road.change("insert into t values (2)");
