@@ -58,7 +58,6 @@ fn an_earlier_endpos_gets_a_sample_of_that_time_or_later() {
     assert!((3..=100).contains(&at), "{at}");
     road.target.run_script("insert into t(note) values ('target')");
     road.target.run_script("delete from t where note = 'target'");
-    road.program.run(&["apply", "--endpos", &road.source.value("select pg_current_wal_lsn()")]);
 }
 
 #[test]

@@ -38,6 +38,9 @@ pub struct Event {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum Kind {
+    /// A command begins that will write rows, before its end is told.
+    #[serde(rename = "ddl_command_start")]
+    Start,
     /// A command is done.
     #[serde(rename = "ddl_command_end")]
     Command,

@@ -39,6 +39,7 @@ pub struct Run {
 
 /// A command with what was told just before it.
 struct Done<'e> {
+    /// The event at whose place it has to be run.
     at: usize,
     event: &'e Event,
     dropped: Vec<&'e Object>,
@@ -72,16 +73,20 @@ fn plan_message(events: &[Event]) -> Vec<(usize, Action)> {
     };
     let mut actions = Vec::new();
     let (mut dropped, mut rewritten, mut done) = (Vec::new(), Vec::new(), Vec::new());
+    let mut started = Vec::new();
     for (at, event) in events.iter().enumerate() {
         match event.kind {
             Kind::Failed => {
                 let reason = format!("the source's trigger failed at a {}: {}", event.tag, event.error);
                 actions.push((at, stop(&reason)));
             }
+            Kind::Start => started.push(at),
             Kind::Drop => dropped.extend(&event.objects),
             Kind::Rewrite => rewritten.extend(&event.objects),
             Kind::Command => {
                 let (dropped, rewritten) = (std::mem::take(&mut dropped), std::mem::take(&mut rewritten));
+                let has_start = matches!(event.tag.as_str(), "CREATE TABLE AS" | "SELECT INTO");
+                let at = if has_start { started.pop().unwrap_or(at) } else { at };
                 let command = Done { at, event, dropped, rewritten };
                 if let Some(reason) = command.is_nothing() {
                     actions.push((at, Action::Skip(reason)));
@@ -293,6 +298,7 @@ mod tests {
         let (tag, identity) = words.rsplit_once(' ').unwrap();
         let (event, tag) = match tag {
             "drop" => ("sql_drop", "DROP TABLE"),
+            "start" => ("ddl_command_start", "CREATE TABLE AS"),
             "rewrite" => ("table_rewrite", "ALTER TABLE"),
             tag => ("ddl_command_end", tag),
         };
@@ -406,6 +412,18 @@ mod tests {
             "create table t as select 1 -- x\nWITH NO DATA",
         );
         check_one("create table t as select 1 with no data", "create table t as select 1\nWITH NO DATA");
+    }
+
+    #[test]
+    fn a_command_that_writes_rows_is_run_before_them() {
+        let query = "create table a(); create table t as select 1";
+        let events = [
+            event("1", Some(query), "CREATE TABLE s.a"),
+            event("1", None, "start -"),
+            event("1", None, "CREATE TABLE AS s.t"),
+        ];
+        let found: Vec<String> = plan(&events).iter().map(shown).collect();
+        assert_eq!(found, ["create table a()", "create table t as select 1\nWITH NO DATA", "-"]);
     }
 
     #[test]

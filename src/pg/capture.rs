@@ -7,8 +7,13 @@ use super::answer::fault;
 use crate::model::Fault;
 
 const FUNCTIONS: &str = include_str!("capture.sql");
-/// The events, which name the triggers too.
-const EVENTS: [&str; 3] = ["ddl_command_end", "sql_drop", "table_rewrite"];
+/// The events, which name the triggers too, and their filters. Commands that write rows themselves are told of before they do.
+const EVENTS: [(&str, &str); 4] = [
+    ("ddl_command_start", "WHEN TAG IN ('CREATE TABLE AS', 'SELECT INTO')"),
+    ("ddl_command_end", ""),
+    ("sql_drop", ""),
+    ("table_rewrite", ""),
+];
 
 /// Why the role may not; nothing is left of the attempt.
 pub async fn denied(client: &Client) -> Result<Option<Fault>, Fault> {
@@ -35,12 +40,12 @@ async fn script(client: &Client) -> Result<String, Fault> {
         None => "CREATE SCHEMA pgsluice;".to_owned(),
     };
     script += FUNCTIONS;
-    for event in EVENTS {
+    for (event, filter) in EVENTS {
         let name = format!("pgsluice_{event}");
         if !present.contains(&name) {
             // ALWAYS: what another applier does in the replica role counts too.
             script += &format!(
-                "CREATE EVENT TRIGGER {name} ON {event} EXECUTE FUNCTION pgsluice.capture_ddl();
+                "CREATE EVENT TRIGGER {name} ON {event} {filter} EXECUTE FUNCTION pgsluice.capture_ddl();
                  ALTER EVENT TRIGGER {name} ENABLE ALWAYS;"
             );
         }

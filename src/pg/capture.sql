@@ -31,7 +31,7 @@ BEGIN
                bool_and(schema_name IS NOT DISTINCT FROM 'pgsluice' OR object_identity = 'pgsluice') FILTER (WHERE original)
           INTO found, ours
           FROM pg_event_trigger_dropped_objects();
-    ELSE
+    ELSIF event = 'table_rewrite' THEN
         SELECT jsonb_agg(jsonb_build_object('type', 'table', 'schema', nspname,
                    'identity', quote_ident(nspname) || '.' || quote_ident(relname),
                    'reason', pg_event_trigger_table_rewrite_reason(),
