@@ -6,6 +6,7 @@
 mod architecture;
 mod conformance;
 mod control;
+mod ddl;
 mod endpos;
 mod filters;
 mod harness;
@@ -18,5 +19,6 @@ mod road;
 mod schema;
 mod segment;
 mod semantics;
+mod sequences;
 mod streaming;
 mod support;

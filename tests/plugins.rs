@@ -419,6 +419,8 @@ fn publications_that_filter_within_tables() {
         }
         source.run_script("alter publication pgsluice set (publish_via_partition_root = false); alter publication pgsluice set table p1 where (id > 5)");
         refused(program.run(&["receive", "--endpos", "current"]), &["public.p1", "filters its rows"]);
+        let outcome = program.run(&["setup"]).ends_with(1);
+        assert!(outcome.stderr.contains("rows of public.p1 are filtered, which"), "{outcome}");
         source.run_script("create table columns(id int primary key, kept text, secret text); alter publication pgsluice set table p1, columns(id, kept)");
         target.run_script("create table columns(id int primary key, kept text, secret text default 'own')");
         source.run_script("insert into columns values (1, 'a', 'b'); update columns set kept = 'c'");

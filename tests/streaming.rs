@@ -212,8 +212,8 @@ fn what_is_streamed_makes_the_same_log() {
         let late = Stage::another(&stage.road, "late");
         let running = stage.receive();
         workload(&stage);
+        // Some of it spills: a row can't be streamed before all its parts are there.
         assert!(stage.statistic("stream_txns") >= 5, "transactions were streamed");
-        assert_eq!(stage.statistic("spill_txns"), 0);
         running.terminate(seconds(20)).done();
         stage.assert_equal();
         // Read from the slot after the fact, where each transaction is streamed up to its end.
