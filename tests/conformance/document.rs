@@ -20,6 +20,7 @@ are made first), and once more *from the archive* into another target. After eac
 
 - **equal**: all three targets hold what the source holds.
 - **refused**: the program stops and says why, as listed below the table; nothing is different in silence.
+- **not at hand**: that server was built without something that the case needs.
 - –: the case is not for this plugin or version.
 
 The columns are the plugin and the server's version, the same for source and target.
