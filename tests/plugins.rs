@@ -198,7 +198,8 @@ fn toasted_values_that_did_not_change() {
 #[test]
 fn settings_of_the_role_change_nothing() {
     let source = Cluster::source();
-    let schema = "create table t(id int primary key, b bytea, f float8 not null, d timestamptz, i interval, m money);";
+    let schema =
+        "create table t(id int primary key, b bytea, f float8 not null, d timestamptz, i interval, m money);";
     source.run_script(schema);
     let ways: Vec<Way> =
         plugins(source.version()).into_iter().map(|plugin| Way::new(&source, plugin, schema)).collect();

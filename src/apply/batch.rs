@@ -238,8 +238,9 @@ impl<'a> Applier<'a> {
                     self.planner.define(relation.clone());
                     Flow::On
                 }
-                Message::Logical { transactional: false, prefix, content, .. } => {
-                    self.sequences = sequences::sample(prefix, content).or_else(|| self.sequences.take());
+                Message::Logical { transactional: false, prefix, content, lsn } => {
+                    let sample = sequences::sample(prefix, content, *lsn);
+                    self.sequences = sample.or_else(|| self.sequences.take());
                     Flow::On
                 }
                 Message::Type { oid, schema, name } => {

@@ -131,6 +131,9 @@ async fn arriving(
     Ok(types.collect())
 }
 
+/// Types of users and extensions begin here (transam.h, `FirstNormalObjectId`).
+const FIRST_NORMAL_OID: u32 = 16384;
+
 fn column(row: &tokio_postgres::Row) -> TargetColumn {
     let (generated, identity): (String, String) = (row.get(1), row.get(2));
     let (type_oid, kind, deterministic): (u32, String, bool) = (row.get(3), row.get(4), row.get(5));
@@ -145,7 +148,8 @@ fn column(row: &tokio_postgres::Row) -> TargetColumn {
             kind: match (row.get::<_, bool>(14), row.get::<_, &str>(13), row.get::<_, &str>(12)) {
                 (true, ..) => TypeKind::Domain,
                 (_, "e", _) => TypeKind::Enum,
-                (_, _, "S") => TypeKind::TextLike,
+                // Built-in ones pad or cut (char, name), or are known by their OIDs.
+                (_, _, "S") if type_oid >= FIRST_NORMAL_OID => TypeKind::TextLike,
                 _ => TypeKind::Other,
             },
             name: row.get(10),

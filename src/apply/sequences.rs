@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use super::Control;
 use crate::archive::{Archive, Frame, Reader, Tail};
-use crate::model::{Fault, Position};
+use crate::model::{Fault, Lsn, Position};
 pub(super) use crate::pg::sequences::Sample;
 use crate::pg::sequences::{self, PREFIX};
 use crate::pgoutput::{Message, decode};
@@ -116,17 +116,19 @@ fn samples(frame: &Frame) -> impl Iterator<Item = Sample> {
     let records =
         frame.records().filter_map(|record| record.ok().filter(|bytes| bytes.first() == Some(&b'M')));
     records.filter_map(|bytes| match decode(bytes) {
-        Ok(Message::Logical { prefix, content, .. }) => sample(prefix, content),
+        Ok(Message::Logical { transactional: false, prefix, content, lsn }) => sample(prefix, content, lsn),
         _ => None,
     })
 }
 
-/// The sample that a logical message is, if it is one.
-pub(super) fn sample(prefix: &[u8], content: &[u8]) -> Option<Sample> {
+/// The sample that a logical message is, if it is one. One that claims to be of a moment behind its own record is somebody's
+/// invention.
+pub(super) fn sample(prefix: &[u8], content: &[u8], lsn: Lsn) -> Option<Sample> {
     if prefix != PREFIX.as_bytes() {
         return None;
     }
-    serde_json::from_slice(content)
-        .inspect_err(|error| tracing::warn!(%error, "a sample of sequences can't be read"))
-        .ok()
+    let sample: Result<Sample, _> = serde_json::from_slice(content);
+    let sample =
+        sample.inspect_err(|error| tracing::warn!(%error, "a sample of sequences can't be read")).ok()?;
+    (sample.as_of <= Position(lsn.0)).then_some(sample)
 }

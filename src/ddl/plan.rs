@@ -210,6 +210,14 @@ impl Done<'_> {
             "SELECT INTO" => {
                 return Err("SELECT INTO would copy rows that come by themselves: use CREATE TABLE AS");
             }
+            "ALTER TABLE" if has("enable") && (has("always") || has("replica")) => {
+                return Err(
+                    "the trigger or rule would fire for replicated rows too, and what it writes comes by itself",
+                );
+            }
+            tag if tag.starts_with("DROP ") && has("cascade") => {
+                return Err("CASCADE may drop on the target what the source does not have");
+            }
             "DROP OWNED" => return Err("what it drops depends on the owners, which are the target's own"),
             "CREATE TABLE AS" => run.sql = without_data(statement),
             // In a transaction there is nothing concurrent.
@@ -239,7 +247,8 @@ impl Done<'_> {
         }
         if event.tag == "ALTER TABLE" {
             run.tables.clone_from(&run.after);
-            run.computes = self.rewritten.iter().any(|table| table.reason & 2 != 0);
+            // A rewrite of any reason puts a new column's default into each row, and forgets what it was.
+            run.computes = self.rewritten.iter().any(|table| table.reason & 2 != 0 || has("add"));
             run.missing = event
                 .missing
                 .iter()
@@ -252,10 +261,7 @@ impl Done<'_> {
         let using = words.iter().find(|(_, word)| *word == "using");
         if let Some((using, _)) = using.filter(|_| self.rewritten.iter().any(|table| table.reason & 4 != 0)) {
             run.functions = statement.called_after(*using);
-            let moment = ["current_timestamp", "current_date", "current_time", "localtimestamp", "localtime"];
-            let users =
-                ["current_user", "session_user", "user", "current_role", "current_catalog", "current_schema"];
-            if words.iter().any(|(_, word)| moment.contains(word) || users.contains(word)) {
+            if depends_on_the_moment(statement, *using) {
                 return Err("the new values depend on when or by whom it was run: rows would differ");
             }
         }
@@ -276,15 +282,40 @@ fn without_data(statement: &Statement<'_>) -> String {
     format!("{}\nWITH NO DATA", statement.text_without(|at, _| at >= keep))
 }
 
-/// `ALTER … OWNER TO …`, and nothing else.
+/// `ALTER … OWNER TO role`, and nothing else. A column or constraint may be called `owner` as well.
 fn is_only_of_owner(statement: &Statement<'_>) -> bool {
-    let words: Vec<(usize, &str)> = statement.outer_words().collect();
-    let owner = words.windows(2).any(|pair| matches!(pair, [(_, "owner"), (_, "to")]));
+    let words: Vec<Option<&str>> = statement.tokens.iter().map(|token| token.word()).collect();
+    let owner = matches!(words.as_slice(), [.., Some("owner"), Some("to"), _]);
     let list = statement
         .tokens
         .iter()
         .any(|token| token.depth == 0 && token.kind == super::split::TokenKind::Symbol(b','));
-    owner && !list
+    owner && !list && !["rename", "policy"].iter().any(|word| statement.has_outer_word(word))
+}
+
+/// Whether something behind a token gives the time or the user of the moment: the keywords that do, and the constants of
+/// times that mean now.
+fn depends_on_the_moment(statement: &Statement<'_>, after: usize) -> bool {
+    const WORDS: [&str; 11] = [
+        "current_timestamp",
+        "current_date",
+        "current_time",
+        "localtimestamp",
+        "localtime",
+        "current_user",
+        "session_user",
+        "user",
+        "current_role",
+        "current_catalog",
+        "current_schema",
+    ];
+    statement.tokens.iter().skip(after + 1).any(|token| match token.word() {
+        Some(word) => WORDS.contains(&word),
+        None => {
+            let constant = statement.constant(token).trim_matches('\'').trim().to_ascii_lowercase();
+            ["now", "today", "tomorrow", "yesterday"].contains(&constant.as_str())
+        }
+    })
 }
 
 #[cfg(test)]
@@ -383,6 +414,8 @@ mod tests {
         check(several, &["CREATE TABLE s.b"], &["stop: the string holds several"]);
         check("create table a(); create table b()", &["CREATE TABLE s.b"], &["stop: the commands"]);
         check("select f()", &["CREATE TABLE s.b"], &["stop: the commands"]);
+        check("alter table t enable always trigger x", &["ALTER TABLE s.t"], &["stop: the trigger or rule"]);
+        check("drop table t cascade", &["drop s.t", "DROP TABLE -"], &["stop: CASCADE"]);
         check("create table 'a", &["CREATE TABLE s.b"], &["stop: its text can't"]);
         check("select 1 into t", &["SELECT INTO s.t"], &["stop: SELECT INTO"]);
     }
@@ -430,6 +463,8 @@ mod tests {
     fn nothing_is_concurrent_and_owners_stay() {
         check("create index concurrently i on t(a)", &["CREATE INDEX s.i"], &["create index  i on t(a)"]);
         check("alter table t owner to bob", &["ALTER TABLE s.t"], &["-"]);
+        let rename = "alter table t rename owner to boss";
+        check(rename, &["ALTER TABLE s.t"], &[rename]);
         check(
             "alter table t detach partition p concurrently",
             &["ALTER TABLE s.t"],
@@ -454,6 +489,13 @@ mod tests {
             run("alter table t alter a type timestamp using current_timestamp", "4"),
             Action::Stop { .. }
         ));
+        for moment in ["coalesce(a, current_timestamp)", "(current_user)", "'Now'::timestamp"] {
+            let query = format!("alter table t alter a type timestamp using {moment}");
+            assert!(matches!(run(&query, "4"), Action::Stop { .. }), "{query}");
+        }
+        let both = "alter table t add created timestamptz default now(), alter id type bigint";
+        let Action::Run(both) = run(both, "4") else { panic!() };
+        assert!(both.computes);
         let Action::Run(plain) = run("alter table t alter a type int", "4") else { panic!() };
         assert!(plain.functions.is_empty());
     }

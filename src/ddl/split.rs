@@ -52,6 +52,14 @@ impl<'q> Statement<'q> {
         text.trim_end().to_owned()
     }
 
+    /// The text of a token that is a constant; empty for others.
+    pub(super) fn constant(&self, token: &Token) -> &'q str {
+        match token.kind {
+            TokenKind::Constant => self.query.get(token.start..token.end).unwrap_or_default(),
+            _ => "",
+        }
+    }
+
     /// The words at the start, up to the first token that is none.
     pub(super) fn leading_words(&self) -> Vec<&str> {
         self.tokens.iter().map_while(Token::word).collect()

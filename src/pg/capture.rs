@@ -15,9 +15,18 @@ const EVENTS: [(&str, &str); 4] = [
     ("table_rewrite", ""),
 ];
 
+/// Whether the schema is a superuser's, and nobody else may create in it.
+const SCHEMA: &str = "SELECT owner.rolsuper AND NOT EXISTS (
+           SELECT FROM aclexplode(n.nspacl) g LEFT JOIN pg_roles r ON r.oid = g.grantee
+            WHERE g.privilege_type = 'CREATE' AND r.rolsuper IS NOT TRUE)
+      FROM pg_namespace n JOIN pg_roles owner ON owner.oid = n.nspowner WHERE n.nspname = 'pgsluice'";
+
 /// Why the role may not; nothing is left of the attempt.
 pub async fn denied(client: &Client) -> Result<Option<Fault>, Fault> {
-    let script = format!("BEGIN; {}", script(client).await?);
+    let script = match script(client).await {
+        Ok(script) => format!("BEGIN; {script}"),
+        Err(fault) => return Ok(Some(fault)),
+    };
     let tried = client.batch_execute(&script).await;
     client.batch_execute("ROLLBACK").await.map_err(|e| fault("taking DDL capture back", &e))?;
     Ok(tried.err().map(|e| fault("creating event triggers", &e)))
@@ -34,10 +43,17 @@ pub async fn install(client: &Client) -> Result<bool, Fault> {
 /// What makes or renews it.
 async fn script(client: &Client) -> Result<String, Fault> {
     let present = triggers(client).await?;
-    let schema = client.query_opt("SELECT FROM pg_namespace WHERE nspname = 'pgsluice'", &[]).await;
-    let mut script = match schema.map_err(|e| fault("looking for schema pgsluice", &e))? {
-        Some(_) => String::new(),
+    let schema = client.query_opt(SCHEMA, &[]).await.map_err(|e| fault("looking for schema pgsluice", &e))?;
+    let mut script = match schema {
         None => "CREATE SCHEMA pgsluice;".to_owned(),
+        Some(row) if row.get(0) => String::new(),
+        Some(_) => {
+            return Err(Fault::stop(
+                "others than superusers may create functions in schema pgsluice of the source, or drop its functions: they could \
+                 put their own in place of those that run as a superuser",
+            )
+            .hint("ALTER SCHEMA pgsluice OWNER TO CURRENT_USER; REVOKE CREATE ON SCHEMA pgsluice FROM …"));
+        }
     };
     script += FUNCTIONS;
     for (event, filter) in EVENTS {

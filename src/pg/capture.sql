@@ -99,9 +99,15 @@ BEGIN
             PERFORM pg_catalog.set_config('pgsluice.told', told, true);
         END IF;
     EXCEPTION WHEN OTHERS THEN
-        PERFORM pg_catalog.pg_logical_emit_message(true, 'pgsluice.ddl', pg_catalog.convert_to(
-            CAST(pg_catalog.json_build_object('event', 'failed', 'tag', TG_TAG, 'error', SQLERRM,
-                'query', pg_catalog.left(pg_catalog.current_query(), 10000)) AS pg_catalog.text), 'UTF8'));
+        BEGIN
+            PERFORM pg_catalog.pg_logical_emit_message(true, 'pgsluice.ddl', pg_catalog.convert_to(
+                CAST(pg_catalog.json_build_object('event', 'failed', 'tag', TG_TAG, 'error', SQLERRM,
+                    'query', pg_catalog.left(pg_catalog.current_query(), 10000)) AS pg_catalog.text), 'UTF8'));
+        EXCEPTION WHEN OTHERS THEN
+            -- Its text may be what can't be written: all but that.
+            PERFORM pg_catalog.pg_logical_emit_message(true, 'pgsluice.ddl',
+                CAST(pg_catalog.json_build_object('event', 'failed', 'tag', TG_TAG, 'error', SQLSTATE) AS pg_catalog.text));
+        END;
     END;
 EXCEPTION WHEN OTHERS THEN
     -- The DDL of the source goes first.

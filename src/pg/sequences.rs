@@ -50,7 +50,13 @@ pub async fn read(client: &Client, publication: &str) -> Result<Option<(Sample, 
          WHERE c.relkind = 'S' AND c.relpersistence <> 't'
            AND n.nspname <> 'pgsluice' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
            AND (EXISTS (SELECT FROM pg_publication WHERE pubname = $1 AND puballtables)
-                OR n.nspname IN (SELECT schemaname FROM pg_publication_tables WHERE pubname = $1))
+                OR n.nspname IN (SELECT schemaname FROM pg_publication_tables WHERE pubname = $1)
+                -- Elsewhere, but what a column of a published table takes its default from.
+                OR EXISTS (SELECT FROM pg_depend d JOIN pg_attrdef a ON a.oid = d.objid
+                             JOIN pg_class t ON t.oid = a.adrelid JOIN pg_namespace s ON s.oid = t.relnamespace
+                             JOIN pg_publication_tables p ON p.schemaname = s.nspname AND p.tablename = t.relname
+                            WHERE p.pubname = $1 AND d.classid = 'pg_attrdef'::regclass
+                              AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid))
          ORDER BY 1, 2";
     let listed = client.query(list, &[&publication]).await.map_err(|e| doing(&e))?;
     let (mut names, mut unreadable) = (Vec::<(String, String)>::new(), Vec::new());

@@ -115,8 +115,10 @@ pub async fn receive(
         }
         let started = writer.received();
         whole_until = whole_until.filter(|until| *until > started);
-        let fault = match connection(archive, &mut writer, source, &sampled, &mut control, whole_until).await
-        {
+        let ended = connection(archive, &mut writer, source, &sampled, &mut control, whole_until).await;
+        // What came of a transaction that is not whole will be sent again.
+        writer.discard();
+        let fault = match ended {
             Ok(Ended::Finished) => continue,
             Ok(Ended::Whole(position)) => {
                 tracing::info!(until = %position, "a streamed transaction is in doubt and is taken again, whole");
@@ -125,7 +127,6 @@ pub async fn receive(
             }
             Ok(Ended::Cut(fault)) | Err(fault) => fault,
         };
-        writer.discard();
         if !may_pass(&fault) {
             // What came before the fault is kept; the fault itself is what the caller must hear.
             writer.close().await?;
