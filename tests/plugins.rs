@@ -6,22 +6,12 @@ use crate::support::{Cluster, Outcome, Pgsluice, Road, Version, assert_tables_eq
 /// Those that the server can load. The tests go on without wal2json, and say so.
 fn plugins(version: &Version) -> Vec<&'static str> {
     let mut plugins = vec!["pgoutput", "test_decoding"];
-    if library(version).is_some() {
+    if version.wal2json().is_some() {
         plugins.push("wal2json");
     } else {
         eprintln!("wal2json is not at hand for PostgreSQL {}: tested without it", version.major);
     }
     plugins
-}
-
-fn library(version: &Version) -> Option<Vec<u8>> {
-    std::fs::read(version.bin.join("../lib/wal2json.so")).ok()
-}
-
-/// Whether wal2json prints all numbers: 2.6 and later.
-fn prints_all_numbers(version: &Version) -> bool {
-    let option = b"numeric-data-types-as-string";
-    library(version).is_some_and(|library| library.windows(option.len()).any(|bytes| bytes == option))
 }
 
 /// One plugin's way from the source to a target of its own.
@@ -153,7 +143,7 @@ fn rows_keys_names_and_truncates() {
 fn values_of_all_types() {
     let version = Version::default_one();
     let mut plugins = plugins(&version);
-    if !prints_all_numbers(&version) {
+    if !version.wal2json_prints_all_numbers() {
         plugins.retain(|plugin| *plugin != "wal2json");
     }
     check_through(&plugins, TYPES, &[TYPE_ROWS]);
@@ -484,7 +474,7 @@ fn tables_of_a_list_that_are_gone() {
 #[test]
 fn numbers_that_wal2json_prints_as_null() {
     let version = Version::default_one();
-    if !plugins(&version).contains(&"wal2json") || prints_all_numbers(&version) {
+    if !plugins(&version).contains(&"wal2json") || version.wal2json_prints_all_numbers() {
         eprintln!("wal2json before 2.6 is not at hand: not tested");
         return;
     }
@@ -521,7 +511,7 @@ fn a_plugin_that_is_not_there_and_one_that_is_not_the_archives() {
     let road = Road::new("create table t(id int primary key)");
     let outcome = road.program.run(&["setup", "--plugin", "test_decoding"]).ends_with(4);
     assert!(outcome.stderr.contains("belongs to plugin pgoutput, not test_decoding"), "{outcome}");
-    if library(road.source.version()).is_none() {
+    if road.source.version().wal2json().is_none() {
         let program = Pgsluice::between(&road.source, &road.target).env("PGSLUICE_NAME", "other");
         road.source.allow_wal2json();
         let outcome = program.run(&["setup", "--plugin", "wal2json"]).ends_with(1);

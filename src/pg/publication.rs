@@ -51,6 +51,8 @@ pub const FILTERS_SINCE: u32 = 150_000;
 pub struct Publication {
     pub published: Published,
     pub filters: Filters,
+    /// FOR TABLES IN SCHEMA; PostgreSQL 15 and later.
+    pub schemas: Vec<String>,
     /// INSERT, UPDATE, DELETE and TRUNCATE are all published.
     pub whole: bool,
     /// `publish_via_partition_root`: changes come under the root's name, and a leaf's TRUNCATE does not come at all.
@@ -77,11 +79,22 @@ pub async fn read(client: &Client, name: &str) -> Result<Option<Publication>, Fa
         let rows = client.query(query, &[&name]).await.map_err(|e| fault(&doing, &e))?;
         Published::Tables(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     };
-    let filters = match u32::try_from(row.get::<_, i32>(4)) {
-        Ok(FILTERS_SINCE..) => filters(client, name).await.map_err(|e| fault(&doing, &e))?,
-        _ => Filters::new(),
+    let (filters, schemas) = match u32::try_from(row.get::<_, i32>(4)) {
+        Ok(FILTERS_SINCE..) => (
+            filters(client, name).await.map_err(|e| fault(&doing, &e))?,
+            schemas(client, name).await.map_err(|e| fault(&doing, &e))?,
+        ),
+        _ => Default::default(),
     };
-    Ok(Some(Publication { published, filters, whole: row.get(1), via_root: row.get(2), owned: row.get(3) }))
+    let (whole, via_root, owned) = (row.get(1), row.get(2), row.get(3));
+    Ok(Some(Publication { published, filters, schemas, whole, via_root, owned }))
+}
+
+async fn schemas(client: &Client, name: &str) -> Result<Vec<String>, tokio_postgres::Error> {
+    let query =
+        "SELECT n.nspname::text FROM pg_publication p JOIN pg_publication_namespace s ON s.pnpubid = p.oid
+                   JOIN pg_namespace n ON n.oid = s.pnnspid WHERE p.pubname = $1 ORDER BY 1";
+    Ok(client.query(query, &[&name]).await?.iter().map(|row| row.get(0)).collect())
 }
 
 async fn filters(client: &Client, name: &str) -> Result<Filters, tokio_postgres::Error> {

@@ -297,7 +297,11 @@ fn find(
             for &at in compared {
                 let Some(column) = columns.get(at) else { continue };
                 conditions.push(if nulls.contains(&at) {
-                    format!("{} IS NULL", column.quoted)
+                    format!(
+                        "{} {}",
+                        column.quoted,
+                        if column.equality.record { NO_RECORD } else { "IS NULL" }
+                    )
                 } else if column.equality.exact {
                     equal_by_operator(column, &sql.parameter(Source::Old(at)))
                 } else {
@@ -310,6 +314,10 @@ fn find(
         }
     }
 }
+
+/// Of a composite value `IS NULL` asks its fields: `(,)` is null to it, and `(1,)` is not not null.
+const NO_RECORD: &str = "IS NOT DISTINCT FROM NULL";
+const A_RECORD: &str = "IS DISTINCT FROM NULL";
 
 fn equal_by_operator(column: &Mapped, parameter: &str) -> String {
     let cast = if column.equality.record { format!("::{}", column.type_name) } else { String::new() };
@@ -327,5 +335,6 @@ fn operator(column: &Mapped) -> String {
 /// `format` calls the output function, where a cast to text may do something else (boolean, char(n), inet).
 fn equal_by_text(column: &Mapped, parameter: &str) -> String {
     let name = &column.quoted;
-    format!("({name} IS NOT NULL AND pg_catalog.format('%s', {name}) COLLATE pg_catalog.\"C\" = {parameter})")
+    let there = if column.equality.record { A_RECORD } else { "IS NOT NULL" };
+    format!("({name} {there} AND pg_catalog.format('%s', {name}) COLLATE pg_catalog.\"C\" = {parameter})")
 }

@@ -16,6 +16,8 @@ pub struct Case {
     pub needs: Option<String>,
     /// More arguments of `setup`.
     pub setup: Vec<String>,
+    /// Variables of the environment of every command.
+    pub environment: Vec<(String, String)>,
     pub source_encoding: String,
     pub target_encoding: String,
     pub source_role: Option<String>,
@@ -44,6 +46,8 @@ pub enum Step {
 #[derive(Debug)]
 pub enum Condition {
     Plugin(Plugin),
+    /// `wal2json before 2.6`, which prints numbers that JSON lacks as null.
+    OldWal2json,
     Version { least: u32, most: u32 },
 }
 
@@ -124,6 +128,10 @@ impl Case {
         let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
         match (word, rest.split_once(' ')) {
             ("only", _) => self.only = conditions(rest)?,
+            ("with", _) => {
+                let (name, value) = rest.split_once('=').ok_or("[with NAME=VALUE]")?;
+                self.environment.push((name.into(), value.into()));
+            }
             ("needs", _) => self.needs = Some(rest.into()),
             ("setup", _) => self.setup = rest.split_whitespace().map(str::to_owned).collect(),
             ("encoding", None) => {
@@ -220,6 +228,9 @@ fn conditions(text: &str) -> Result<Vec<Condition>, String> {
 }
 
 fn condition(word: &str) -> Result<Condition, String> {
+    if word == "wal2json before 2.6" {
+        return Ok(Condition::OldWal2json);
+    }
     if let Some(plugin) = Plugin::named(word) {
         return Ok(Condition::Plugin(plugin));
     }
@@ -239,6 +250,9 @@ fn hold(conditions: &[Condition], lane: &Lane) -> bool {
     for condition in conditions {
         match condition {
             Condition::Plugin(plugin) => plugins.push(*plugin == lane.plugin),
+            Condition::OldWal2json => {
+                plugins.push(lane.plugin == Plugin::Wal2json && !lane.version.wal2json_prints_all_numbers());
+            }
             Condition::Version { least, most } => {
                 versions.push((*least..=*most).contains(&lane.version.major))
             }

@@ -30,7 +30,7 @@ impl Plugin {
 
     /// wal2json is a package of its own.
     fn is_at_hand(self, version: &Version) -> bool {
-        self != Plugin::Wal2json || version.bin.join("../lib/wal2json.so").exists()
+        self != Plugin::Wal2json || version.wal2json().is_some()
     }
 
     pub fn named(name: &str) -> Option<Plugin> {

@@ -122,7 +122,6 @@ struct Road<'a> {
     ground: &'a Ground,
     case: &'a Case,
     database: String,
-    source: String,
     live: Stream,
     catchup: Stream,
     replay: Stream,
@@ -147,7 +146,10 @@ impl<'a> Road<'a> {
         let stream = |name: &'static str| {
             let database = format!("{database}_{name}");
             let target = conninfo(&ground.target, &database, &case.target_role);
-            let program = Pgsluice::with(&source, &target)
+            let program = case
+                .environment
+                .iter()
+                .fold(Pgsluice::with(&source, &target), |program, (name, value)| program.env(name, value))
                 .env("PGSLUICE_NAME", &database.to_lowercase())
                 .env("PGSLUICE_PLUGIN", ground.lane.plugin.name());
             Stream { name, database, program }
@@ -156,7 +158,7 @@ impl<'a> Road<'a> {
         // The third target gets what the second one's archive holds.
         let archive = catchup.program.archive().display().to_string();
         let replay = Stream { program: replay.program.env("PGSLUICE_ARCHIVE", &archive), ..replay };
-        Road { ground, case, source, live, catchup, replay, database }
+        Road { ground, case, live, catchup, replay, database }
     }
 
     fn travel(&self, expected: Option<&Refusal>) -> std::result::Result<(), String> {
@@ -231,8 +233,10 @@ impl<'a> Road<'a> {
     fn follow(&self) -> std::result::Result<Running, String> {
         let mut running = self.live.program.start(&self.arguments(&["follow"], true));
         let session = self.ground.source.session();
+        // Its creation holds a slot too, but not as a walsender.
         let active = format!(
-            "select count(*) from pg_replication_slots where slot_name = '{}' and active_pid is not null",
+            "select count(*) from pg_replication_slots s join pg_stat_replication r on r.pid = s.active_pid
+              where s.slot_name = '{}'",
             self.live.database.to_lowercase()
         );
         wait_until(seconds(60), "the slot is in use", || {

@@ -1,5 +1,6 @@
 //! Whether two databases hold the same rows.
 
+use super::session::Row;
 use super::{Cluster, Session};
 
 const TABLES: &str = "select n.nspname || '.' || c.relname, format('%I.%I', n.nspname, c.relname)
@@ -75,38 +76,43 @@ pub fn difference_between(source: &Session, target: &Session, queries: &[String]
     if !queries.is_empty() {
         return (!differences.is_empty()).then(|| differences.join("\n"));
     }
-    let there: Vec<_> = target.query(COMPARABLE).into_iter().map(|mut row| row.swap_remove(0)).collect();
+    let there = target.query(COMPARABLE);
     for table in source.query(COMPARABLE) {
         let text = |at: usize| table[at].clone().unwrap_or_default();
         let (name, quoted, columns) = (text(0), text(1), text(4));
-        if !there.contains(&table[0]) {
+        let Some(counterpart) = there.iter().find(|other| other[0] == table[0]) else {
             if text(2) == "f" {
                 differences.push(format!("{name} is not on the target"));
             }
             continue;
-        }
-        let only = if text(3) == "t" { "" } else { "only " };
-        let row = bytes.replace("{}", &format!("row({columns})::text"));
-        let rows = format!("select md5({row}) as row from {only}{quoted} t");
-        let sql = format!(
-            "select count(*) || ' rows, checksum ' || coalesce(md5(string_agg(row, '' order by row)), 'none') from ({rows}) r"
-        );
-        let (expected, found) = (source.value(&sql), target.try_query(&sql));
-        let found = match &found {
-            Ok(rows) => rows[0][0].clone().unwrap_or_default(),
-            Err(error) => error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string),
         };
+        // A partitioned table has no rows of its own, a plain one may have heirs.
+        let from =
+            |of: &Row| format!("{} {quoted} t", if of[3].as_deref() == Some("t") { "" } else { "only" });
+        let row = bytes.replace("{}", &format!("row({columns})::text"));
+        let sum = |session: &Session, of: &Row| {
+            let sql = format!(
+                "select count(*) || ' rows, checksum ' || coalesce(md5(string_agg(row, '' order by row)), 'none')
+                   from (select md5({row}) as row from {}) r",
+                from(of)
+            );
+            match session.try_query(&sql) {
+                Ok(rows) => rows[0][0].clone().unwrap_or_default(),
+                Err(error) => super::session::describe(&error),
+            }
+        };
+        let (expected, found) = (sum(source, &table), sum(target, counterpart));
         if expected != found {
-            let sample = format!("select row({columns})::text from {only}{quoted} t order by 1 limit 10");
-            let shown = |session: &Session| {
-                session
-                    .try_query(&sample)
-                    .map_or_else(|e| e.to_string(), |rows| format!("{rows:?}").chars().take(2000).collect())
+            let sample = |session: &Session, of: &Row| {
+                let sql = format!("select row({columns})::text from {} order by 1 limit 10", from(of));
+                let rows = session
+                    .try_query(&sql)
+                    .map_or_else(|error| error.to_string(), |rows| format!("{rows:?}"));
+                rows.chars().take(2000).collect::<String>()
             };
+            let (wanted, had) = (sample(source, &table), sample(target, counterpart));
             differences.push(format!(
-                "{name}: source {expected}, target {found}\n  source {}\n  target {}",
-                shown(source),
-                shown(target)
+                "{name}: source {expected}, target {found}\n  source {wanted}\n  target {had}"
             ));
         }
     }

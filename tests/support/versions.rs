@@ -68,6 +68,17 @@ impl Version {
         others.into_iter().find(|path| path.exists()).unwrap_or_else(|| panic!("{name} not found"))
     }
 
+    /// The library of wal2json, where it is installed.
+    pub fn wal2json(&self) -> Option<Vec<u8>> {
+        std::fs::read(self.bin.join("../lib/wal2json.so")).ok()
+    }
+
+    /// Whether wal2json prints all numbers: 2.6 and later.
+    pub fn wal2json_prints_all_numbers(&self) -> bool {
+        let option = b"numeric-data-types-as-string";
+        self.wal2json().is_some_and(|library| library.windows(option.len()).any(|bytes| bytes == option))
+    }
+
     /// Such as `15.20`: what a template belongs to.
     pub fn full(&self) -> String {
         let text = process::output(Command::new(self.bin.join("postgres")).arg("--version"));

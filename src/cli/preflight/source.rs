@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::super::setup::KeylessPolicy;
 use super::{Finding, Plan, SourceFacts, VERSION_MIN, Wish, error, warning};
+use crate::model::ReplicaIdentity;
 use crate::pg::inspect::version_name;
 use crate::pg::publication::Published;
 use crate::pg::quote_ident;
@@ -90,6 +91,7 @@ pub(crate) fn source_findings(source: &SourceFacts, wish: &Wish<'_>, plan: &Plan
         ));
     }
     publication_findings(source, wish, plan, &mut findings);
+    generated_findings(source, wish, plan, &mut findings);
     if wish.keyless == KeylessPolicy::Refuse {
         findings.extend(plan.keyless.iter().map(keyless_finding));
     } else {
@@ -106,6 +108,16 @@ pub(crate) fn source_findings(source: &SourceFacts, wish: &Wish<'_>, plan: &Plan
 fn publication_findings(source: &SourceFacts, wish: &Wish<'_>, plan: &Plan, findings: &mut Vec<Finding>) {
     let role = quote_ident(&source.server.role);
     let name = quote_ident(wish.publication);
+    if let Some(existing) = source.publication.as_ref().filter(|existing| !existing.schemas.is_empty()) {
+        findings.push(error(
+            format!(
+                "publication {name} publishes whole schemas ({}), of which nobody can tell what comes",
+                existing.schemas.join(", ")
+            ),
+            format!("DROP PUBLICATION {name}; -- and name the tables instead: --tables 'schema.*'"),
+        ));
+        return;
+    }
     let wanted_names = match &plan.published {
         Published::Tables(names) if names.is_empty() => {
             findings.push(error(
@@ -189,6 +201,36 @@ fn publication_findings(source: &SourceFacts, wish: &Wish<'_>, plan: &Plan, find
                     shown_name(schema, table)
                 ),
                 "load the table's rows into the target once more",
+            ));
+        }
+    }
+}
+
+/// From this version on a replica identity must not contain generated columns that are not published.
+const GENERATED_REFUSED_SINCE: u32 = 180_000;
+
+/// Tables that are matched whole, generated columns too (`CheckCmdReplicaIdentity`). A publication that is there has its effect
+/// already, and may publish them.
+fn generated_findings(source: &SourceFacts, wish: &Wish<'_>, plan: &Plan, findings: &mut Vec<Finding>) {
+    if source.server.version < GENERATED_REFUSED_SINCE || source.publication.is_some() {
+        return;
+    }
+    let becomes_full = |table: &Table| {
+        wish.keyless == KeylessPolicy::Full && plan.keyless.iter().any(|keyless| keyless.oid == table.oid)
+    };
+    for table in &plan.arriving {
+        let full = table.identity == ReplicaIdentity::Full || becomes_full(table);
+        if full && table.columns.iter().any(|column| column.generated) {
+            findings.push(error(
+                format!(
+                    "{} has generated columns and is matched by whole rows (REPLICA IDENTITY FULL): once it is published its UPDATE and DELETE fail on the source",
+                    table.shown()
+                ),
+                format!(
+                    "ALTER TABLE {} REPLICA IDENTITY DEFAULT; -- with a primary key; or, where they are stored: CREATE PUBLICATION {} FOR ALL TABLES WITH (publish_generated_columns = stored)",
+                    table.quoted(),
+                    quote_ident(wish.publication)
+                ),
             ));
         }
     }

@@ -1,4 +1,5 @@
 -- A partitioned table becomes a plain one on the target
+-- [refused by setup with test_decoding, wal2json: publishes via the partition root]
 -- [setup --publication by_root]
 -- [source]
 create table t(id int, k text, v text, primary key (k, id)) partition by list (k);

@@ -1,4 +1,5 @@
 -- Other partitions on the target, through a publication by root
+-- [refused by setup with test_decoding, wal2json: publishes via the partition root]
 -- [setup --publication by_root]
 -- [source]
 create table t(id int primary key, v text) partition by range (id);

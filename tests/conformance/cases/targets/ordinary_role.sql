@@ -10,7 +10,7 @@ alter table t enable row level security;
 create policy own on t using (v = 'mine');
 grant all on t, child to conformance_clerk;
 grant set on parameter session_replication_role to conformance_clerk;
-grant create on database :"DBNAME" to conformance_clerk;
+create schema pgsluice authorization conformance_clerk;
 -- [changes]
 insert into t values (1, 'mine'), (2, 'theirs');
 insert into child values (1, 1), (2, 2);

@@ -1,6 +1,6 @@
 -- Row security on the target would hide rows from an ordinary role: setup refuses
 -- [target role conformance_guarded]
--- [refused by setup: row security of public.t on the target would hide rows from role conformance_guarded]
+-- [refused by setup: row security of public.t on the target would hide rows from role "conformance_guarded"]
 -- [schema]
 create table t(id int primary key, v text);
 -- [target]

@@ -1,4 +1,5 @@
 -- Floats to their extremes: subnormals, -0, NaN, infinities
+-- [refused by follow with wal2json before 2.6, exit 4: this version of wal2json prints all of them as null]
 -- [schema]
 create table t(id int primary key, f real, d double precision);
 create table whole(d double precision, f real);

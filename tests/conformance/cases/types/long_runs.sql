@@ -1,4 +1,5 @@
 -- Long runs of updates, which go out many rows to a statement, with types whose modifiers count
+-- [refused by follow with wal2json before 2.6, exit 4: this version of wal2json prints all of them as null]
 -- [schema]
 create type mood as enum ('sad', 'happy');
 create type place as (x int, y text);
