@@ -73,7 +73,7 @@ fn found(planner: &Planner, oid: u32) -> (Found, Choice) {
             must_be_given: like % 3 == 1,
             generated: if like % 7 == 1 { Generated::Yes } else { Generated::No },
             identity: if like % 5 == 1 { Identity::Always } else { Identity::No },
-            equality: Equality { operator_schema: None, exact: like % 2 == 0 },
+            equality: Equality { operator_schema: None, exact: like % 2 == 0, record: like % 3 == 0 },
         }
     });
     let table = TargetTable {
