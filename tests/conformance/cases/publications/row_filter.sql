@@ -1,6 +1,6 @@
 -- A row filter: rows that enter and leave it come as INSERT and DELETE
 -- [only 15+]
--- [refused by follow with test_decoding, wal2json, exit 4: publication "filtered" filters its rows]
+-- [refused by setup with test_decoding, wal2json: rows of public.t are filtered]
 -- [setup --publication filtered]
 -- [schema]
 create table t(id int primary key, n int, v text);
