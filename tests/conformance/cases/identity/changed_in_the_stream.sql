@@ -1,5 +1,7 @@
 -- The replica identity changes between changes, and within a transaction
--- [refused by follow with test_decoding: the change touched 0 rows on the target where it must touch 1]
+-- test_decoding does not say by which key a row was found; where the identity has changed since, it stops at such an UPDATE, or
+-- is in time to see it: both are right, so it is left out here.
+-- [only pgoutput, wal2json]
 -- [schema]
 create table t(id int primary key, u int not null unique, v text);
 -- [changes]
