@@ -8,6 +8,7 @@ pub mod apply;
 pub mod archive;
 pub mod catalog;
 pub mod cli;
+pub mod ddl;
 pub mod follow;
 pub mod model;
 pub mod pg;

@@ -20,6 +20,13 @@ fn second(road: &Road, schema: &str) -> (Cluster, Pgsluice) {
     (target, program)
 }
 
+/// Brings all changes so far into the log, and says where they end.
+fn receive(road: &Road) -> String {
+    let end = road.source.current_lsn();
+    road.program.run(&["receive", "--endpos", &end]).done();
+    end
+}
+
 #[test]
 fn tables_are_chosen_where_the_log_is_applied() {
     let schema = r#"create schema "S.s"; create table "S.s"."T*,""t"(id int primary key); create table "S.s".tx(id int primary key);
@@ -32,13 +39,13 @@ fn tables_are_chosen_where_the_log_is_applied() {
         r#"insert into "S.s"."T*,""t" values (1); insert into "S.s".tx values (1); insert into child values (1);
            insert into parent values (1); insert into root values (1), (11); truncate child, parent; insert into child values (2)"#,
     );
-    road.arrives();
+    let end = receive(&road);
 
     let (target, program) = second(&road, schema);
     let count = |target: &Cluster, table: &str| target.value(&format!("select count(*) from {table}"));
     // The wildcard inside of quotes is a star, and the comma and the quote belong to the name.
     let tables = r#""S.s"."T*,""t",root,misspelt"#;
-    let outcome = program.run(&["apply", "--endpos", "current", "--tables", tables, "child"]).done();
+    let outcome = program.run(&["apply", "--endpos", &end, "--tables", tables, "child"]).done();
     let warned = outcome.stderr.lines().filter(|line| line.contains("matched this pattern"));
     let warned: Vec<&str> = warned.collect();
     assert!(warned.len() == 1 && warned[0].contains("misspelt"), "{outcome}");
@@ -50,7 +57,7 @@ fn tables_are_chosen_where_the_log_is_applied() {
 
     let (target, program) = second(&road, schema);
     target.query("drop table parent; insert into other values (12)");
-    program.run(&["apply", "--endpos", "current", "--exclude", r#""S.s".*"#, "other", "parent"]).done();
+    program.run(&["apply", "--endpos", &end, "--exclude", r#""S.s".*"#, "other", "parent"]).done();
     assert_eq!(count(&target, r#""S.s".tx"#), "0");
     assert_eq!(count(&target, "leaf"), "1");
     assert_eq!(target.value("select string_agg(id::text, ',') from other"), "12");
@@ -63,12 +70,12 @@ fn columns_are_chosen_where_the_log_is_applied() {
     road.change("insert into t values (1, 'a', 'b', 'c'), (2, 'a', 'b', 'c'); update t set c = 'd', \"B b\" = 'e' where id = 1; update t set id = 3 where id = 2");
     let (target, program) =
         second(&road, r#"create table t(id int primary key, "B b" text, c text default 'mine')"#);
-    road.program.follow_to_current();
-    program.run(&["apply", "--endpos", "current", "--columns", r#"public.t=ID,"B b""#]).done();
+    let end = receive(&road);
+    program.run(&["apply", "--endpos", &end, "--columns", r#"public.t=ID,"B b""#]).done();
     assert_eq!(target.value("select string_agg(t::text, ',' order by id) from t"), "(1,e,mine),(3,b,mine)");
     let (_target, program) = second(&road, "create table t(id int primary key, a text)");
     refused(
-        program.run(&["apply", "--endpos", "current", "--columns", "t=a"]),
+        program.run(&["apply", "--endpos", &end, "--columns", "t=a"]),
         1,
         &["column \"id\"", "key of public.t"],
     );

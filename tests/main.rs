@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod architecture;
+mod conformance;
 mod control;
+mod ddl;
 mod endpos;
 mod filters;
 mod harness;
@@ -17,5 +19,6 @@ mod road;
 mod schema;
 mod segment;
 mod semantics;
+mod sequences;
 mod streaming;
 mod support;

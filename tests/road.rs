@@ -45,6 +45,23 @@ fn kill_9_loses_nothing_and_doubles_nothing() {
     assert_ne!(road.target.value("select count(*) from ledger"), "0");
 }
 
+/// Killed between making the file and writing its first bytes.
+#[test]
+fn a_segment_that_was_left_without_its_header_is_made_anew() {
+    let road = Road::new("create table t(id int primary key)");
+    road.change("insert into t values (1)");
+    road.arrives();
+    let segments = road.program.archive().join("segments");
+    let entries = std::fs::read_dir(&segments).unwrap().map(|entry| entry.unwrap().file_name());
+    let sealed = entries.map(|name| name.into_string().unwrap()).filter(|name| name.ends_with(".seg"));
+    let last = sealed.max().unwrap();
+    let through = last.strip_suffix(".seg").unwrap().split_once('-').unwrap().1;
+    std::fs::write(segments.join(format!("{through}.open")), "").unwrap();
+    road.change("insert into t values (2)");
+    road.arrives();
+    road.program.run(&["archive", "verify"]).done();
+}
+
 #[test]
 fn terminated_target_backends_lose_nothing_and_double_nothing() {
     let road = ledger::road();

@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use tokio_postgres::Client;
 
 use crate::archive::{Archive, Frame, Reader, Records, Tail};
-use crate::model::{Fault, Lsn, Position, Remedy, quote_ident};
+use crate::ddl::Action;
+use crate::model::{Fault, Lsn, Position, Relation, Remedy, quote_ident};
 use crate::pg::{self, counterpart};
 use crate::pgoutput::{Begin, Message, decode};
-use crate::transform::{Parameters, Planner, Refusal, Step};
+use crate::transform::{Choice, Found, Parameters, Planner, Refusal, Step};
 
+use super::ddl::{self, Captured, DdlMode};
 use super::session::{Advance, FIRST_CHANGE, Refused, Session, Stream};
-use super::{Applied, Control, OnSchemaChange, Target, columns, describe, lookup, rules};
+use super::{Applied, Control, OnSchemaChange, Target, columns, describe, inside, lookup, rules, sequences};
 
 /// Changes after which a batch is committed although the log has more. A longer transaction gains little, and rows that
 /// change often can't be pruned inside it.
@@ -39,7 +41,13 @@ pub(super) struct Applier<'a> {
     /// Batches refused in a row.
     refusals: u32,
     had_session: bool,
+    told_of_ddl: bool,
+    /// The newest sample of the source's sequences.
+    sequences: Option<sequences::Sample>,
 }
+
+/// Schemas and names of tables.
+type Names = Vec<(String, String)>;
 
 /// How the loop goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +80,8 @@ struct Run {
     is_open: bool,
     advance: Advance,
     inside: Inside,
+    /// The DDL of the transaction that is being applied, once some of it was met.
+    captured: Option<Captured>,
     /// The log has been read up to here.
     read: Position,
 }
@@ -89,6 +99,8 @@ impl<'a> Applier<'a> {
             seen: BTreeSet::new(),
             refusals: 0,
             had_session: false,
+            told_of_ddl: false,
+            sequences: None,
         }
     }
 
@@ -119,6 +131,7 @@ impl<'a> Applier<'a> {
             is_open: false,
             advance: Advance::default(),
             inside: Inside::Nothing,
+            captured: None,
             read,
         };
         loop {
@@ -132,6 +145,11 @@ impl<'a> Applier<'a> {
                 Flow::On | Flow::Again => {}
                 end @ (Flow::Reached | Flow::Stopped) => {
                     run.session.make_durable().await?;
+                    if end == Flow::Reached && self.target.sequences {
+                        let (tail, sample) = (self.tail.clone(), self.sequences.clone());
+                        let progress = run.session.progress();
+                        sequences::set(self.archive, tail, &run.catalog, progress, sample, control).await?;
+                    }
                     return Ok(end);
                 }
             }
@@ -206,7 +224,9 @@ impl<'a> Applier<'a> {
                         run.advance.commit_time = commit.commit_time;
                         run.advance.xid = begin.xid.0;
                         run.advance.transactions += 1;
-                        if run.advance.changes >= CHANGES_MAX || self.careful_until.is_some() {
+                        // What the DDL made new can be used only after its commit (a value of an enum).
+                        let ends = run.captured.is_some() || self.careful_until.is_some();
+                        if ends || run.advance.changes >= CHANGES_MAX {
                             self.commit(run, control).await?
                         } else {
                             Flow::On
@@ -218,9 +238,19 @@ impl<'a> Applier<'a> {
                     self.planner.define(relation.clone());
                     Flow::On
                 }
+                Message::Logical { transactional: false, prefix, content, lsn } => {
+                    let sample = sequences::sample(prefix, content, *lsn);
+                    self.sequences = sample.or_else(|| self.sequences.take());
+                    Flow::On
+                }
                 Message::Type { oid, schema, name } => {
                     self.planner.define_type(*oid, schema, name);
                     Flow::On
+                }
+                Message::Logical { transactional: true, lsn, prefix, content }
+                    if ddl::is_captured(prefix) =>
+                {
+                    self.ddl(run, *lsn, content).await?
                 }
                 _ if matches!(run.inside, Inside::Applying(_)) => {
                     let copies = || is_insert_run(bytes, &records);
@@ -244,6 +274,7 @@ impl<'a> Applier<'a> {
                 other => other,
             });
         }
+        run.captured = None;
         let progress = run.session.progress();
         run.inside =
             if progress.covers_commit_at(begin.commit_lsn) { Inside::Known } else { Inside::Applying(begin) };
@@ -275,12 +306,16 @@ impl<'a> Applier<'a> {
             match self.planner.plan(message, parameters) {
                 Err(refusal) => return self.unfit(run, message, refusal).await,
                 Ok(Step::Nothing) => return Ok(Flow::On),
-                Ok(Step::LookUp(oid)) => self.look_up(run, oid).await?,
-                Ok(Step::Execute(statement)) => {
-                    if !run.is_open {
-                        run.session.begin().await?;
-                        run.is_open = true;
+                Ok(Step::LookUp(oid)) => {
+                    if run.has_altered()
+                        && let Err(refused) = run.session.verdict().await
+                    {
+                        return self.refused(run, refused).await;
                     }
+                    self.look_up(run, oid).await?;
+                }
+                Ok(Step::Execute(statement)) => {
+                    run.open().await?;
                     run.advance.changes += 1;
                     match message {
                         _ if careful => run.session.execute(statement, parameters.values()).await?,
@@ -293,25 +328,98 @@ impl<'a> Applier<'a> {
                         }
                         _ => run.session.execute_in_run(statement, parameters.values()).await?,
                     }
-                    return self.go_on(run).await;
+                    return self.go_on(run, message).await;
                 }
             }
         };
         if let Some(copy) = self.planner.copy(oid) {
             run.session.copy(oid, copy, parameters.values()).await?;
         }
-        self.go_on(run).await
+        self.go_on(run, message).await
     }
 
     /// Ends a batch early that the target has already refused.
-    async fn go_on(&mut self, run: &mut Run) -> Result<Flow, Fault> {
-        if !run.session.is_lost() {
+    async fn go_on(&mut self, run: &mut Run, message: &Message<'_>) -> Result<Flow, Fault> {
+        // Where DDL is between the changes they can't be counted, so each is asked for.
+        let alone = self.careful_until.is_some() && run.has_altered();
+        if !run.session.is_lost() && !alone {
             return Ok(Flow::On);
         }
         match run.session.verdict().await {
             Ok(()) => Ok(Flow::On),
-            Err(refused) => self.refused(run, refused).await,
+            Err(mut refused) => {
+                if let Inside::Applying(begin) = run.inside
+                    && alone
+                {
+                    refused.fault = refused.fault.context(describe::change(&self.planner, message, begin));
+                }
+                self.refused(run, refused).await
+            }
         }
+    }
+
+    /// Captured DDL: one event of the transaction in hand.
+    async fn ddl(&mut self, run: &mut Run, lsn: Lsn, content: &[u8]) -> Result<Flow, Fault> {
+        let Inside::Applying(begin) = run.inside else { return Ok(Flow::On) };
+        match self.target.ddl.mode {
+            DdlMode::Apply if self.target.ddl.skip.contains(&begin.commit_lsn) => {
+                tracing::warn!(%lsn, transaction = describe::begun(begin), "ddl skipped, as was asked for");
+                return Ok(Flow::On);
+            }
+            DdlMode::Apply => {}
+            DdlMode::Print => {
+                ddl::print(content, lsn, begin);
+                return Ok(Flow::On);
+            }
+            DdlMode::Ignore => {
+                if !std::mem::replace(&mut self.told_of_ddl, true) {
+                    tracing::info!(%lsn, "the log holds ddl, which is not applied (--ddl apply|print)");
+                }
+                return Ok(Flow::On);
+            }
+        }
+        if run.captured.is_none() {
+            let (tail, progress) = (self.tail.clone(), run.session.progress());
+            let read = tokio::task::block_in_place(|| Captured::read(self.archive, tail, progress, begin));
+            run.captured = Some(read?);
+        }
+        let Some(captured) = &mut run.captured else { return Ok(Flow::On) };
+        let action = captured.next()?;
+        let fault = match action {
+            Action::Skip(reason) => {
+                tracing::debug!(%lsn, reason, "ddl not applied");
+                return Ok(Flow::On);
+            }
+            Action::Stop { reason, .. } => Fault::stop(reason),
+            Action::Run(statement) => {
+                run.open().await?;
+                if let Err(refused) = run.session.verdict().await {
+                    return self.refused(run, refused).await;
+                }
+                // All that was looked up may be otherwise now.
+                self.planner.unbind();
+                run.session.forget_prepared().await?;
+                match run.within(async |client| ddl::run(client, &statement).await).await {
+                    Ok(()) => {
+                        tracing::info!(%lsn, sql = %statement.sql, "ddl applied");
+                        return Ok(Flow::On);
+                    }
+                    Err(fault) => fault,
+                }
+            }
+        };
+        if fault.remedy != Remedy::Stop {
+            self.refusals += 1;
+            return Err(run.at(fault));
+        }
+        // What comes before this transaction is kept.
+        if run.advance.transactions > 0 {
+            return self.go_carefully(run).await;
+        }
+        Err(match &run.captured {
+            Some(captured) => captured.stop(&fault.message, lsn, begin),
+            None => fault,
+        })
     }
 
     async fn look_up(&mut self, run: &mut Run, oid: u32) -> Result<(), Fault> {
@@ -320,22 +428,18 @@ impl<'a> Applier<'a> {
             self.planner.leave_out(oid);
             return Ok(());
         }
-        let rules = &self.target.rules;
-        let family = rules.family(&run.catalog, &relation).await.map_err(|fault| run.at(fault))?;
-        let choice = rules.choose(&family);
+        let has_counterparts = run.has_counterparts;
+        let found = if run.has_altered() {
+            run.within(async |client| self.find(client, &relation, has_counterparts).await).await
+        } else {
+            self.find(&run.catalog, &relation, has_counterparts).await
+        };
+        let (family, found) = found.map_err(|fault| run.at(fault))?;
         self.seen.extend(family);
-        let Some(choice) = choice else {
+        let Some((found, choice)) = found else {
             self.planner.leave_out(oid);
             return Ok(());
         };
-        let found = lookup::look_up(&run.catalog, &self.planner, &relation).await;
-        let mut found = found.map_err(|fault| run.at(fault))?;
-        if let Some(table) = found.table.as_ref().filter(|_| run.has_counterparts) {
-            let archive_id = self.archive.manifest().archive_id.to_string();
-            let mismatch = counterpart::note(&run.catalog, &archive_id, oid, table.oid).await;
-            let mismatch = mismatch.map_err(|fault| run.at(fault))?;
-            found.refused = mismatch.map(|mismatch| rules::not_the_same(&relation, table.oid, mismatch));
-        }
         let bound = self.planner.bind(oid, found, &choice);
         let left_out = bound.map_err(|refusal| run.refusal(refusal))?;
         if !left_out.is_empty() {
@@ -343,6 +447,25 @@ impl<'a> Applier<'a> {
             tracing::warn!(table, columns = left_out.join(", "), "columns are left out on this target");
         }
         Ok(())
+    }
+
+    /// The names of a relation's table and those above it; and what the target has for it, or none where it is left out.
+    async fn find(
+        &self,
+        client: &Client,
+        relation: &Relation,
+        has_counterparts: bool,
+    ) -> Result<(Names, Option<(Found, Choice)>), Fault> {
+        let rules = &self.target.rules;
+        let family = rules.family(client, relation).await?;
+        let Some(choice) = rules.choose(&family) else { return Ok((family, None)) };
+        let mut found = lookup::look_up(client, &self.planner, relation).await?;
+        if let Some(table) = found.table.as_ref().filter(|_| has_counterparts) {
+            let archive_id = self.archive.manifest().archive_id.to_string();
+            let mismatch = counterpart::note(client, &archive_id, relation.oid, table.oid).await?;
+            found.refused = mismatch.map(|mismatch| rules::not_the_same(relation, table.oid, mismatch));
+        }
+        Ok((family, Some((found, choice))))
     }
 
     /// The target lacks what a change needs. That is believed only of what was just looked up, and with everything before the
@@ -399,6 +522,7 @@ impl<'a> Applier<'a> {
             return self.refused(run, refused).await;
         }
         run.is_open = false;
+        run.captured = None;
         self.refusals = 0;
         self.is_fresh = false;
         let advance = std::mem::take(&mut run.advance);
@@ -430,8 +554,10 @@ impl<'a> Applier<'a> {
             tracing::info!(error = %fault, "batch refused, going through it transaction by transaction");
             return self.go_carefully(run).await;
         }
+        let has_altered = run.has_altered();
         run.give_up().await?;
-        if matches!(fault.remedy, Remedy::Retry) {
+        // After DDL the place was told with the change.
+        if has_altered || matches!(fault.remedy, Remedy::Retry) {
             return Err(fault);
         }
         Err(match self.locate(run, statement).await {
@@ -510,8 +636,33 @@ struct Place {
 }
 
 impl Run {
+    /// Whether the transaction in hand has changed the target's tables themselves.
+    fn has_altered(&self) -> bool {
+        self.captured.as_ref().is_some_and(|captured| captured.inside.is_some())
+    }
+
+    /// Lets a client work inside the transaction in hand.
+    async fn within<T>(&mut self, work: impl AsyncFnOnce(&Client) -> Result<T, Fault>) -> Result<T, Fault> {
+        let Some(captured) = &mut self.captured else { return Err(Fault::stop("no ddl is under way")) };
+        if captured.inside.is_none() {
+            captured.inside = Some(inside::Inside::open().await?);
+        }
+        match &mut captured.inside {
+            Some(inside) => self.session.inside(inside, work).await,
+            None => Err(Fault::stop("no ddl is under way")),
+        }
+    }
+
+    async fn open(&mut self) -> Result<(), Fault> {
+        if !std::mem::replace(&mut self.is_open, true) {
+            self.session.begin().await?;
+        }
+        Ok(())
+    }
+
     async fn give_up(&mut self) -> Result<(), Fault> {
         self.advance = Advance::default();
+        self.captured = None;
         if std::mem::replace(&mut self.is_open, false) {
             self.session.rollback().await?;
         }

@@ -27,7 +27,7 @@ select a.attname::text, a.attgenerated::text, a.attidentity::text, b.type, b.kin
        (select n.nspname::text from pg_operator o join pg_namespace n on n.oid = o.oprnamespace
          where o.oprname = '=' and o.oprleft = b.type and o.oprright = b.type
          order by n.nspname = 'pg_catalog' desc limit 1),
-       format_type(a.atttypid, null), format_type(a.atttypid, a.atttypmod), b.modifier, t.typname::text,
+       format_type(a.atttypid, -1), format_type(a.atttypid, a.atttypmod), b.modifier, t.typname::text,
        case when t.typcategory = 'A' then t.typelem else 0::oid end, t.typcategory::text,
        coalesce(e.typtype, t.typtype)::text, b.type <> a.atttypid,
        a.attnotnull and not a.atthasdef and a.attidentity = ''
@@ -131,6 +131,9 @@ async fn arriving(
     Ok(types.collect())
 }
 
+/// Types of users and extensions begin here (transam.h, `FirstNormalObjectId`).
+const FIRST_NORMAL_OID: u32 = 16384;
+
 fn column(row: &tokio_postgres::Row) -> TargetColumn {
     let (generated, identity): (String, String) = (row.get(1), row.get(2));
     let (type_oid, kind, deterministic): (u32, String, bool) = (row.get(3), row.get(4), row.get(5));
@@ -145,7 +148,8 @@ fn column(row: &tokio_postgres::Row) -> TargetColumn {
             kind: match (row.get::<_, bool>(14), row.get::<_, &str>(13), row.get::<_, &str>(12)) {
                 (true, ..) => TypeKind::Domain,
                 (_, "e", _) => TypeKind::Enum,
-                (_, _, "S") => TypeKind::TextLike,
+                // Built-in ones pad or cut (char, name), or are known by their OIDs.
+                (_, _, "S") if type_oid >= FIRST_NORMAL_OID => TypeKind::TextLike,
                 _ => TypeKind::Other,
             },
             name: row.get(10),
@@ -161,6 +165,7 @@ fn column(row: &tokio_postgres::Row) -> TargetColumn {
         equality: Equality {
             operator_schema: operator_schema.filter(|schema| schema != "pg_catalog"),
             exact: deterministic && (kind == "e" || EXACT.contains(&type_oid)),
+            record: kind == "c",
         },
     }
 }

@@ -11,12 +11,15 @@
 mod batch;
 mod columns;
 mod copytext;
+mod ddl;
 mod describe;
+mod inside;
 mod lookup;
 mod origin;
 mod replies;
 mod rules;
 mod run;
+mod sequences;
 mod session;
 
 use std::time::Duration;
@@ -29,6 +32,7 @@ use crate::pg::Conninfo;
 
 use batch::{Applier, Flow};
 
+pub use ddl::{Ddl, DdlMode};
 pub use rules::{OnSchemaChange, Rules};
 
 /// Where the changes go.
@@ -37,7 +41,10 @@ pub struct Target {
     pub conninfo: Conninfo,
     /// Names the progress row and the origin.
     pub stream: String,
+    /// Set its sequences at endpos.
+    pub sequences: bool,
     pub rules: Rules,
+    pub ddl: Ddl,
 }
 
 /// How a running applier is steered, and what it reports.

@@ -3,8 +3,8 @@
 //! A task of its own, so that neither side ever waits for a full socket buffer. Statements are numbered from 0 within a
 //! batch in the order of their completions, and every row change must report exactly one row.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
@@ -27,6 +27,9 @@ pub(super) struct Report {
 /// Set as soon as the batch is known to be lost, so that the sender stops sending the rest of it.
 pub(super) type Lost = Arc<AtomicBool>;
 
+/// Where the server's messages go instead, byte for byte, while another client speaks over the connection.
+pub(super) type Diverted = Arc<Mutex<Option<mpsc::UnboundedSender<Vec<u8>>>>>;
+
 /// A statement that must touch more than one row: its number in the batch, and how many.
 pub(super) type Expected = (u64, u64);
 
@@ -36,18 +39,26 @@ pub(super) async fn read(
     lost: Lost,
     mut expected: mpsc::UnboundedReceiver<Expected>,
     reports: mpsc::UnboundedSender<Result<Report, Fault>>,
+    diverted: Diverted,
 ) {
     let mut report = Report::default();
     let mut completed = 0;
     let mut next: Option<Expected> = None;
     loop {
-        let reply = match reader.next_result().await {
-            Ok(reply) => reply,
-            Err(fault) => {
-                lost.store(true, Ordering::Relaxed);
-                let _ = reports.send(Err(fault));
-                return;
+        let gone = |fault| {
+            lost.store(true, Ordering::Relaxed);
+            let _ = reports.send(Err(fault));
+        };
+        let reply = match reader.try_result() {
+            Ok(Some(reply)) => reply,
+            Ok(None) => {
+                let filled = reader.fill().await;
+                match filled.and_then(|()| divert(&mut reader, &diverted)) {
+                    Ok(()) => continue,
+                    Err(fault) => return gone(fault),
+                }
             }
+            Err(fault) => return gone(fault),
         };
         match reply {
             Reply::CommandComplete { tag, rows } => {
@@ -82,6 +93,17 @@ pub(super) async fn read(
             _ => {}
         }
     }
+}
+
+/// Passes on what has come, if it is meant for somebody else. Nothing of ours is under way then, so it came after the last answer.
+fn divert(reader: &mut PipelineReader, diverted: &Diverted) -> Result<(), Fault> {
+    let diverted = diverted.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(elsewhere) = &*diverted else { return Ok(()) };
+    while let Some(message) = reader.try_raw()? {
+        // Who does not listen any more has no need of it.
+        let _ = elsewhere.send(message);
+    }
+    Ok(())
 }
 
 fn is_row_change(tag: &str) -> bool {

@@ -5,19 +5,22 @@
 //! it tags the changes, but is never trusted, since from PostgreSQL 16 on an aborted transaction advances it.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tokio_postgres::Client;
 
 use crate::model::{Fault, Position, Remedy, Timestamp};
 use crate::pg::{Conninfo, Pipeline, PipelineOptions, PipelineWriter};
 use crate::transform::{RUN_ROWS, Statement, StatementKind};
 
 use super::copytext;
+use super::inside::Inside;
 use super::origin::{fence, set_up_origin};
-use super::replies::{self, Expected, Lost, Report};
+use super::replies::{self, Diverted, Expected, Lost, Report};
 use super::run::{Taken, UpdateRun};
 
 /// Prepared statements kept on the target before all are dropped and prepared anew.
@@ -28,7 +31,7 @@ const COPY_BYTES: usize = 64 << 10;
 /// Number of a batch's first change: BEGIN and the reading of the progress come before it.
 pub(super) const FIRST_CHANGE: u64 = 2;
 
-/// Names of the statements that every batch uses; those of the planner are `s` and a number.
+/// Names of the statements that every batch uses; those of the planner are `p` and a number.
 const BEGIN: &str = "begin";
 const READ: &str = "read_progress";
 const WRITE: &str = "write_progress";
@@ -73,6 +76,7 @@ pub(super) struct Session {
     expected: mpsc::UnboundedSender<Expected>,
     reading: AbortHandle,
     lost: Lost,
+    diverted: Diverted,
     stream: Stream,
     /// Where the row stood when it was last known.
     progress: Position,
@@ -83,6 +87,8 @@ pub(super) struct Session {
     run: UpdateRun,
     /// Statements since the last Sync.
     statements: u64,
+    /// The batch's progress row was seen to be ours.
+    is_ours: bool,
 }
 
 /// A COPY that is under way.
@@ -111,17 +117,24 @@ impl Session {
         let row = fence(&mut connection, &stream, again).await?;
         let has_origin = set_up_origin(&mut connection, &stream, row).await?;
         let (writer, reader) = connection.into_halves();
-        let lost = Lost::default();
+        let (lost, diverted) = (Lost::default(), Diverted::default());
         let (sender, reports) = mpsc::unbounded_channel();
         let (expected, expectations) = mpsc::unbounded_channel();
-        let reading =
-            tokio::spawn(replies::read(reader, Arc::clone(&lost), expectations, sender)).abort_handle();
+        let reading = tokio::spawn(replies::read(
+            reader,
+            Arc::clone(&lost),
+            expectations,
+            sender,
+            Arc::clone(&diverted),
+        ))
+        .abort_handle();
         let mut session = Session {
             writer,
             reports,
             expected,
             reading,
             lost,
+            diverted,
             stream,
             progress: row,
             has_origin,
@@ -130,6 +143,7 @@ impl Session {
             copied: 0,
             run: UpdateRun::default(),
             statements: 0,
+            is_ours: false,
         };
         session.prepare().await?;
         Ok(session)
@@ -171,13 +185,20 @@ impl Session {
     /// Opens a batch.
     pub(super) async fn begin(&mut self) -> Result<(), Fault> {
         self.copied = 0;
+        self.is_ours = false;
         self.run(BEGIN, &[])?;
         let name = self.stream.name.clone();
         self.run(READ, &[Some(name.as_bytes())])?;
         self.writer.drain().await
     }
 
-    fn forget_prepared(&mut self) -> Result<(), Fault> {
+    /// Drops all prepared statements, as before DDL. Nothing else may be under way.
+    pub(super) async fn forget_prepared(&mut self) -> Result<(), Fault> {
+        self.close_prepared()?;
+        self.sync().await.map(drop)
+    }
+
+    fn close_prepared(&mut self) -> Result<(), Fault> {
         for id in self.prepared.drain() {
             self.writer.close_statement(name_of(id, &mut [0; 12]))?;
         }
@@ -252,7 +273,7 @@ impl Session {
 
     fn run_prepared(&mut self, id: u32, sql: &str, parameters: &[Option<&[u8]>]) -> Result<(), Fault> {
         if self.prepared.len() >= PREPARED_MAX {
-            self.forget_prepared()?;
+            self.close_prepared()?;
         }
         let mut buffer = [0; 12];
         let name = name_of(id, &mut buffer);
@@ -300,7 +321,51 @@ impl Session {
         self.end_copy()?;
         self.end_run()?;
         let report = self.sync().await?;
-        self.check(report)
+        self.check(report)?;
+        self.is_ours = true;
+        self.copied = 0;
+        Ok(())
+    }
+
+    /// Lets a client work inside the batch in hand, whose changes must have got their verdict.
+    pub(super) async fn inside<T>(
+        &mut self,
+        inside: &mut Inside,
+        work: impl AsyncFnOnce(&Client) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        self.divert(Some(inside.elsewhere.clone()));
+        let Inside { client, line, answers, .. } = inside;
+        let mut work = pin!(work(client));
+        let mut outcome = None;
+        let served = loop {
+            if outcome.is_some() && line.is_idle() {
+                break Ok(());
+            }
+            tokio::select! {
+                biased;
+                done = &mut work, if outcome.is_none() => outcome = Some(done),
+                Some(answer) = answers.recv() => line.answered(&answer),
+                ended = self.reports.recv() => break Err(match ended {
+                    Some(Err(fault)) => fault,
+                    _ => Fault::retry("the connection to the target has ended"),
+                }),
+                message = line.next(), if outcome.is_none() => match message {
+                    Ok(message) => {
+                        self.writer.raw(&message);
+                        if let Err(fault) = self.writer.flush().await {
+                            break Err(fault);
+                        }
+                    }
+                    Err(error) => break Err(Fault::retry(format!("a client of our own has ended: {error}"))),
+                }
+            }
+        };
+        self.divert(None);
+        served.and(outcome.unwrap_or_else(|| Err(Fault::retry("a client of our own was left alone"))))
+    }
+
+    fn divert(&self, elsewhere: Option<mpsc::UnboundedSender<Vec<u8>>>) {
+        *self.diverted.lock().unwrap_or_else(PoisonError::into_inner) = elsewhere;
     }
 
     /// Ends a batch: writes the progress, checks every answer, commits. On an error the target is as before the batch,
@@ -342,8 +407,9 @@ impl Session {
             return Err(Refused { statement: Some(statement), fault });
         }
         let expected = self.progress.to_string();
-        if report.value.as_deref() != Some(&expected) {
-            let found = report.value.unwrap_or_else(|| "gone".into());
+        let found = report.value;
+        if !self.is_ours && found.as_deref() != Some(&expected) {
+            let found = found.unwrap_or_else(|| "gone".into());
             let name = &self.stream.name;
             let message = format!("progress of '{name}' on the target is {found}, expected {expected}");
             return Err(Fault::reread(message)
@@ -371,7 +437,7 @@ impl Session {
         }
         self.lost.store(false, Ordering::Relaxed);
         // What came after an error was skipped, the preparing of statements too; which, nobody knows.
-        self.forget_prepared()
+        self.close_prepared()
     }
 
     /// Makes all commits so far survive a crash of the target; they are made with `synchronous_commit` off, which can lose
@@ -412,11 +478,11 @@ impl Drop for Session {
     }
 }
 
-/// The planner's statements are prepared as `s` and their number.
+/// The planner's statements are prepared as `p` and their number.
 fn name_of(id: u32, buffer: &mut [u8; 12]) -> &str {
     use std::io::Write;
     let mut rest = buffer.as_mut_slice();
-    let written = write!(rest, "s{id}").is_ok();
+    let written = write!(rest, "p{id}").is_ok();
     debug_assert!(written, "a u32 has at most ten digits");
     let free = rest.len();
     let length = buffer.len() - free;

@@ -1,5 +1,6 @@
 //! The archive's folder: its manifest and the listing of its segments.
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,8 +56,12 @@ impl Archive {
     /// The source's timeline in the newest segment; none where there is no segment.
     pub fn timeline(&self) -> Result<Option<u32>, Fault> {
         for name in self.listing()?.into_iter().rev() {
-            if let Some(file) = SegmentFile::open(self, name)? {
-                return Ok(Some(file.header().timeline));
+            match SegmentFile::open(self, name) {
+                Ok(Some(file)) => return Ok(Some(file.header().timeline)),
+                Ok(None) => {}
+                // A crash may have left it without its header; recovery looks at it.
+                Err(_) if name.through.is_none() => {}
+                Err(fault) => return Err(fault),
             }
         }
         Ok(None)
@@ -76,6 +81,21 @@ impl Archive {
 
     pub fn segment_path(&self, name: SegmentName) -> PathBuf {
         self.segments_folder().join(name.to_string())
+    }
+
+    /// Whether a receiver holds the archive's lock. The lock is shared for an instant to find out, never kept.
+    pub fn has_receiver(&self) -> Result<bool, Fault> {
+        let path = self.root.join("lock");
+        let fault = |error: &io::Error| disk::fault("cannot look at", &path, error);
+        match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(fault(&error)),
+            Ok(file) => match file.try_lock_shared() {
+                Ok(()) => Ok(false),
+                Err(TryLockError::WouldBlock) => Ok(true),
+                Err(TryLockError::Error(error)) => Err(fault(&error)),
+            },
+        }
     }
 
     pub fn catalog_folder(&self) -> PathBuf {

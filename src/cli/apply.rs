@@ -4,7 +4,7 @@ use super::arguments::{
     ArchiveArguments, Everywhere, FilterArguments, SchemaArguments, SourceArguments, StreamArguments,
     TargetArguments,
 };
-use super::conduct::{EndposArguments, conduct, needed_target};
+use super::conduct::{DdlArguments, EndposArguments, SequenceArguments, conduct, needed_target};
 use super::config::File;
 use super::setup;
 use crate::apply::Target;
@@ -31,6 +31,10 @@ pub(crate) struct ApplyCommand {
     schema: SchemaArguments,
     #[command(flatten)]
     endpos: EndposArguments,
+    #[command(flatten)]
+    sequences: SequenceArguments,
+    #[command(flatten)]
+    ddl: DdlArguments,
 }
 
 impl ApplyCommand {
@@ -42,7 +46,8 @@ impl ApplyCommand {
         let archive = Archive::open(&place.archive)?;
         setup::prepare_target(&target, &stream, &archive).await?;
         let endpos = self.endpos.position(self.source.optional(file)?.as_ref()).await?;
-        let target = Some(Target { conninfo: target, stream, rules });
+        let sequences = self.sequences.are_on(file);
+        let target = Some(Target { conninfo: target, stream, sequences, rules, ddl: self.ddl.ddl(file) });
         let writer = WriterOptions::default();
         conduct(Options { archive, source: None, target, endpos, writer }, everywhere).await
     }

@@ -289,6 +289,9 @@ pub(crate) struct TableArguments {
     /// What to do with tables without a usable replica identity [default: refuse]
     #[arg(long, value_name = "POLICY")]
     keyless: Option<KeylessPolicy>,
+    /// Put event triggers on the source that write DDL into the log, for --ddl of apply and follow
+    #[arg(long)]
+    capture_ddl: bool,
     /// How long the slot's creation may wait for running transactions
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     slot_timeout: u64,
@@ -297,6 +300,10 @@ pub(crate) struct TableArguments {
 impl TableArguments {
     pub(crate) fn rows(&self, file: &File) -> Result<Vec<RowFilter>, Fault> {
         parsed("--where", self.rows.clone(), file.rows.as_deref())
+    }
+
+    pub(crate) fn capture_ddl(&self, file: &File) -> bool {
+        self.capture_ddl || file.capture_ddl.unwrap_or(false)
     }
 
     pub(crate) fn keyless(&self, file: &File) -> KeylessPolicy {

@@ -8,11 +8,11 @@ use tokio_postgres::Client;
 use super::arguments::{Everywhere, RoadArguments};
 use super::config::File;
 use super::keepsake::KeptIdentity;
-use super::pending::has_receiver;
 use super::print;
 use super::reach::Side;
 use crate::archive::Archive;
 use crate::model::{Fault, OutputPlugin, ReplicaIdentity};
+use crate::pg::capture::{self, Dropped};
 use crate::pg::{origin, progress, publication, slot, tables};
 
 const APPLICATION: &str = "pgsluice cleanup";
@@ -59,6 +59,13 @@ impl CleanupCommand {
         }
         if publication::drop(&client, &names.publication).await.map_err(Side::Source.says())? {
             removed.push(format!("publication {}", names.publication));
+        }
+        match capture::drop(&client).await.map_err(Side::Source.says())? {
+            Dropped::Absent => {}
+            Dropped::Dropped => removed.push("ddl capture".into()),
+            Dropped::Kept(slots) => {
+                tracing::warn!(slots = slots.join(", "), "ddl capture stays, since these slots may use it");
+            }
         }
         put_back(&client, &kept, &mut removed).await.map_err(Side::Source.says())?;
         KeptIdentity::forget(&place.archive)?;
@@ -111,7 +118,7 @@ fn refuse_archive(folder: &Path) -> Result<(), Fault> {
         return Ok(());
     }
     let archive = Archive::open(folder)?;
-    if has_receiver(&archive)? {
+    if archive.has_receiver()? {
         return Err(Fault::stop(format!("the archive {} is in use by a receiver", folder.display()))
             .hint("stop the receiver first"));
     }

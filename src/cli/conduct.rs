@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::arguments::{Endpos, Everywhere};
+use super::config::File;
 use super::print;
 use super::reach::Side;
+use crate::apply::{Ddl, DdlMode};
 use crate::archive::{Archive, WriterOptions};
 use crate::follow::{self, Mode, Options, Standing};
-use crate::model::{Fault, Position};
+use crate::model::{Fault, Lsn, Position};
 use crate::pg::{Conninfo, inspect};
 
 /// How often a log line tells of progress where no terminal shows it.
@@ -55,10 +57,58 @@ pub(crate) struct StreamingArguments {
     streaming: Switch,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Switch {
+/// Something that can be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Switch {
     On,
     Off,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SequenceArguments {
+    /// Sample the source's sequences into the log, and set those of the target at endpos [default: on]
+    #[arg(long, env = "PGSLUICE_SEQUENCES", value_name = "on|off", hide_possible_values = true)]
+    sequences: Option<Switch>,
+}
+
+impl SequenceArguments {
+    pub(crate) fn are_on(&self, file: &File) -> bool {
+        self.sequences.or(file.sequences).unwrap_or(Switch::On) == Switch::On
+    }
+}
+
+/// What to do with captured DDL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DdlChoice {
+    /// Run it on the target, at its place between the rows
+    Apply,
+    /// Log it
+    Print,
+    /// Leave it to --on-schema-change
+    Ignore,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DdlArguments {
+    /// What to do with DDL that setup --capture-ddl put into the log [default: ignore]
+    #[arg(long, env = "PGSLUICE_DDL", value_name = "POLICY")]
+    ddl: Option<DdlChoice>,
+    /// Transactions whose DDL was run on the target by hand, by the LSN that the refusal tells
+    #[arg(long, value_name = "LSN", num_args = 1.., value_delimiter = ',')]
+    skip_ddl: Vec<Lsn>,
+}
+
+impl DdlArguments {
+    pub(crate) fn ddl(&self, file: &File) -> Ddl {
+        let mode = match self.ddl.or(file.ddl) {
+            Some(DdlChoice::Apply) => DdlMode::Apply,
+            Some(DdlChoice::Print) => DdlMode::Print,
+            Some(DdlChoice::Ignore) | None => DdlMode::Ignore,
+        };
+        Ddl { mode, skip: self.skip_ddl.clone() }
+    }
 }
 
 impl StreamingArguments {

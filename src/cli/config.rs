@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::arguments::{LogFormat, SchemaPolicy};
+use super::conduct::{DdlChoice, Switch};
 use super::setup::KeylessPolicy;
 use crate::model::Fault;
 
@@ -26,6 +27,9 @@ pub(crate) struct File {
     #[serde(rename = "where")]
     pub(crate) rows: Option<Vec<String>>,
     pub(crate) keyless: Option<KeylessPolicy>,
+    pub(crate) sequences: Option<Switch>,
+    pub(crate) ddl: Option<DdlChoice>,
+    pub(crate) capture_ddl: Option<bool>,
     pub(crate) on_schema_change: Option<SchemaPolicy>,
     pub(crate) log_format: Option<LogFormat>,
 }

@@ -1,7 +1,10 @@
 //! `follow`: the whole road under one conductor.
 
 use super::arguments::{Everywhere, RoadArguments, SchemaArguments, TableArguments};
-use super::conduct::{EndposArguments, SegmentArguments, StreamingArguments, conduct, needed_target};
+use super::conduct::{
+    DdlArguments, EndposArguments, SegmentArguments, SequenceArguments, StreamingArguments, conduct,
+    needed_target,
+};
 use super::config::File;
 use super::setup;
 use crate::apply::Target;
@@ -25,6 +28,10 @@ pub(crate) struct FollowCommand {
     #[command(flatten)]
     segments: SegmentArguments,
     #[command(flatten)]
+    sequences: SequenceArguments,
+    #[command(flatten)]
+    ddl: DdlArguments,
+    #[command(flatten)]
     streaming: StreamingArguments,
 }
 
@@ -37,6 +44,7 @@ impl FollowCommand {
         let writer = self.segments.options()?;
         let archive = setup::done(&wanted).await?;
         let endpos = self.endpos.position(Some(&wanted.source)).await?;
+        let sequences = self.sequences.are_on(file);
         let options = Options {
             archive,
             source: Some(Source {
@@ -44,8 +52,15 @@ impl FollowCommand {
                 slot: wanted.slot,
                 publication: wanted.publication,
                 streaming: self.streaming.is_on(),
+                sequences,
             }),
-            target: Some(Target { conninfo: target, stream: wanted.origin, rules }),
+            target: Some(Target {
+                conninfo: target,
+                stream: wanted.origin,
+                sequences,
+                rules,
+                ddl: self.ddl.ddl(file),
+            }),
             endpos,
             writer,
         };

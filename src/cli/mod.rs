@@ -11,7 +11,6 @@ mod follow;
 mod keepsake;
 mod log;
 mod pending;
-mod plugin;
 mod preflight;
 mod print;
 mod reach;

@@ -2,8 +2,6 @@
 //! that reach beyond the target's position.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{File, TryLockError};
-use std::io::ErrorKind;
 
 use crate::archive::{Archive, Mark, SegmentFile};
 use crate::model::{Fault, Position};
@@ -114,19 +112,4 @@ impl Pending {
 /// As the archive's own totals name tables; in the source's encoding.
 fn shown(schema: &[u8], name: &[u8]) -> String {
     format!("{}.{}", String::from_utf8_lossy(schema), String::from_utf8_lossy(name))
-}
-
-/// Whether a receiver holds the archive's lock. The lock is shared for an instant to find out, never kept.
-pub(crate) fn has_receiver(archive: &Archive) -> Result<bool, Fault> {
-    let path = archive.root().join("lock");
-    let fault = |error: &std::io::Error| Fault::stop(format!("looking at {}: {error}", path.display()));
-    match File::open(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(fault(&error)),
-        Ok(file) => match file.try_lock_shared() {
-            Ok(()) => Ok(false),
-            Err(TryLockError::WouldBlock) => Ok(true),
-            Err(TryLockError::Error(error)) => Err(fault(&error)),
-        },
-    }
 }

@@ -3,7 +3,7 @@
 use super::arguments::{
     ArchiveArguments, Everywhere, SourceArguments, StreamArguments, TableArguments, TargetArguments,
 };
-use super::conduct::{EndposArguments, SegmentArguments, StreamingArguments, conduct};
+use super::conduct::{EndposArguments, SegmentArguments, SequenceArguments, StreamingArguments, conduct};
 use super::config::File;
 use super::setup;
 use crate::follow::Options;
@@ -28,6 +28,8 @@ pub(crate) struct ReceiveCommand {
     #[command(flatten)]
     segments: SegmentArguments,
     #[command(flatten)]
+    sequences: SequenceArguments,
+    #[command(flatten)]
     streaming: StreamingArguments,
 }
 
@@ -48,8 +50,8 @@ impl ReceiveCommand {
         let archive = setup::done(&wanted).await?;
         let endpos = self.endpos.position(Some(&wanted.source)).await?;
         let (slot, publication) = (wanted.slot, wanted.publication);
-        let source =
-            Some(Source { conninfo: wanted.source, slot, publication, streaming: self.streaming.is_on() });
+        let (sequences, streaming) = (self.sequences.are_on(file), self.streaming.is_on());
+        let source = Some(Source { conninfo: wanted.source, slot, publication, sequences, streaming });
         conduct(Options { archive, source, target: None, endpos, writer }, everywhere).await
     }
 }

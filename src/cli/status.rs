@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::arguments::{Everywhere, Names, Place, RoadArguments};
 use super::config::File;
-use super::pending::{Pending, has_receiver};
+use super::pending::Pending;
 use super::print;
 use crate::archive::{Archive, ArchiveTotals, totals};
 use crate::model::{Fault, Position, Timestamp};
@@ -136,7 +136,7 @@ fn archive_part(place: &Place, applied: Option<Position>) -> Found<Log> {
             totals: totals(&archive)?,
             pending: replay.map(|replay| Pending::read(&archive, replay)).transpose()?,
             control,
-            receiving: has_receiver(&archive)?,
+            receiving: archive.has_receiver()?,
         })
     };
     look().map_err(|fault| fault.message)

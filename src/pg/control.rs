@@ -41,6 +41,19 @@ pub async fn connect(conninfo: &Conninfo, application_name: &str) -> Result<Clie
     Ok(client)
 }
 
+/// A client that speaks through `stream` to somebody who has the connection to the server. What it says first is a start-up message,
+/// to which it has to find [`GREETING`] as the answer.
+pub async fn through(stream: tokio::io::DuplexStream) -> Result<Client, Fault> {
+    let mut config = Config::new();
+    config.user("nobody").ssl_mode(SslMode::Disable);
+    let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(|error| fault(&error))?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// AuthenticationOk and ReadyForQuery.
+pub const GREETING: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+
 /// What an error of the client leaves to be done.
 pub fn fault(error: &tokio_postgres::Error) -> Fault {
     if let Some(answer) = error.as_db_error() {

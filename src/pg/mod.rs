@@ -14,6 +14,7 @@
 
 mod answer;
 mod auth;
+pub mod capture;
 mod conninfo;
 pub mod control;
 pub mod counterpart;
@@ -29,6 +30,7 @@ pub mod progress;
 pub mod publication;
 mod replication;
 mod rows;
+pub mod sequences;
 mod server_message;
 mod session;
 pub mod slot;

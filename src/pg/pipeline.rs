@@ -182,6 +182,11 @@ impl PipelineWriter {
         self.outgoing.frame(b'S', |_| {})
     }
 
+    /// A whole message that somebody else has made.
+    pub fn raw(&mut self, message: &[u8]) {
+        self.outgoing.buffer.extend_from_slice(message);
+    }
+
     /// Bytes that wait to be written.
     pub fn pending(&self) -> usize {
         self.outgoing.pending()
@@ -275,7 +280,19 @@ impl PipelineReader {
         self.try_next()?.ok_or_else(|| Fault::reread("the server sent an empty message"))
     }
 
-    /// The next answer that tells something: without the completions of Parse, Bind and Close. Cancel-safe.
+    /// The next answer that tells something, without the completions of Parse, Bind and Close, out of what has been read.
+    pub fn try_result(&mut self) -> Result<Option<Reply<'_>>, Fault> {
+        self.skip_reports()?;
+        while matches!(self.incoming.next_tag(), Some(b'1' | b'2' | b'3'))
+            && self.incoming.has_next().map_err(outcome_unknown)?
+        {
+            self.incoming.try_next()?;
+            self.skip_reports()?;
+        }
+        self.try_next()
+    }
+
+    /// As [`PipelineReader::try_result`], waiting for it. Cancel-safe.
     pub async fn next_result(&mut self) -> Result<Reply<'_>, Fault> {
         loop {
             self.skip_reports()?;
@@ -287,6 +304,17 @@ impl PipelineReader {
                 return self.next().await;
             }
         }
+    }
+
+    /// The next message of the server as it came, out of what has been read.
+    pub fn try_raw(&mut self) -> Result<Option<Vec<u8>>, Fault> {
+        let frame = self.incoming.try_next().map_err(outcome_unknown)?;
+        Ok(frame.map(|frame| {
+            let mut bytes = vec![frame.tag];
+            bytes.extend_from_slice(&(frame.body.len() as u32 + 4).to_be_bytes());
+            bytes.extend_from_slice(frame.body);
+            bytes
+        }))
     }
 
     /// ParameterStatus, NotificationResponse, NoData and the like: nobody waits for them.

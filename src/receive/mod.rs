@@ -13,7 +13,9 @@ mod begin;
 mod door;
 mod herald;
 mod pump;
+mod sequences;
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -25,6 +27,7 @@ use crate::pg::{Conninfo, ReplicationStream};
 use admit::{LogState, SlotState, SourceState};
 use begin::Begun;
 use herald::Herald;
+use sequences::{Sampled, Sampler};
 
 /// Where the changes come from.
 #[derive(Clone, Debug)]
@@ -32,6 +35,8 @@ pub struct Source {
     pub conninfo: Conninfo,
     pub slot: String,
     pub publication: String,
+    /// Sample its sequences into the log.
+    pub sequences: bool,
     /// Takes large transactions while they are under way, where the server has it (14 and later).
     pub streaming: bool,
 }
@@ -102,6 +107,7 @@ pub async fn receive(
     mut control: Control,
 ) -> Result<Position, Fault> {
     let mut backoff = BACKOFF_MIN;
+    let sampled = Arc::new(Mutex::new(Sampled::default()));
     let mut whole_until = None;
     loop {
         if *control.stop.borrow() || is_complete(&writer, &control) {
@@ -109,7 +115,10 @@ pub async fn receive(
         }
         let started = writer.received();
         whole_until = whole_until.filter(|until| *until > started);
-        let fault = match connection(archive, &mut writer, source, &mut control, whole_until).await {
+        let ended = connection(archive, &mut writer, source, &sampled, &mut control, whole_until).await;
+        // What came of a transaction that is not whole will be sent again.
+        writer.discard();
+        let fault = match ended {
             Ok(Ended::Finished) => continue,
             Ok(Ended::Whole(position)) => {
                 tracing::info!(until = %position, "a streamed transaction is in doubt and is taken again, whole");
@@ -118,7 +127,6 @@ pub async fn receive(
             }
             Ok(Ended::Cut(fault)) | Err(fault) => fault,
         };
-        writer.discard();
         if !may_pass(&fault) {
             // What came before the fault is kept; the fault itself is what the caller must hear.
             writer.close().await?;
@@ -152,6 +160,7 @@ async fn connection(
     archive: &Archive,
     writer: &mut Writer,
     source: &Source,
+    sampled: &Arc<Mutex<Sampled>>,
     control: &mut Control,
     whole_until: Option<Position>,
 ) -> Result<Ended, Fault> {
@@ -162,7 +171,8 @@ async fn connection(
         started = start(archive, writer, source, whole_until.is_none()) => started?,
     };
     let herald = Herald::start(status, writer.durable(), control.applied.clone());
-    let ended = pump::pump(&mut events, door, writer, control, &herald, whole_until).await;
+    let sampler = Sampler::new(source, sampled);
+    let ended = pump::pump(&mut events, door, writer, control, &herald, whole_until, sampler).await;
     if let Ok(Ended::Finished | Ended::Whole(_)) = ended {
         // Before the connection ends the source shall know all that will be kept.
         let durable = settled(writer).await?;

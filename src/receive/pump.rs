@@ -10,6 +10,7 @@ use crate::pg::{Event, ReplicationReceiver};
 
 use super::door::{Arrival, Door};
 use super::herald::Herald;
+use super::sequences::Sampler;
 use super::{Control, Ended, healthy, is_complete, log_ended};
 
 /// How long a frame may wait for more when the source is ahead of us and latency means nothing.
@@ -35,6 +36,10 @@ struct Pump<'w> {
     heard: Instant,
     /// The end of what was given to the disk.
     flushed: Position,
+    /// The source says that it has sent everything up to here.
+    sent: Position,
+    /// A transaction has come since this was last looked at.
+    committed: bool,
 }
 
 /// Pumps until stopped, until endpos or `until`, or until the connection fails.
@@ -45,6 +50,7 @@ pub(super) async fn pump(
     control: &mut Control,
     herald: &Herald,
     until: Option<Position>,
+    mut sampler: Option<Sampler>,
 ) -> Result<Ended, Fault> {
     let mut durable = writer.durable();
     let now = Instant::now();
@@ -56,20 +62,35 @@ pub(super) async fn pump(
         idle: None,
         idle_written: now,
         heard: now,
+        sent: Position::ZERO,
+        committed: false,
     };
     let mut tick = tokio::time::interval(LINGER);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let is_there = until.is_some_and(|until| pump.writer.received() >= until);
-        if is_there || is_complete(pump.writer, control) {
+        if until.is_some_and(|until| pump.writer.received() >= until) {
             return Ok(Ended::Finished);
+        }
+        let stopping = *control.stop.borrow();
+        let ends = stopping || is_complete(pump.writer, control);
+        let seen = pump.sent.max(pump.writer.received());
+        let committed = ends && std::mem::take(&mut pump.committed);
+        if ends && sampler.as_mut().is_none_or(|sampler| sampler.has_finished(seen, committed)) {
+            return Ok(Ended::Finished);
+        }
+        if let Some(sampler) = sampler.as_mut().filter(|_| !ends) {
+            sampler.go_on();
         }
         tokio::select! {
             biased;
-            _ = control.stop.wait_for(|stop| *stop) => return Ok(Ended::Finished),
+            _ = control.stop.wait_for(|stop| *stop), if !stopping => {}
+            () = sampled(&mut sampler) => {}
             _ = tick.tick() => {
                 healthy(&durable.borrow())?;
                 pump.tick(herald)?;
+                if let Some(sampler) = &mut sampler {
+                    sampler.tick(std::mem::take(&mut pump.committed));
+                }
             }
             changed = durable.changed() => {
                 changed.map_err(|_| log_ended())?;
@@ -106,6 +127,14 @@ pub(super) async fn pump(
     }
 }
 
+/// Waits for a sample of the sequences that is under way. Cancel-safe.
+async fn sampled(sampler: &mut Option<Sampler>) {
+    match sampler {
+        Some(sampler) => sampler.done().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Pump<'_> {
     /// Whether messages may be read: they can go to the log or to the spool.
     fn takes(&self) -> bool {
@@ -134,12 +163,14 @@ impl Pump<'_> {
             self.idle = None;
         }
         if let Some(commit_time) = committed {
+            self.committed = true;
             self.live = arrival.send_time.seconds_since(commit_time) < LIVE_SECONDS;
         }
         Ok(())
     }
 
     fn keepalive(&mut self, wal_end: Position, reply_requested: bool, control: &Control, herald: &Herald) {
+        self.sent = self.sent.max(wal_end);
         if self.door.is_between_transactions() && wal_end > self.writer.received() {
             self.idle = Some(wal_end);
         }

@@ -375,7 +375,8 @@ fn key_of(target: &TargetTable, columns: &[Mapped], old: OldShape) -> Option<Vec
             .iter()
             .map(|name| {
                 let quoted = quote_ident(name);
-                let at = columns.iter().position(|column| column.quoted == quoted)?;
+                // What is not written is the target's own, and does not find the source's row.
+                let at = columns.iter().position(|column| column.quoted == quoted && !column.unwritten)?;
                 Some((at, Source::Old(at)))
             })
             .collect(),

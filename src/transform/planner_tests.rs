@@ -19,7 +19,7 @@ const PLAIN: TargetColumn = TargetColumn {
     must_be_given: false,
     generated: Generated::No,
     identity: Identity::No,
-    equality: Equality { operator_schema: None, exact: true },
+    equality: Equality { operator_schema: None, exact: true, record: false },
 };
 
 pub(super) fn column(name: &str) -> TargetColumn {
@@ -164,7 +164,7 @@ fn deletes_by_key() {
 
 #[test]
 fn finds_one_of_equal_rows() {
-    let inexact = TargetColumn { equality: Equality { operator_schema: None, exact: false }, ..column("b") };
+    let inexact = TargetColumn { equality: Equality::default(), ..column("b") };
     check(
         relation(ReplicaIdentity::Full, &["id*", "a*", "b*"]),
         target(vec![column("id"), column("a"), inexact]),
@@ -224,7 +224,7 @@ fn generated_columns_are_left_to_the_target() {
 
 #[test]
 fn extension_types_compare_by_their_own_operator() {
-    let citext = Equality { operator_schema: Some("ext".into()), exact: false };
+    let citext = Equality { operator_schema: Some("ext".into()), ..Equality::default() };
     check(
         keyed(),
         target(vec![TargetColumn { equality: citext, ..column("id") }, column("a"), column("b")]),

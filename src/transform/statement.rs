@@ -312,7 +312,8 @@ fn find(
 }
 
 fn equal_by_operator(column: &Mapped, parameter: &str) -> String {
-    format!("{} {} {parameter}", column.quoted, operator(column))
+    let cast = if column.equality.record { format!("::{}", column.type_name) } else { String::new() };
+    format!("{} {} {parameter}{cast}", column.quoted, operator(column))
 }
 
 fn operator(column: &Mapped) -> String {

@@ -32,7 +32,8 @@ pub struct TargetTable {
 #[derive(Clone, Debug)]
 pub struct TargetColumn {
     pub name: String,
-    /// The type as SQL names it, schema-qualified where it isn't built in, without modifier.
+    /// The type as SQL names it, schema-qualified where it isn't built in, without modifier: a cast to it must not cut
+    /// values off, as one to `character`, which is `character(1)`, would.
     pub type_name: String,
     pub column_type: ColumnType,
     /// NOT NULL, and nothing fills it in: a row can't be inserted without it.
@@ -64,6 +65,8 @@ pub struct Equality {
     pub operator_schema: Option<String>,
     /// Equal values have equal text (integers, text; not numeric, float, citext), so `=` finds the exact row.
     pub exact: bool,
+    /// A composite type: its `=` is that of all records, from which a value can't tell its type.
+    pub record: bool,
 }
 
 impl TargetTable {

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 pub use rustix::process::Signal;
 
 pub use cluster::{Cluster, Preparation, StopMode};
-pub use compare::{assert_tables_equal, tables_difference};
+pub use compare::{assert_tables_equal, difference_between, tables_difference};
 pub use process::{Outcome, Running};
 pub use program::Pgsluice;
 pub use road::Road;

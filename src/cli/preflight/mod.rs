@@ -1,6 +1,8 @@
 //! What stands in the way, each finding with the SQL or the command that mends it. Facts in, findings out: no connection.
 
+mod ddl;
 mod filters;
+mod plugin;
 mod source;
 mod target;
 
@@ -17,7 +19,9 @@ use crate::pg::publication::{Filters, Publication, Published};
 use crate::pg::slot::Slot;
 use crate::pg::tables::{Attachment, Table};
 
+pub(crate) use ddl::capture_findings;
 pub(crate) use filters::filter_findings;
+pub(crate) use plugin::plugin_findings;
 pub(crate) use source::source_findings;
 pub(crate) use target::target_findings;
 

@@ -1,11 +1,11 @@
 //! Messages of transactions whose commit was not seen yet: a little in memory, beyond that a file for each of them.
 //!
 //! ```text
-//! file, then memory:  entry entry entry …        entry = length u32 | xid of the (sub)transaction u32 | message
+//! file, then memory:  entry entry entry …        entry = length u32 | xid of the (sub)transaction u32 | CRC32C of the message u32 | message
 //! ```
 //!
 //! It lasts as long as a connection, since the source sends such a transaction anew on the next one: what a crash left
-//! is removed and never read, and nothing here is synced.
+//! is removed and never read, and nothing here is synced; a disk that gives back something else is noticed by the checksums.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::archive::disk;
-use crate::model::{Fault, Xid};
+use crate::model::{Fault, Remedy, Xid};
 
 /// Bytes in memory, of all transactions together.
 const MEMORY_BYTES_MAX: usize = 4 << 20;
@@ -83,6 +83,7 @@ impl Spool {
         let before = spooled.memory.len();
         spooled.memory.extend_from_slice(&length.to_le_bytes());
         spooled.memory.extend_from_slice(&subxid.0.to_le_bytes());
+        spooled.memory.extend_from_slice(&crc32c::crc32c_append(crc32c::crc32c(&[tag]), rest).to_le_bytes());
         spooled.memory.push(tag);
         spooled.memory.extend_from_slice(rest);
         spooled.has_logical_messages |= tag == b'M';
@@ -188,7 +189,10 @@ impl Read for SpoolFile {
 
 impl SpoolFile {
     fn unreadable(&self, error: &io::Error) -> Fault {
-        disk::fault("cannot read", &self.path, error)
+        let fault = disk::fault("cannot read", &self.path, error);
+        // The source sends it again on the next connection.
+        let remedy = if error.kind() == io::ErrorKind::InvalidData { Remedy::Retry } else { fault.remedy };
+        Fault { remedy, ..fault }
     }
 }
 
@@ -231,11 +235,14 @@ fn read_entry(reader: &mut impl io::BufRead, message: &mut Vec<u8>) -> io::Resul
         reader.read_exact(&mut bytes)?;
         Ok::<_, io::Error>(u32::from_le_bytes(bytes))
     };
-    let (length, xid) = (number()?, number()?);
+    let (length, xid, checksum) = (number()?, number()?, number()?);
     message.clear();
     // As much as there is, not as much as a damaged length says.
     if reader.take(u64::from(length)).read_to_end(message)? < length as usize {
         return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if crc32c::crc32c(message) != checksum {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "what was written is not what is read"));
     }
     Ok(Some(Xid(xid)))
 }
@@ -321,7 +328,10 @@ mod tests {
     #[test]
     fn damaged_entries_are_errors() {
         let mut message = Vec::new();
-        for bytes in [&b"\xFF\xFF\xFF\x7F\x01\0\0\0x"[..], b"\x01\0", b"\x02\0\0\0\x01\0\0\0x"] {
+        let wrong = b"\x01\0\0\0\x01\0\0\0\0\0\0\0x";
+        for bytes in
+            [&b"\xFF\xFF\xFF\x7F\x01\0\0\0\0\0\0\0x"[..], b"\x01\0", b"\x02\0\0\0\x01\0\0\0\0\0\0\0x", wrong]
+        {
             assert!(read_entry(&mut io::Cursor::new(bytes), &mut message).is_err());
         }
     }

@@ -1,0 +1,48 @@
+//! The target's part: progress row and origin.
+
+use tokio_postgres::Client;
+
+use super::super::reach::Side;
+use super::APPLICATION;
+use crate::archive::Archive;
+use crate::model::Fault;
+use crate::pg::{Conninfo, origin, progress};
+
+/// Makes both at the start of the archive, where they are missing. Gives the origin's name
+/// where privileges allow one.
+pub(super) async fn make_progress(
+    client: &Client,
+    name: &str,
+    archive: &Archive,
+    created: &mut Vec<String>,
+) -> Result<Option<String>, Fault> {
+    let manifest = archive.manifest();
+    let (system, id) = (manifest.system_identifier.to_string(), manifest.archive_id.to_string());
+    if progress::create(client, name, manifest.start, &system, &id).await? {
+        created.push(format!("progress row {name}"));
+    }
+    if !origin::denied(client).await?.is_empty() {
+        return Ok(None);
+    }
+    if origin::create(client, name).await? {
+        created.push(format!("origin {name}"));
+    }
+    Ok(Some(name.to_owned()))
+}
+
+/// Makes a target that an archive was never applied to ready for it. It must hold the tables as they were at the
+/// archive's start.
+pub(crate) async fn prepare_target(target: &Conninfo, name: &str, archive: &Archive) -> Result<(), Fault> {
+    let client = Side::Target.connect(target, APPLICATION).await?;
+    if progress::read(&client, name).await.map_err(Side::Target.says())?.is_some() {
+        return Ok(());
+    }
+    let mut created = Vec::new();
+    make_progress(&client, name, archive, &mut created).await.map_err(Side::Target.says())?;
+    tracing::warn!(
+        stream = name,
+        start = %archive.manifest().start,
+        "a new target: it must hold the tables as they were at the archive's start"
+    );
+    Ok(())
+}
