@@ -35,12 +35,15 @@ impl Stage {
         let source = Cluster::prepare_source().set("logical_decoding_work_mem", "64kB");
         let source = source.set("max_prepared_transactions", "5");
         let target = Cluster::prepare().version(version).start();
-        let road = Road::between(source.version(version).start(), target, schema, target_schema);
+        let mut road = Road::between(source.version(version).start(), target, schema, target_schema);
+        road.program = road.program.env("PGSLUICE_SEQUENCES", "off");
         Stage { whole: Stage::another(&road, "whole"), road }
     }
 
     fn another(road: &Road, name: &str) -> Pgsluice {
-        let program = Pgsluice::between(&road.source, &road.target).env("PGSLUICE_NAME", name);
+        // Each receiver writes samples of its own, which the other one gets too.
+        let program = Pgsluice::between(&road.source, &road.target).env("PGSLUICE_SEQUENCES", "off");
+        let program = program.env("PGSLUICE_NAME", name);
         program.run(&["setup", "--keyless", "full"]).done();
         program
     }

@@ -48,7 +48,10 @@ pub enum Condition {
     Plugin(Plugin),
     /// `wal2json before 2.6`, which prints numbers that JSON lacks as null.
     OldWal2json,
-    Version { least: u32, most: u32 },
+    Version {
+        least: u32,
+        most: u32,
+    },
 }
 
 #[derive(Debug)]
