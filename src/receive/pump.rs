@@ -174,7 +174,10 @@ impl Pump<'_> {
         if self.door.is_between_transactions() && wal_end > self.writer.received() {
             self.idle = Some(wal_end);
         }
-        let endpos_reached = control.endpos.borrow().is_some_and(|endpos| wal_end >= endpos);
+        // Once: what comes while the last sample of the sequences is awaited needs no segment of its own.
+        let received = self.writer.received();
+        let endpos_reached =
+            control.endpos.borrow().is_some_and(|endpos| wal_end >= endpos && received < endpos);
         if reply_requested || endpos_reached {
             // A source that shuts down waits until we have confirmed everything.
             self.write_idle();
