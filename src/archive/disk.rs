@@ -59,7 +59,7 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 /// Writes a whole file so that after a crash it is there with all its bytes or not at all.
-pub(super) fn write_once(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_once(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let staged = folder.join(format!("{name}.tmp"));
     let mut file = options().write(true).create(true).truncate(true).open(&staged)?;
     file.write_all(bytes)?;

@@ -16,8 +16,7 @@ pub struct VisibleXids {
 impl VisibleXids {
     /// Whether a transaction that is known to have committed was seen.
     pub fn include(&self, xid: Xid) -> bool {
-        let before = |other: Xid| xid.0.wrapping_sub(other.0).cast_signed() < 0;
-        before(self.max) && (before(self.min) || !self.running.contains(&xid))
+        xid.is_before(self.max) && (xid.is_before(self.min) || !self.running.contains(&xid))
     }
 }
 

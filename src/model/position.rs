@@ -21,6 +21,13 @@ pub struct Position(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Xid(pub u32);
 
+impl Xid {
+    /// Of two that are less than 2^31 apart.
+    pub fn is_before(self, other: Xid) -> bool {
+        self.0.wrapping_sub(other.0).cast_signed() < 0
+    }
+}
+
 impl Position {
     pub const ZERO: Position = Position(0);
 

@@ -90,6 +90,22 @@ pub async fn look_up(client: &Client, publication: &str, schema: &str, name: &st
     Ok(Found { seen, everything, table: Some(table) })
 }
 
+/// The tables of a publication, by schema and name; none of one FOR ALL TABLES, or of one that is gone.
+pub async fn published(
+    client: &Client,
+    publication: &str,
+) -> Result<(VisibleXids, Vec<(String, String)>), Fault> {
+    let doing = format!("listing the tables of publication \"{publication}\"");
+    let query = "SELECT pg_current_snapshot()::text, t.schemaname::text, t.tablename::text
+                   FROM (SELECT) one LEFT JOIN pg_publication p ON p.pubname = $1 AND NOT p.puballtables
+                   LEFT JOIN pg_publication_tables t ON t.pubname = p.pubname";
+    let rows = client.query(query, &[&publication]).await.map_err(|error| fault(&doing, &error))?;
+    let seen = rows.first().and_then(|row| snapshot(row.get(0)));
+    let seen = seen.ok_or_else(|| Fault::stop(format!("{doing}: the server's snapshot makes no sense")))?;
+    let tables = rows.iter().filter_map(|row| row.get::<_, Option<_>>(1).zip(row.get(2)));
+    Ok((seen, tables.collect()))
+}
+
 /// OIDs of types by what `format_type` prints of them; none where there is no such type.
 pub async fn types(client: &Client, names: &[String]) -> Result<HashMap<String, Option<u32>>, Fault> {
     let query = "SELECT name, to_regtype(name)::oid FROM unnest($1::text[]) name";

@@ -12,10 +12,12 @@
 mod definition;
 mod json;
 mod message;
+mod published;
 pub mod test_decoding;
 mod time;
 mod translate;
 pub mod wal2json;
 
 pub use message::{Begin, Change, Field, FieldValue, Kind, Malformed, Message, Row, TableName, TypeName};
+pub use published::Published;
 pub use translate::{Answer, Outcome, Question, Refusal, Translator};

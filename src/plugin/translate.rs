@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::Published;
 use super::definition::{self, Unclear};
 use super::message::{Change, FieldValue, Kind, Message, Row, TableName, TypeName};
 use crate::model::{Relation, ReplicaIdentity, TableFacts, Value, VisibleXids, Xid};
@@ -56,6 +57,7 @@ struct Known {
 /// Turns the messages of one connection into those of pgoutput.
 pub struct Translator {
     tables: HashMap<TableName, Known>,
+    published: Published,
     xid: Xid,
     said: Said,
     old: TupleBuffer,
@@ -82,10 +84,12 @@ impl Said {
 
 const USE_PGOUTPUT: &str = "set up anew with --plugin pgoutput, which loses nothing";
 
-impl Default for Translator {
-    fn default() -> Translator {
+impl Translator {
+    /// `published`: what was seen in the publication before this connection's first message.
+    pub fn new(published: Published) -> Translator {
         Translator {
             tables: HashMap::new(),
+            published,
             xid: Xid(0),
             said: Said::default(),
             old: TupleBuffer::default(),
@@ -93,9 +97,7 @@ impl Default for Translator {
             last_free_oid: u32::MAX,
         }
     }
-}
 
-impl Translator {
     /// Takes one message in. Transaction ends say nothing: they are the caller's.
     pub fn take(&mut self, message: &Message<'_>) -> Result<Outcome, Refusal> {
         self.said.bytes.clear();
@@ -122,8 +124,11 @@ impl Translator {
         starts.zip(&self.said.ends).filter_map(|(start, end)| self.said.bytes.get(start..*end))
     }
 
-    /// Takes note of what the catalog says of a table now.
-    pub fn learn(&mut self, table: TableName, mut answer: Answer) {
+    /// Takes note of what the catalog says of a table now. Gives what has been seen in the publication, if that is news: to be
+    /// kept before the next message.
+    pub fn learn(&mut self, table: TableName, mut answer: Answer) -> Option<&Published> {
+        let is_published = answer.table.as_ref().is_some_and(|facts| facts.published);
+        let news = self.published.see(&table, &answer.seen, is_published);
         let before = self.tables.remove(&table);
         if let Some(before) = &before {
             for (name, oid) in &before.answer.types {
@@ -147,6 +152,7 @@ impl Translator {
         self.tables.retain(|_, known| known.relation.oid != relation.oid);
         let announced = before.and_then(|before| before.announced);
         self.tables.insert(table, Known { answer, relation: Arc::new(relation), announced });
+        news.then_some(&self.published)
     }
 
     /// The definitions that were given did not get into the log: they must be given again.
@@ -160,8 +166,10 @@ impl Translator {
         let look_up = || Ok(Outcome::LookUp(question(change)));
         let Some(known) = self.tables.get_mut(&change.table) else { return look_up() };
         let settled = known.answer.seen.include(self.xid);
+        let was_published = self.published.may_include(&change.table, self.xid);
         let relation = match &known.answer.table {
-            Some(facts) if !facts.published => return if settled { Ok(Outcome::Said) } else { look_up() },
+            Some(facts) if !facts.published && !settled => return look_up(),
+            Some(facts) if !facts.published && !was_published => return Ok(Outcome::Said),
             Some(facts)
                 if definition::agree(facts, change)
                     && (settled || !definition::is_ambiguous(facts, change)) =>
@@ -169,7 +177,7 @@ impl Translator {
                 Arc::clone(&known.relation)
             }
             _ if !settled => return look_up(),
-            None if !known.answer.everything => return Err(gone(&change.table)),
+            None if !known.answer.everything && !was_published => return Err(gone(&change.table)),
             facts => {
                 refuse_missing_rows(change)?;
                 let (oid, types) = (known.relation.oid, &known.answer.types);
@@ -198,12 +206,14 @@ impl Translator {
         for table in tables {
             let look_up = || Ok(Outcome::LookUp(Question { table: table.clone(), types: BTreeSet::new() }));
             let Some(known) = self.tables.get(table) else { return look_up() };
+            let was_published = self.published.may_include(table, self.xid);
             match &known.answer.table {
                 Some(facts) if facts.published && facts.partitioned => {}
                 Some(facts) if facts.published => published.push(table),
                 _ if !known.answer.seen.include(self.xid) => return look_up(),
-                Some(_) => {}
-                None if known.answer.everything => published.push(table),
+                Some(facts) if !was_published || facts.partitioned => {}
+                Some(_) => published.push(table),
+                None if known.answer.everything || was_published => published.push(table),
                 None => return Err(gone(table)),
             }
         }

@@ -52,7 +52,7 @@ fn name(name: &str) -> TableName {
 }
 
 fn knowing(answer: Answer) -> Translator {
-    let mut translator = Translator { xid: XID, ..Translator::default() };
+    let mut translator = Translator { xid: XID, ..Translator::new(Published::default()) };
     translator.learn(name("t"), answer);
     translator
 }
@@ -186,7 +186,7 @@ fn definitions_are_given_once_and_again_when_they_change() {
 #[test]
 fn what_the_catalog_does_not_show_yet_is_looked_up_again() {
     let insert = "table public.t: INSERT: id[integer]:1";
-    assert_eq!(say(&mut Translator::default(), insert), "? public.t");
+    assert_eq!(say(&mut Translator::new(Published::default()), insert), "? public.t");
     let unseen =
         |table| Answer { seen: VisibleXids { min: XID, max: XID, running: vec![] }, ..answer(table) };
     check(unseen(Some(facts())), insert, "? public.t");
@@ -246,6 +246,29 @@ fn tables_that_are_not_published_say_nothing() {
     check(unpublished(), "table public.t: INSERT: id[integer]:1", "");
     check(unpublished(), "table public.t: DELETE: (no-tuple-data)", "");
     check(unpublished(), "table public.t: TRUNCATE: (no-flags)", "");
+}
+
+/// Nobody knows any more when it left the publication.
+#[test]
+fn tables_that_were_published_are_so_until_a_transaction_that_began_later() {
+    let unpublished = || answer(Some(TableFacts { published: false, ..facts() }));
+    let of_a_list = |table| Answer { everything: false, ..answer(table) };
+    let insert = "table public.t: INSERT: id[integer]:1 note[text]:'a' n[integer]:null";
+    let truncate = "table public.t: TRUNCATE: (no-flags)";
+    let mut translator = knowing(answer(Some(facts())));
+    assert!(translator.learn(name("t"), unpublished()).is_some());
+    assert!(translator.learn(name("t"), unpublished()).is_none());
+    assert_eq!(say(&mut translator, insert), format!("{IS_T}; 5 + 1,a,null"));
+    assert_eq!(say(&mut translator, truncate), "truncate [5]");
+    translator.xid = Xid(101);
+    assert_eq!(say(&mut translator, insert), "? public.t");
+    let later = VisibleXids { min: Xid(102), max: Xid(102), running: vec![] };
+    translator.learn(name("t"), Answer { seen: later, ..unpublished() });
+    assert_eq!(say(&mut translator, insert), "");
+    let mut translator = knowing(of_a_list(Some(facts())));
+    translator.learn(name("t"), of_a_list(None));
+    let gone = u32::MAX - 1;
+    assert_eq!(say(&mut translator, insert), format!("{gone} is t(id:23,note:25,n:23); {gone} + 1,a,null"));
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! The beginning of a stream, as the slot's plugin wants it.
 
 use super::door::{Catalog, Dialect, Door};
-use super::{APPLICATION, Source};
+use super::{APPLICATION, Source, published};
 use crate::archive::Archive;
 use crate::model::{Fault, OutputPlugin, Position};
-use crate::pg::{self, ReplicationReceiver, ReplicationStream, StatusSender, control, slot};
-use crate::plugin::{test_decoding, wal2json};
+use crate::pg::{self, ReplicationReceiver, ReplicationStream, StatusSender, control, facts, slot};
+use crate::plugin::{TableName, test_decoding, wal2json};
 
 /// The first version that sends transactions while they are under way.
 const STREAMING_SINCE: u32 = 140_000;
@@ -40,7 +40,12 @@ pub(super) async fn begin(
         OutputPlugin::Wal2json => wal2json(source, stream, from).await?,
     };
     let client = control::connect(&source.conninfo, APPLICATION).await?;
-    let catalog = Catalog { client, publication: source.publication.clone() };
+    let mut known = published::read(archive)?;
+    let (seen, found) = facts::published(&client, &source.publication).await?;
+    if known.see_all(&seen, found.into_iter().map(|(schema, name)| TableName { schema, name }).collect()) {
+        tokio::task::block_in_place(|| published::write(archive, &known))?;
+    }
+    let catalog = Catalog { client, publication: source.publication.clone(), published: known };
     Ok(Begun { events, status, door: Door::translating(archive, dialect, catalog)? })
 }
 

@@ -12,6 +12,7 @@ mod admit;
 mod begin;
 mod door;
 mod herald;
+pub(crate) mod published;
 mod pump;
 mod sequences;
 

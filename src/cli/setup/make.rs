@@ -7,9 +7,10 @@ use super::survey::Survey;
 use super::target::make_progress;
 use super::{APPLICATION, KeylessPolicy, Report};
 use crate::archive::{Archive, ArchiveId, Manifest};
-use crate::model::{Fault, ReplicaIdentity};
+use crate::model::{Fault, OutputPlugin, ReplicaIdentity};
 use crate::pg::publication::Published;
 use crate::pg::{capture, counterpart, publication, slot, tables};
+use crate::receive;
 use crate::sentinel::{Control, Sentinel};
 
 impl Survey<'_> {
@@ -33,6 +34,11 @@ impl Survey<'_> {
             Some(_) => Archive::open(&options.archive)?,
             None => self.make_archive(&mut created).await?,
         };
+        if let (Published::Tables(tables), true) =
+            (&self.plan.published, options.plugin != OutputPlugin::Pgoutput)
+        {
+            receive::published::add(&archive, tables.iter().cloned())?;
+        }
         Intent::forget(&options.archive)?;
         let start = archive.manifest().start;
         Sentinel::create(&options.archive, Control { startpos: start, apply: true, ..Control::default() })?;

@@ -46,7 +46,7 @@ impl Door {
     /// The same for another plugin, whose tables are looked up in the catalog.
     pub(super) fn translating(archive: &Archive, dialect: Dialect, catalog: Catalog) -> Result<Door, Fault> {
         let spool = Spool::open(archive.spool_folder())?;
-        let plugin = Plugin::Other(Box::new(Translated::new(dialect, catalog)));
+        let plugin = Plugin::Other(Box::new(Translated::new(dialect, catalog, archive)));
         Ok(Door { plugin, entry: Entry::new(spool) })
     }
 

@@ -12,12 +12,15 @@ use tokio_postgres::Client;
 
 use super::Arrival;
 use super::entry::Entry;
-use crate::archive::Writer;
+use crate::archive::{Archive, Writer};
 use crate::model::{Fault, Lsn, Position, Timestamp, Xid};
 use crate::pg::facts;
 use crate::pgoutput::Begin;
-use crate::plugin::{Answer, Malformed, Message, Outcome, Question, Refusal, TableName, Translator};
+use crate::plugin::{
+    Answer, Malformed, Message, Outcome, Published, Question, Refusal, TableName, Translator,
+};
 use crate::plugin::{test_decoding, wal2json};
+use crate::receive::published;
 
 /// How long to wait until the catalog is asked again what it did not show yet: a commit is sent before others see it.
 const PAUSE_MIN: Duration = Duration::from_millis(2);
@@ -53,9 +56,12 @@ impl Dialect {
 pub(in crate::receive) struct Catalog {
     pub(in crate::receive) client: Client,
     pub(in crate::receive) publication: String,
+    /// What was seen in it, the look at the beginning of this connection included.
+    pub(in crate::receive) published: Published,
 }
 
 pub(super) struct Translated {
+    archive: Archive,
     dialect: Dialect,
     catalog: Arc<Catalog>,
     translator: Translator,
@@ -77,11 +83,13 @@ struct Waiting {
 }
 
 impl Translated {
-    pub(super) fn new(dialect: Dialect, catalog: Catalog) -> Translated {
+    pub(super) fn new(dialect: Dialect, mut catalog: Catalog, archive: &Archive) -> Translated {
+        let published = std::mem::take(&mut catalog.published);
         Translated {
+            archive: archive.clone(),
             dialect,
             catalog: Arc::new(catalog),
-            translator: Translator::default(),
+            translator: Translator::new(published),
             current: None,
             truncated: None,
             waiting: None,
@@ -124,12 +132,20 @@ impl Translated {
     pub(super) fn work(&mut self, entry: &mut Entry, writer: &mut Writer) -> Result<(), Fault> {
         let Some(answered) = self.waiting.take_if(|waiting| waiting.answer.is_some()) else { return Ok(()) };
         let Waiting { start, message, question, pause, answer, .. } = answered;
-        if let Some(answer) = answer {
-            self.translator.learn(question.table.clone(), answer?);
+        if let Some(answer) = answer
+            && let Some(published) = self.translator.learn(question.table.clone(), answer?)
+        {
+            tokio::task::block_in_place(|| published::write(&self.archive, published))?;
         }
         let parsed = self.dialect.parse(&message, start).map_err(|error| self.malformed(start, &error))?;
         if let Said::NotBefore(next) = self.say(&parsed, start, entry, writer)? {
             let again = next.table == question.table;
+            if again && pause * 2 > PAUSE_MAX && pause < PAUSE_MAX {
+                tracing::warn!(
+                    table = %next.table,
+                    "a transaction has committed and others don't see it yet: does it wait for a synchronous standby? It must not be this receiver (synchronous_standby_names)"
+                );
+            }
             let pause = if again { (pause * 2).clamp(PAUSE_MIN, PAUSE_MAX) } else { Duration::ZERO };
             self.ask(start, message, next, pause);
         }

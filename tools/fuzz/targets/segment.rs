@@ -19,11 +19,16 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = check_sealed::<Flaw>(file.len() as u64, reader(&file, flaw), |_, raw| {
         Records::new(raw).try_for_each(|record| record.map(drop))
     });
-    let Ok(Some(prefix)) = valid_prefix::<Damage>(file.len() as u64, 1, reader(&file, |damage| damage)) else { return };
+    let Ok(Some(prefix)) = valid_prefix::<Damage>(file.len() as u64, 1, reader(&file, |damage| damage))
+    else {
+        return;
+    };
     let kept = prefix.encoder.end();
     assert_eq!(kept + prefix.dropped_bytes, file.len() as u64);
     let again = valid_prefix::<Damage>(kept, 1, reader(&file, |damage| damage));
-    assert!(matches!(again, Ok(Some(again)) if again.dropped_bytes == 0 && again.through() == prefix.through()));
+    assert!(
+        matches!(again, Ok(Some(again)) if again.dropped_bytes == 0 && again.through() == prefix.through())
+    );
 });
 
 fn flaw(damage: Damage) -> Flaw {
@@ -54,7 +59,9 @@ fn mended(bytes: &[u8]) -> Vec<u8> {
         file[at + 10..at + 12].fill(0);
         file[at + 14..at + 16].fill(0);
         let stored = usize::from(u16::from_le_bytes([file[at + 12], file[at + 13]]));
-        let Some(next) = at.checked_add(FRAME_HEADER_BYTES + stored).filter(|next| *next <= end) else { break };
+        let Some(next) = at.checked_add(FRAME_HEADER_BYTES + stored).filter(|next| *next <= end) else {
+            break;
+        };
         let checksum = crc32c::crc32c(&file[at..at + 40]);
         let checksum = crc32c::crc32c_append(checksum, &file[at + FRAME_HEADER_BYTES..next]);
         file[at + 40..at + 44].copy_from_slice(&checksum.to_le_bytes());
