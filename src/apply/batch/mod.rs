@@ -1,19 +1,23 @@
 //! The one loop that turns frames of the log into batches on the target.
 
+mod binding;
+mod refusal;
+
 use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
 
 use crate::archive::{Archive, Frame, Reader, Records, Tail};
 use crate::ddl::Action;
-use crate::model::{Fault, Lsn, Position, Relation, Remedy, quote_ident};
+use crate::model::{Fault, Lsn, Position, Remedy};
 use crate::pg::{self, counterpart};
 use crate::pgoutput::{Begin, Message, decode};
-use crate::transform::{Choice, Found, Parameters, Planner, Refusal, Step};
+use crate::transform::{Parameters, Planner, Refusal, Step};
 
 use super::ddl::{self, Captured, DdlMode};
-use super::session::{Advance, FIRST_CHANGE, Refused, Session, Stream};
-use super::{Applied, Control, OnSchemaChange, Target, columns, describe, inside, lookup, rules, sequences};
+use super::session::{Advance, Session, Stream};
+use super::{Applied, Control, Target, describe, inside, sequences};
+use binding::fault_of;
 
 /// Changes after which a batch is committed although the log has more. A longer transaction gains little, and rows that
 /// change often can't be pruned inside it.
@@ -22,8 +26,6 @@ const CHANGES_MAX: u64 = 1000;
 const COPY_RUN: usize = 8;
 /// How often a transaction is tried again that the target refuses for a passing reason (lock, time-out, deadlock).
 const REFUSALS_MAX: u32 = 10;
-/// Our own schema, should it be published by a source that is itself a target.
-const OWN_SCHEMA: &str = "pgsluice";
 
 /// What is kept from one connection to the next.
 pub(super) struct Applier<'a> {
@@ -45,9 +47,6 @@ pub(super) struct Applier<'a> {
     /// The newest sample of the source's sequences.
     sequences: Option<sequences::Sample>,
 }
-
-/// Schemas and names of tables.
-type Names = Vec<(String, String)>;
 
 /// How the loop goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -422,87 +421,6 @@ impl<'a> Applier<'a> {
         })
     }
 
-    async fn look_up(&mut self, run: &mut Run, oid: u32) -> Result<(), Fault> {
-        let Some(relation) = self.planner.relation(oid).cloned() else { return Ok(()) };
-        if relation.schema == OWN_SCHEMA {
-            self.planner.leave_out(oid);
-            return Ok(());
-        }
-        let has_counterparts = run.has_counterparts;
-        let found = if run.has_altered() {
-            run.within(async |client| self.find(client, &relation, has_counterparts).await).await
-        } else {
-            self.find(&run.catalog, &relation, has_counterparts).await
-        };
-        let (family, found) = found.map_err(|fault| run.at(fault))?;
-        self.seen.extend(family);
-        let Some((found, choice)) = found else {
-            self.planner.leave_out(oid);
-            return Ok(());
-        };
-        let bound = self.planner.bind(oid, found, &choice);
-        let left_out = bound.map_err(|refusal| run.refusal(refusal))?;
-        if !left_out.is_empty() {
-            let table = format!("{}.{}", relation.schema, relation.name);
-            tracing::warn!(table, columns = left_out.join(", "), "columns are left out on this target");
-        }
-        Ok(())
-    }
-
-    /// The names of a relation's table and those above it; and what the target has for it, or none where it is left out.
-    async fn find(
-        &self,
-        client: &Client,
-        relation: &Relation,
-        has_counterparts: bool,
-    ) -> Result<(Names, Option<(Found, Choice)>), Fault> {
-        let rules = &self.target.rules;
-        let family = rules.family(client, relation).await?;
-        let Some(choice) = rules.choose(&family) else { return Ok((family, None)) };
-        let mut found = lookup::look_up(client, &self.planner, relation).await?;
-        if let Some(table) = found.table.as_ref().filter(|_| has_counterparts) {
-            let archive_id = self.archive.manifest().archive_id.to_string();
-            let mismatch = counterpart::note(client, &archive_id, relation.oid, table.oid).await?;
-            found.refused = mismatch.map(|mismatch| rules::not_the_same(relation, table.oid, mismatch));
-        }
-        Ok((family, Some((found, choice))))
-    }
-
-    /// The target lacks what a change needs. That is believed only of what was just looked up, and with everything before the
-    /// change's transaction committed.
-    async fn unfit(&mut self, run: &mut Run, message: &Message<'_>, refusal: Refusal) -> Result<Flow, Fault> {
-        if !self.is_fresh {
-            tracing::info!(error = refusal.message, "looking the target's tables up anew");
-            return self.go_carefully(run).await;
-        }
-        let add = refusal.add_columns.as_deref();
-        let add = add.filter(|_| self.target.rules.on_schema_change == OnSchemaChange::AddColumns);
-        let Inside::Applying(begin) = run.inside else { return Err(run.refusal(refusal)) };
-        let Some(add) = add else {
-            return Err(fault_of(refusal).context(describe::change(&self.planner, message, begin)));
-        };
-        // The batch may hold locks on the table.
-        run.give_up().await?;
-        self.refusals += 1;
-        columns::add(&run.catalog, add).await.map_err(|fault| run.at(fault))?;
-        tracing::warn!(
-            statement = add,
-            transaction = describe::begun(begin),
-            "columns added on the target; rows that were there have NULL in them"
-        );
-        self.planner.unbind();
-        Ok(Flow::Again)
-    }
-
-    /// Gives the batch up: what is known of the target is looked up anew, and each source transaction up to here is a batch.
-    async fn go_carefully(&mut self, run: &mut Run) -> Result<Flow, Fault> {
-        self.careful_until = Some(run.advance_until());
-        run.give_up().await?;
-        self.planner.unbind();
-        self.is_fresh = true;
-        Ok(Flow::Again)
-    }
-
     /// Tells of patterns that matched no table that changes came for.
     pub(super) fn warn_of_unmatched(&self) {
         for pattern in self.target.rules.unmatched(&self.seen) {
@@ -542,97 +460,6 @@ impl<'a> Applier<'a> {
         self.applied.position = self.applied.position.max(run.session.progress()).max(read);
         control.applied.send_replace(self.applied);
     }
-
-    /// The target refused the batch. Unless it was a single transaction, row by row, that is tried next.
-    async fn refused(&mut self, run: &mut Run, refused: Refused) -> Result<Flow, Fault> {
-        let Refused { statement, fault } = refused;
-        if fault.sqlstate.is_none() && statement.is_none() {
-            return Err(fault);
-        }
-        self.refusals += 1;
-        if self.careful_until.is_none() || !self.is_fresh {
-            tracing::info!(error = %fault, "batch refused, going through it transaction by transaction");
-            return self.go_carefully(run).await;
-        }
-        let has_altered = run.has_altered();
-        run.give_up().await?;
-        // After DDL the place was told with the change.
-        if has_altered || matches!(fault.remedy, Remedy::Retry) {
-            return Err(fault);
-        }
-        Err(match self.locate(run, statement).await {
-            Some(place) => self.explain(fault, place.table).context(place.change),
-            None => fault,
-        })
-    }
-
-    /// Adds what to do about a row that the target's table does not take.
-    fn explain(&self, fault: Fault, table: Option<u32>) -> Fault {
-        const NOT_NULL_VIOLATION: &str = "23502";
-        let state = fault.sqlstate.clone().unwrap_or_default();
-        let Some((oid, relation)) = table.and_then(|oid| Some((oid, self.planner.relation(oid)?))) else {
-            return fault;
-        };
-        let table = format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name));
-        match self.planner.unsent(oid).first().filter(|_| state == NOT_NULL_VIOLATION) {
-            Some(column) => {
-                let column = quote_ident(column);
-                fault.hint(format!(
-                    "the source has no column {column}; on the target: ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL; \
-                     or, if it was dropped on the source: ALTER TABLE {table} DROP COLUMN {column}; then run the same command again"
-                ))
-            }
-            // Data exceptions and violated constraints.
-            None if fault.hint.is_none() && (state.starts_with("22") || state.starts_with("23")) => fault.hint(format!(
-                "compare types and constraints of {table} with those of the source, mend the target, then run the same command again"
-            )),
-            None => fault,
-        }
-    }
-
-    /// Which change was number `statement` of the first transaction after the target's progress.
-    async fn locate(&mut self, run: &mut Run, statement: Option<u64>) -> Option<Place> {
-        let progress = run.session.progress();
-        let mut reader = Reader::open(self.archive, progress, self.tail.clone()).ok()?;
-        let mut begun = None;
-        let mut remaining = statement?.checked_sub(FIRST_CHANGE);
-        loop {
-            let frame = tokio::task::block_in_place(|| reader.try_next()).ok()??;
-            let mut parameters = Parameters::default();
-            for record in frame.records() {
-                let message = decode(record.ok()?).ok()?;
-                match (&message, begun) {
-                    (Message::Begin(begin), _) if !progress.covers_commit_at(begin.commit_lsn) => {
-                        begun = Some(*begin)
-                    }
-                    (Message::Commit(commit), Some(begin)) => {
-                        return Some(Place { change: describe::transaction(begin, commit.end), table: None });
-                    }
-                    (Message::Relation(relation), _) => self.planner.define(relation.clone()),
-                    (_, Some(begin)) => {
-                        while let Step::LookUp(oid) = self.planner.plan(&message, &mut parameters).ok()? {
-                            self.look_up(run, oid).await.ok()?;
-                        }
-                        match self.planner.plan(&message, &mut parameters).ok()? {
-                            Step::Execute(_) if remaining == Some(0) => {
-                                let change = describe::change(&self.planner, &message, begin);
-                                return Some(Place { change, table: describe::table(&message) });
-                            }
-                            Step::Execute(_) => remaining = remaining.map(|remaining| remaining - 1),
-                            Step::Nothing | Step::LookUp(_) => {}
-                        }
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-}
-
-/// A change of the log, in words, and its table.
-struct Place {
-    change: String,
-    table: Option<u32>,
 }
 
 impl Run {
@@ -691,14 +518,6 @@ impl Run {
 
     fn unreadable(&self, error: &impl std::fmt::Display) -> Fault {
         self.at(Fault::person(format!("the log after {} can't be read: {error}", self.read)))
-    }
-}
-
-fn fault_of(refusal: Refusal) -> Fault {
-    let fault = Fault::stop(refusal.message);
-    match refusal.hint {
-        Some(hint) => fault.hint(hint),
-        None => fault,
     }
 }
 

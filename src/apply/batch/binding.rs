@@ -1,0 +1,104 @@
+//! What the target has for the log's tables, and what is done when that is not enough.
+
+use tokio_postgres::Client;
+
+use crate::model::{Fault, Relation};
+use crate::pg::counterpart;
+use crate::pgoutput::Message;
+use crate::transform::{Choice, Found, Refusal};
+
+use super::super::{OnSchemaChange, columns, describe, lookup, rules};
+use super::{Applier, Flow, Inside, Run};
+
+/// Our own schema, should it be published by a source that is itself a target.
+const OWN_SCHEMA: &str = "pgsluice";
+
+/// Schemas and names of tables.
+type Names = Vec<(String, String)>;
+
+impl Applier<'_> {
+    pub(super) async fn look_up(&mut self, run: &mut Run, oid: u32) -> Result<(), Fault> {
+        let Some(relation) = self.planner.relation(oid).cloned() else { return Ok(()) };
+        if relation.schema == OWN_SCHEMA {
+            self.planner.leave_out(oid);
+            return Ok(());
+        }
+        let has_counterparts = run.has_counterparts;
+        let found = if run.has_altered() {
+            run.within(async |client| self.find(client, &relation, has_counterparts).await).await
+        } else {
+            self.find(&run.catalog, &relation, has_counterparts).await
+        };
+        let (family, found) = found.map_err(|fault| run.at(fault))?;
+        self.seen.extend(family);
+        let Some((found, choice)) = found else {
+            self.planner.leave_out(oid);
+            return Ok(());
+        };
+        let bound = self.planner.bind(oid, found, &choice);
+        let left_out = bound.map_err(|refusal| run.refusal(refusal))?;
+        if !left_out.is_empty() {
+            let table = format!("{}.{}", relation.schema, relation.name);
+            tracing::warn!(table, columns = left_out.join(", "), "columns are left out on this target");
+        }
+        Ok(())
+    }
+
+    /// The names of a relation's table and those above it; and what the target has for it, or none where it is left out.
+    async fn find(
+        &self,
+        client: &Client,
+        relation: &Relation,
+        has_counterparts: bool,
+    ) -> Result<(Names, Option<(Found, Choice)>), Fault> {
+        let rules = &self.target.rules;
+        let family = rules.family(client, relation).await?;
+        let Some(choice) = rules.choose(&family) else { return Ok((family, None)) };
+        let mut found = lookup::look_up(client, &self.planner, relation).await?;
+        if let Some(table) = found.table.as_ref().filter(|_| has_counterparts) {
+            let archive_id = self.archive.manifest().archive_id.to_string();
+            let mismatch = counterpart::note(client, &archive_id, relation.oid, table.oid).await?;
+            found.refused = mismatch.map(|mismatch| rules::not_the_same(relation, table.oid, mismatch));
+        }
+        Ok((family, Some((found, choice))))
+    }
+
+    /// The target lacks what a change needs. That is believed only of what was just looked up, and with everything before the
+    /// change's transaction committed.
+    pub(super) async fn unfit(
+        &mut self,
+        run: &mut Run,
+        message: &Message<'_>,
+        refusal: Refusal,
+    ) -> Result<Flow, Fault> {
+        if !self.is_fresh {
+            tracing::info!(error = refusal.message, "looking the target's tables up anew");
+            return self.go_carefully(run).await;
+        }
+        let add = refusal.add_columns.as_deref();
+        let add = add.filter(|_| self.target.rules.on_schema_change == OnSchemaChange::AddColumns);
+        let Inside::Applying(begin) = run.inside else { return Err(run.refusal(refusal)) };
+        let Some(add) = add else {
+            return Err(fault_of(refusal).context(describe::change(&self.planner, message, begin)));
+        };
+        // The batch may hold locks on the table.
+        run.give_up().await?;
+        self.refusals += 1;
+        columns::add(&run.catalog, add).await.map_err(|fault| run.at(fault))?;
+        tracing::warn!(
+            statement = add,
+            transaction = describe::begun(begin),
+            "columns added on the target; rows that were there have NULL in them"
+        );
+        self.planner.unbind();
+        Ok(Flow::Again)
+    }
+}
+
+pub(super) fn fault_of(refusal: Refusal) -> Fault {
+    let fault = Fault::stop(refusal.message);
+    match refusal.hint {
+        Some(hint) => fault.hint(hint),
+        None => fault,
+    }
+}

@@ -1,0 +1,112 @@
+//! What the target refuses: tried again carefully, and then told with its place in the log.
+
+use crate::archive::Reader;
+use crate::model::{Fault, Remedy, quote_ident};
+use crate::pgoutput::{Message, decode};
+use crate::transform::{Parameters, Step};
+
+use super::super::describe;
+use super::super::session::{FIRST_CHANGE, Refused};
+use super::{Applier, Flow, Run};
+
+/// A change of the log, in words, and its table.
+struct Place {
+    change: String,
+    table: Option<u32>,
+}
+
+impl Applier<'_> {
+    /// Gives the batch up: what is known of the target is looked up anew, and each source transaction up to here is a batch.
+    pub(super) async fn go_carefully(&mut self, run: &mut Run) -> Result<Flow, Fault> {
+        self.careful_until = Some(run.advance_until());
+        run.give_up().await?;
+        self.planner.unbind();
+        self.is_fresh = true;
+        Ok(Flow::Again)
+    }
+
+    /// The target refused the batch. Unless it was a single transaction, row by row, that is tried next.
+    pub(super) async fn refused(&mut self, run: &mut Run, refused: Refused) -> Result<Flow, Fault> {
+        let Refused { statement, fault } = refused;
+        if fault.sqlstate.is_none() && statement.is_none() {
+            return Err(fault);
+        }
+        self.refusals += 1;
+        if self.careful_until.is_none() || !self.is_fresh {
+            tracing::info!(error = %fault, "batch refused, going through it transaction by transaction");
+            return self.go_carefully(run).await;
+        }
+        let has_altered = run.has_altered();
+        run.give_up().await?;
+        // After DDL the place was told with the change.
+        if has_altered || matches!(fault.remedy, Remedy::Retry) {
+            return Err(fault);
+        }
+        Err(match self.locate(run, statement).await {
+            Some(place) => self.explain(fault, place.table).context(place.change),
+            None => fault,
+        })
+    }
+
+    /// Adds what to do about a row that the target's table does not take.
+    fn explain(&self, fault: Fault, table: Option<u32>) -> Fault {
+        const NOT_NULL_VIOLATION: &str = "23502";
+        let state = fault.sqlstate.clone().unwrap_or_default();
+        let Some((oid, relation)) = table.and_then(|oid| Some((oid, self.planner.relation(oid)?))) else {
+            return fault;
+        };
+        let table = format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name));
+        match self.planner.unsent(oid).first().filter(|_| state == NOT_NULL_VIOLATION) {
+            Some(column) => {
+                let column = quote_ident(column);
+                fault.hint(format!(
+                    "the source has no column {column}; on the target: ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL; \
+                     or, if it was dropped on the source: ALTER TABLE {table} DROP COLUMN {column}; then run the same command again"
+                ))
+            }
+            // Data exceptions and violated constraints.
+            None if fault.hint.is_none() && (state.starts_with("22") || state.starts_with("23")) => fault.hint(format!(
+                "compare types and constraints of {table} with those of the source, mend the target, then run the same command again"
+            )),
+            None => fault,
+        }
+    }
+
+    /// Which change was number `statement` of the first transaction after the target's progress.
+    async fn locate(&mut self, run: &mut Run, statement: Option<u64>) -> Option<Place> {
+        let progress = run.session.progress();
+        let mut reader = Reader::open(self.archive, progress, self.tail.clone()).ok()?;
+        let mut begun = None;
+        let mut remaining = statement?.checked_sub(FIRST_CHANGE);
+        loop {
+            let frame = tokio::task::block_in_place(|| reader.try_next()).ok()??;
+            let mut parameters = Parameters::default();
+            for record in frame.records() {
+                let message = decode(record.ok()?).ok()?;
+                match (&message, begun) {
+                    (Message::Begin(begin), _) if !progress.covers_commit_at(begin.commit_lsn) => {
+                        begun = Some(*begin)
+                    }
+                    (Message::Commit(commit), Some(begin)) => {
+                        return Some(Place { change: describe::transaction(begin, commit.end), table: None });
+                    }
+                    (Message::Relation(relation), _) => self.planner.define(relation.clone()),
+                    (_, Some(begin)) => {
+                        while let Step::LookUp(oid) = self.planner.plan(&message, &mut parameters).ok()? {
+                            self.look_up(run, oid).await.ok()?;
+                        }
+                        match self.planner.plan(&message, &mut parameters).ok()? {
+                            Step::Execute(_) if remaining == Some(0) => {
+                                let change = describe::change(&self.planner, &message, begin);
+                                return Some(Place { change, table: describe::table(&message) });
+                            }
+                            Step::Execute(_) => remaining = remaining.map(|remaining| remaining - 1),
+                            Step::Nothing | Step::LookUp(_) => {}
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
