@@ -30,7 +30,9 @@ select a.attname::text, a.attgenerated::text, a.attidentity::text, b.type, b.kin
        format_type(a.atttypid, -1), format_type(a.atttypid, a.atttypmod), b.modifier, t.typname::text,
        case when t.typcategory = 'A' then t.typelem else 0::oid end, t.typcategory::text,
        coalesce(e.typtype, t.typtype)::text, b.type <> a.atttypid,
-       a.attnotnull and not a.atthasdef and a.attidentity = ''
+       a.attnotnull and not a.atthasdef and a.attidentity = '',
+       not exists (select from pg_cast k where k.castsource = 'text'::regtype and k.castmethod = 'f'
+                      and k.casttarget in (a.atttypid, b.type))
   from pg_attribute a join base b on b.attnum = a.attnum and b.kind <> 'd'
   join pg_type t on t.oid = b.type
   left join pg_type e on t.typcategory = 'A' and e.oid = t.typelem
@@ -69,7 +71,10 @@ pub(super) async fn look_up(client: &Client, planner: &Planner, relation: &Relat
         fault(error).context(format!("looking up table {}.{} on the target", relation.schema, relation.name))
     };
     let arriving = arriving(client, planner, relation).await.map_err(|error| doing(&error))?;
-    let find = "select c.oid, c.relkind::text, m.nspname::text, r.relname::text
+    let find = "select c.oid, c.relkind::text, m.nspname::text, r.relname::text,
+                       exists (select from pg_trigger t where t.tgenabled in ('A', 'R') and t.tgrelid in
+                                  (select c.oid union all select relid from pg_partition_tree(c.oid)))
+                       or exists (select from pg_rewrite w where w.ev_class = c.oid and w.ev_enabled in ('A', 'R'))
                   from pg_class c join pg_namespace n on n.oid = c.relnamespace
                   left join pg_class r on c.relispartition and r.oid = pg_partition_root(c.oid)
                   left join pg_namespace m on m.oid = r.relnamespace
@@ -85,6 +90,7 @@ pub(super) async fn look_up(client: &Client, planner: &Planner, relation: &Relat
         schema: relation.schema.clone(),
         name: relation.name.clone(),
         partitioned: kind == "p",
+        fires: table.get(4),
         root: table.get::<_, Option<String>>(2).zip(table.get(3)),
         columns: columns.iter().map(column).collect(),
         primary_key: primary_key.iter().map(|row| row.get(0)).collect(),
@@ -141,6 +147,7 @@ fn column(row: &tokio_postgres::Row) -> TargetColumn {
     TargetColumn {
         name: row.get(0),
         type_name: row.get(7),
+        castable: row.get(16),
         column_type: ColumnType {
             oid: type_oid,
             element: row.get(11),

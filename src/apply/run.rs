@@ -1,49 +1,40 @@
-//! Updates of one shape in a row, held back until there are enough of them for the statement that takes many.
+//! Changes of one kind to different rows, held back until there are enough of them for the statement that takes many.
 
-use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
+use crate::transform::Statement;
 
-use crate::transform::{RUN_ROWS, Statement};
+/// Rows for which the form for many is used: with fewer each goes alone.
+const ROWS_MIN: usize = 4;
+/// Rows, and bytes, that go in one statement.
+const ROWS_MAX: usize = 2000;
+const BYTES_MAX: usize = 1 << 20;
 
-/// Rows that wait, all of one statement, no two with the same key.
+/// Rows that wait, all of one statement.
 #[derive(Default)]
-pub(super) struct UpdateRun {
+pub(super) struct Run {
     statement: Option<Statement>,
     rows: usize,
     bytes: Vec<u8>,
-    /// Where each parameter ends in `bytes`; none for null, whose end is that of the one before.
+    /// Where each parameter ends in `bytes`, row by row; whether it is not null.
     ends: Vec<(usize, bool)>,
-    /// Hashes of the keys. Two keys with one hash only end a run early.
-    keys: HashSet<u64>,
-    hasher: RandomState,
 }
 
-/// Whether a row was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Taken {
-    Yes,
-    /// That was the last one: the run must go out now.
-    Full,
-    /// It is of another statement, or its key is in the run: what waits must go out before.
-    No,
-}
+impl Run {
+    /// Whether rows of this statement can be added.
+    pub(super) fn takes(&self, statement: &Statement) -> bool {
+        self.statement.as_ref().is_none_or(|waiting| waiting.id == statement.id)
+    }
 
-impl UpdateRun {
-    pub(super) fn push(&mut self, statement: &Statement, parameters: &[Option<&[u8]>]) -> Taken {
-        if self.statement.as_ref().is_some_and(|waiting| waiting.id != statement.id) {
-            return Taken::No;
-        }
-        let key = parameters.len().saturating_sub(statement.keys);
-        if !self.keys.insert(self.hasher.hash_one(parameters.get(key..))) {
-            return Taken::No;
-        }
+    pub(super) fn push(&mut self, statement: &Statement, parameters: &[Option<&[u8]>]) {
         self.statement.get_or_insert_with(|| statement.clone());
         for parameter in parameters {
             self.bytes.extend_from_slice(parameter.unwrap_or_default());
             self.ends.push((self.bytes.len(), parameter.is_some()));
         }
         self.rows += 1;
-        if self.rows == RUN_ROWS { Taken::Full } else { Taken::Yes }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.rows >= ROWS_MAX || self.bytes.len() >= BYTES_MAX
     }
 
     /// The statement of the rows that wait, if any do.
@@ -51,8 +42,13 @@ impl UpdateRun {
         self.statement.as_ref()
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.rows == RUN_ROWS
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether they are worth the form for many.
+    pub(super) fn is_many(&self) -> bool {
+        self.rows >= ROWS_MIN
     }
 
     /// All parameters, one row after the other.
@@ -73,6 +69,5 @@ impl UpdateRun {
         self.rows = 0;
         self.bytes.clear();
         self.ends.clear();
-        self.keys.clear();
     }
 }

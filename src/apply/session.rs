@@ -15,13 +15,13 @@ use tokio_postgres::Client;
 
 use crate::model::{Fault, Position, Remedy, Timestamp};
 use crate::pg::{Conninfo, Pipeline, PipelineOptions, PipelineWriter};
-use crate::transform::{RUN_ROWS, Statement, StatementKind};
+use crate::transform::{Statement, StatementKind};
 
 use super::copytext;
 use super::inside::Inside;
 use super::origin::{fence, set_up_origin};
 use super::replies::{self, Diverted, Expected, Lost, Report};
-use super::run::{Taken, UpdateRun};
+use super::run::Run;
 
 /// Prepared statements kept on the target before all are dropped and prepared anew.
 const PREPARED_MAX: usize = 1000;
@@ -84,7 +84,7 @@ pub(super) struct Session {
     prepared: HashSet<u32>,
     copy: Option<Copy>,
     copied: u64,
-    run: UpdateRun,
+    run: Run,
     /// Statements since the last Sync.
     statements: u64,
     /// The batch's progress row was seen to be ours.
@@ -93,7 +93,6 @@ pub(super) struct Session {
 
 /// A COPY that is under way.
 struct Copy {
-    relation: u32,
     statement: u32,
     rows: Vec<u8>,
 }
@@ -141,7 +140,7 @@ impl Session {
             prepared: HashSet::new(),
             copy: None,
             copied: 0,
-            run: UpdateRun::default(),
+            run: Run::default(),
             statements: 0,
             is_ours: false,
         };
@@ -151,11 +150,6 @@ impl Session {
 
     pub(super) fn progress(&self) -> Position {
         self.progress
-    }
-
-    /// The relation into which a COPY is under way.
-    pub(super) fn copies(&self) -> Option<u32> {
-        self.copy.as_ref().map(|copy| copy.relation)
     }
 
     /// Whether the target has already refused something of the batch in hand.
@@ -227,7 +221,7 @@ impl Session {
         self.writer.drain().await
     }
 
-    /// Executes a planned statement, or holds it back in case more of its kind follow.
+    /// Executes a planned statement, or holds it back in case more of its kind follow, which must be about other rows.
     pub(super) async fn execute_in_run(
         &mut self,
         statement: &Statement,
@@ -237,12 +231,11 @@ impl Session {
             return self.execute(statement, parameters).await;
         }
         self.end_copy()?;
-        let mut taken = self.run.push(statement, parameters);
-        if taken == Taken::No {
+        if !self.run.takes(statement) {
             self.end_run()?;
-            taken = self.run.push(statement, parameters);
         }
-        if taken == Taken::Full {
+        self.run.push(statement, parameters);
+        if self.run.is_full() {
             self.end_run()?;
         }
         self.writer.drain().await
@@ -252,15 +245,19 @@ impl Session {
     fn end_run(&mut self) -> Result<(), Fault> {
         let mut run = std::mem::take(&mut self.run);
         if let Some(statement) = run.statement() {
-            let parameters = run.parameters();
+            let (parameters, width) = (run.parameters(), statement.parameter_count().max(1));
             match &statement.many {
-                Some(many) if run.is_full() => {
+                Some(many) if run.is_many() => {
                     // A reader that is gone shows elsewhere.
-                    let _ = self.expected.send((self.statements, RUN_ROWS as u64));
-                    self.run_prepared(many.id, &many.sql, &parameters)?;
+                    let _ = self.expected.send((self.statements, run.rows() as u64));
+                    let mut buffer = [0; 12];
+                    let name = self.prepared_name(many.id, &many.sql, &mut buffer)?;
+                    self.statements += 1;
+                    let column = |at| parameters.iter().skip(at).step_by(width).copied();
+                    self.writer.bind_arrays_execute(name, (0..width).map(column))?;
                 }
                 _ => {
-                    for row in parameters.chunks(statement.parameter_count().max(1)) {
+                    for row in parameters.chunks(width) {
                         self.run_prepared(statement.id, &statement.sql, row)?;
                     }
                 }
@@ -272,30 +269,31 @@ impl Session {
     }
 
     fn run_prepared(&mut self, id: u32, sql: &str, parameters: &[Option<&[u8]>]) -> Result<(), Fault> {
-        if self.prepared.len() >= PREPARED_MAX {
-            self.close_prepared()?;
-        }
         let mut buffer = [0; 12];
-        let name = name_of(id, &mut buffer);
-        if self.prepared.insert(id) {
-            self.writer.parse(name, sql)?;
-        }
+        let name = self.prepared_name(id, sql, &mut buffer)?;
         self.run(name, parameters)
     }
 
-    /// Adds a row to the COPY under way into this relation, or starts one.
-    pub(super) async fn copy(
-        &mut self,
-        relation: u32,
-        statement: &Statement,
-        row: &[Option<&[u8]>],
-    ) -> Result<(), Fault> {
+    /// The name of a statement, which is prepared where it isn't yet.
+    fn prepared_name<'b>(&mut self, id: u32, sql: &str, buffer: &'b mut [u8; 12]) -> Result<&'b str, Fault> {
+        if self.prepared.len() >= PREPARED_MAX {
+            self.close_prepared()?;
+        }
+        let name = name_of(id, buffer);
+        if self.prepared.insert(id) {
+            self.writer.parse(name, sql)?;
+        }
+        Ok(name)
+    }
+
+    /// Adds a row to this COPY, or starts it.
+    pub(super) async fn copy(&mut self, statement: &Statement, row: &[Option<&[u8]>]) -> Result<(), Fault> {
         if self.copy.as_ref().is_none_or(|copy| copy.statement != statement.id) {
             self.end_copy()?;
             self.end_run()?;
             self.run_prepared(statement.id, &statement.sql, &[])?;
             let rows = Vec::with_capacity(2 * COPY_BYTES);
-            self.copy = Some(Copy { relation, statement: statement.id, rows });
+            self.copy = Some(Copy { statement: statement.id, rows });
         }
         if let Some(copy) = &mut self.copy {
             copytext::write_row(&mut copy.rows, row);

@@ -13,6 +13,7 @@
 //! and when to try again (a [`Fault`](crate::model::Fault) only tells whether it makes sense).
 
 mod answer;
+mod array;
 mod auth;
 pub mod capture;
 mod conninfo;

@@ -2,9 +2,10 @@
 //! transaction, while another task reads what comes of them (PostgreSQL documentation, 55.2.3 and 55.2.4).
 //!
 //! The two halves must be driven at the same time: a writer that is not read from stops once the socket's buffers
-//! are full in both directions. Parameters and results are text, parameter types are left to the statement.
+//! are full in both directions. Parameters and results are text but for arrays, parameter types are left to the statement.
 //! After an error the server ignores everything up to the next Sync.
 
+use super::array::put_text_array;
 use super::conninfo::Conninfo;
 use super::frames::{Frame, Incoming, Outgoing, put_string};
 use super::rows::{self, Fields, Rows};
@@ -95,6 +96,24 @@ fn role_fault(fault: Fault, conninfo: &Conninfo) -> Fault {
     }
 }
 
+/// How parameters are sent.
+#[derive(Clone, Copy)]
+enum Format {
+    Text = 0,
+    Binary = 1,
+}
+
+/// Appends what `put` appends, behind its length. One beyond the server's limit is refused with the whole message.
+fn put_sized(body: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
+    let start = body.len();
+    body.extend_from_slice(&[0; 4]);
+    put(body);
+    let length = (body.len() - start - 4) as u32;
+    if let Some(place) = body.get_mut(start..start + 4) {
+        place.copy_from_slice(&length.to_be_bytes());
+    }
+}
+
 /// The writing half: everything is appended to one buffer until [`PipelineWriter::drain`] or
 /// [`PipelineWriter::flush`].
 pub struct PipelineWriter {
@@ -111,34 +130,53 @@ impl PipelineWriter {
         })
     }
 
-    /// Runs a prepared statement once. `None` is null.
+    /// Runs a prepared statement once, with parameters in text form. `None` is null.
     pub fn bind_execute<'a>(
         &mut self,
         name: &str,
         parameters: impl IntoIterator<Item = Option<&'a [u8]>>,
     ) -> Result<(), Fault> {
+        self.bind(name, Format::Text, parameters, |body, parameter| match parameter {
+            Some(text) => put_sized(body, |body| body.extend_from_slice(text)),
+            None => body.extend_from_slice(&(-1i32).to_be_bytes()),
+        })
+    }
+
+    /// Runs a prepared statement once, whose parameters are all arrays (`text[]`).
+    pub fn bind_arrays_execute<'a, A: ExactSizeIterator<Item = Option<&'a [u8]>>>(
+        &mut self,
+        name: &str,
+        parameters: impl IntoIterator<Item = A>,
+    ) -> Result<(), Fault> {
+        self.bind(name, Format::Binary, parameters, |body, array| {
+            put_sized(body, |body| put_text_array(body, array));
+        })
+    }
+
+    fn bind<P>(
+        &mut self,
+        name: &str,
+        format: Format,
+        parameters: impl IntoIterator<Item = P>,
+        put: impl Fn(&mut Vec<u8>, P),
+    ) -> Result<(), Fault> {
         let mut count = Some(0u16);
         let start = self.outgoing.buffer.len();
         self.outgoing.frame(b'B', |body| {
-            // The unnamed portal, the statement, and no format codes: text.
+            // The unnamed portal, the statement, and one format for all parameters.
             body.push(0);
             put_string(body, name);
-            let counted_at = body.len() + 2;
-            body.extend_from_slice(&[0; 4]);
+            body.extend_from_slice(&[0, 1, 0, format as u8]);
+            let counted_at = body.len();
+            body.extend_from_slice(&[0; 2]);
             for parameter in parameters {
                 count = count.and_then(|count| count.checked_add(1));
-                match parameter {
-                    // A length beyond the server's limit is refused with the whole message.
-                    Some(text) => {
-                        body.extend_from_slice(&(text.len() as u32).to_be_bytes());
-                        body.extend_from_slice(text);
-                    }
-                    None => body.extend_from_slice(&(-1i32).to_be_bytes()),
-                }
+                put(body, parameter);
             }
             if let (Some(count), Some(place)) = (count, body.get_mut(counted_at..counted_at + 2)) {
                 place.copy_from_slice(&count.to_be_bytes());
             }
+            // Results as text.
             body.extend_from_slice(&[0; 2]);
         })?;
         if count.is_none() {

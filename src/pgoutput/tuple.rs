@@ -36,9 +36,16 @@ impl<'a> Tuple<'a> {
         Values { remaining: self.columns, cursor: Cursor::new(self.bytes) }
     }
 
-    pub(super) fn write(&self, into: &mut Vec<u8>) {
+    /// Appends the row as it stands in a message.
+    pub fn write(&self, into: &mut Vec<u8>) {
         into.extend_from_slice(&self.columns.to_be_bytes());
         into.extend_from_slice(self.bytes);
+    }
+
+    /// The row that [`Tuple::write`] has written. Of other bytes it has those columns that make sense.
+    pub fn written(bytes: &'a [u8]) -> Option<Tuple<'a>> {
+        let (columns, bytes) = bytes.split_first_chunk()?;
+        Some(Tuple { columns: u16::from_be_bytes(*columns), bytes })
     }
 }
 

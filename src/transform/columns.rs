@@ -1,7 +1,7 @@
 //! Sets of columns, small and cheap to compare.
 
 /// A set of column ordinals. Up to 64 columns it takes no memory of its own.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ColumnSet {
     low: u64,
     high: Vec<u64>,

@@ -124,6 +124,7 @@ fn map(column: &Column, found: Option<&TargetColumn>) -> Mapped {
         identity: found.map_or(Identity::No, |found| found.identity),
         equality: found.map_or_else(Equality::default, |found| found.equality.clone()),
         type_name: found.map(|found| found.type_name.clone()).unwrap_or_default(),
+        castable: found.is_some_and(|found| found.castable),
     }
 }
 

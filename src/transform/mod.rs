@@ -9,13 +9,15 @@
 
 mod columns;
 mod fit;
+mod fold;
 mod planner;
 mod statement;
 mod target;
 mod types;
 
 pub use fit::{Choice, Refusal};
-pub use planner::{Parameters, Planner, Step};
-pub use statement::{Many, RUN_ROWS, Statement, StatementKind};
+pub use fold::{Fold, Group, GroupKind, NetRow, RowKey};
+pub use planner::{Parameters, Planner, Step, Way};
+pub use statement::{Many, Statement, StatementKind};
 pub use target::{Equality, Found, Generated, Identity, TargetColumn, TargetTable};
 pub use types::{ColumnType, TypeKind};

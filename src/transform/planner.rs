@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
 
-use crate::model::{Relation, Value, quote_ident};
+use crate::model::{Relation, ReplicaIdentity, Value, quote_ident};
 use crate::pgoutput::{Message, Old, Truncate, Tuple};
 
 use super::columns::ColumnSet;
 use super::fit::{self, Choice, Lacks, Refusal, Renamed};
+use super::fold::RowKey;
 use super::statement::{self, Mapped, Match, Source, Statement};
-use super::target::{Found, Identity, TargetTable};
+use super::target::{Found, Generated, Identity, TargetColumn, TargetTable};
 
 /// Shapes of one table's changes that are kept: where whole rows are matched, each pattern of nulls is one.
 const SHAPES_MAX: usize = 256;
@@ -24,6 +24,19 @@ pub enum Step<'p> {
     Execute(&'p Statement),
     /// Look this relation up on the target, [`Planner::bind`] or [`Planner::leave_out`] it, and plan the message again.
     LookUp(u32),
+}
+
+/// How a change is to be applied.
+#[derive(Debug)]
+pub enum Way<'p> {
+    /// There is nothing to apply, as with [`Step::Nothing`].
+    Nothing,
+    /// Look this up first, as with [`Step::LookUp`].
+    LookUp(u32),
+    /// At its place between all others.
+    Alone,
+    /// With other changes of this relation's rows, which are told apart by this.
+    Fold(u32, &'p RowKey),
 }
 
 /// Turns changes into statements, with everything that was ever built kept for the next row.
@@ -57,6 +70,8 @@ struct Table {
     lacks: Lacks,
     insert: Statement,
     copy: Option<Statement>,
+    /// None where the changes of a row must not be made one.
+    row_key: Option<RowKey>,
     shapes: HashMap<Shape, Option<Statement>>,
 }
 
@@ -172,7 +187,8 @@ impl Planner {
         let left_out = lacks.left_out.clone();
         let insert = statement::insert(first, &target, &columns);
         let copy = statement::copy(first + 1, &target, &columns);
-        let table = Table { target, columns, lacks, insert, copy, shapes: HashMap::new() };
+        let row_key = row_key(relation, &target, &columns);
+        let table = Table { target, columns, lacks, insert, copy, row_key, shapes: HashMap::new() };
         known.bound = Bound::To(Box::new(table));
         self.statements = first + 2;
         Ok(left_out)
@@ -203,6 +219,28 @@ impl Planner {
         }
     }
 
+    /// How this message goes to the target.
+    pub fn way(&self, message: &Message<'_>) -> Result<Way<'_>, Refusal> {
+        let (Message::Insert { relation: oid, .. }
+        | Message::Update { relation: oid, .. }
+        | Message::Delete { relation: oid, .. }) = *message
+        else {
+            return Ok(if matches!(message, Message::Truncate(_)) { Way::Alone } else { Way::Nothing });
+        };
+        let known = self.relations.get(&oid).ok_or_else(|| undefined(oid))?;
+        let table = match &known.bound {
+            Bound::NotYet => return Ok(Way::LookUp(oid)),
+            Bound::LeftOut => return Ok(Way::Nothing),
+            Bound::Refused(refusal) => return Err(refusal.clone()),
+            Bound::To(table) => table,
+        };
+        let by_key = matches!(message, Message::Delete { old: Old::Key(_), .. });
+        match if by_key { &table.lacks.for_keys } else { &table.lacks.for_rows } {
+            Some(refusal) => Err(refusal.clone()),
+            None => Ok(table.row_key.as_ref().map_or(Way::Alone, |key| Way::Fold(oid, key))),
+        }
+    }
+
     /// Plans one message; `parameters` are those of the statement that comes out.
     pub fn plan<'m>(
         &mut self,
@@ -219,17 +257,13 @@ impl Planner {
             }
             _ => return Ok(Step::Nothing),
         };
-        let known = self.relations.get_mut(&oid).ok_or_else(|| undefined(oid))?;
-        let table = match &mut known.bound {
-            Bound::NotYet => return Ok(Step::LookUp(oid)),
-            Bound::LeftOut => return Ok(Step::Nothing),
-            Bound::Refused(refusal) => return Err(refusal.clone()),
-            Bound::To(table) => table,
-        };
-        let by_key = matches!(message, Message::Delete { old: Old::Key(_), .. });
-        if let Some(refusal) = if by_key { &table.lacks.for_keys } else { &table.lacks.for_rows } {
-            return Err(refusal.clone());
+        match self.way(message)? {
+            Way::LookUp(oid) => return Ok(Step::LookUp(oid)),
+            Way::Nothing => return Ok(Step::Nothing),
+            Way::Alone | Way::Fold(..) => {}
         }
+        let Some(known) = self.relations.get_mut(&oid) else { return Ok(Step::Nothing) };
+        let Bound::To(table) = &mut known.bound else { return Ok(Step::Nothing) };
         let statement = match *message {
             Message::Insert { new, .. } => {
                 load(&mut parameters.new, new, &known.relation)?;
@@ -383,6 +417,22 @@ fn key_of(target: &TargetTable, columns: &[Mapped], old: OldShape) -> Option<Vec
     }
 }
 
+/// None where something on the target looks at each change (triggers that fire for replicated rows).
+fn row_key(relation: &Relation, target: &TargetTable, columns: &[Mapped]) -> Option<RowKey> {
+    if target.fires {
+        return None;
+    }
+    let old = if relation.identity == ReplicaIdentity::Full { OldShape::Row } else { OldShape::Absent };
+    let mut key: Vec<usize> = key_of(target, columns, old).into_iter().flatten().map(|(at, _)| at).collect();
+    key.sort_unstable();
+    let is_sent = |column: &TargetColumn| {
+        let quoted = quote_ident(&column.name);
+        columns.iter().any(|sent| !sent.unwritten && sent.quoted == quoted)
+    };
+    let mut stored = target.columns.iter().filter(|column| column.generated == Generated::No);
+    Some(RowKey { columns: key, is_whole: stored.all(is_sent) })
+}
+
 fn build(
     id: u32,
     relation: &Relation,
@@ -428,13 +478,7 @@ fn build(
     if set.is_empty() {
         return Ok(None);
     }
-    let mut update = statement::update(id, target, columns, &set, &fixed, &found_by);
-    if let (Match::Key(key), false, true) = (&found_by, moved, fixed.is_empty()) {
-        let key: Vec<usize> = key.iter().map(|(at, _)| *at).collect();
-        update.keys = key.len();
-        update.many = statement::update_many(id + 1, target, columns, &set, &key).map(Arc::new);
-    }
-    Ok(Some(update))
+    Ok(Some(statement::update(id, target, columns, &set, &fixed, &found_by)))
 }
 
 #[cfg(test)]

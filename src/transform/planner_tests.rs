@@ -16,6 +16,7 @@ const PLAIN: TargetColumn = TargetColumn {
         name: String::new(),
         sql: String::new(),
     },
+    castable: true,
     must_be_given: false,
     generated: Generated::No,
     identity: Identity::No,
@@ -34,6 +35,7 @@ pub(super) fn target(columns: Vec<TargetColumn>) -> TargetTable {
         partitioned: false,
         root: None,
         columns,
+        fires: false,
         primary_key: Vec::new(),
     }
 }
@@ -301,7 +303,7 @@ fn statements_are_reused_until_the_definition_changes() {
     assert_eq!(None, id_of(&mut planner, &[("UN", &["3", "x", "y"])]));
 }
 
-/// The statement for many rows of an update, with the rows cut down to two.
+/// The statement for many rows of a change.
 #[track_caller]
 fn many(target: TargetTable, change: &[(&str, &[&str])]) -> Option<String> {
     let mut planner = Planner::default();
@@ -309,23 +311,57 @@ fn many(target: TargetTable, change: &[(&str, &[&str])]) -> Option<String> {
     planner.bind(9, found(target), &Choice::default()).unwrap();
     let bytes = message(change);
     match planner.plan(&decode(&bytes).unwrap(), &mut Parameters::default()).unwrap() {
-        Step::Execute(statement) => statement.many.as_ref().map(|many| {
-            let (rows, rest) = many.sql.split_once("), (").unwrap();
-            let end = rest.rfind(")) AS r").unwrap();
-            format!("{rows}), …{}", &rest[end + 1..]).replace('"', "")
-        }),
+        Step::Execute(statement) => statement.many.as_ref().map(|many| many.sql.replace('"', "")),
         _ => None,
     }
 }
 
 #[test]
-fn updates_by_an_unchanged_key_have_a_form_for_many_rows() {
+fn what_is_found_by_a_key_has_a_form_for_many_rows() {
+    let update: &[(&str, &[&str])] = &[("UN", &["1", "y", "z"])];
     assert_eq!(
-        many(plain(), &[("UN", &["1", "y", "z"])]).unwrap(),
-        "UPDATE ONLY public.t AS t SET a = r.c1, b = r.c2 FROM (VALUES ($1::text, $2::text, $3::text), …) \
-         AS r (c1, c2, c3) WHERE t.id = r.c3"
+        many(plain(), update).unwrap(),
+        "UPDATE ONLY public.t AS t SET a = r.c1, b = r.c2 \
+         FROM (SELECT c1::text AS c1, c2::text AS c2, c3::text AS c3 \
+         FROM unnest($1::text[], $2::text[], $3::text[]) AS u (c1, c2, c3)) AS r WHERE t.id = r.c3"
     );
-    assert_eq!(many(plain(), &[("UK", &["1", "-", "-"]), ("N", &["2", "y", "z"])]), None);
-    assert_eq!(many(plain(), &[("DK", &["1", "-", "-"])]), None);
+    assert_eq!(
+        many(plain(), &[("DK", &["1", "-", "-"])]).unwrap(),
+        "DELETE FROM ONLY public.t AS t USING (SELECT c1::text AS c1 FROM unnest($1::text[]) AS u (c1)) AS r \
+         WHERE t.id = r.c1"
+    );
     assert_eq!(many(plain(), &[("IN", &["1", "y", "z"])]), None);
+    let mut other_cast = plain();
+    other_cast.columns.iter_mut().for_each(|column| column.castable = column.name != "b");
+    assert_eq!(many(other_cast, update), None);
+}
+
+#[test]
+fn rows_are_folded_by_their_key_unless_something_looks_at_each() {
+    #[track_caller]
+    fn check(relation: Relation, target: TargetTable, expected: Option<(&[usize], bool)>) {
+        let mut planner = Planner::default();
+        planner.define(relation);
+        planner.bind(9, found(target), &Choice::default()).unwrap();
+        let bytes = message(&[("IN", &["1", "y", "z"])]);
+        let way = planner.way(&decode(&bytes).unwrap()).unwrap();
+        let key = match way {
+            Way::Fold(9, key) => Some((key.columns.as_slice(), key.is_whole)),
+            Way::Alone => None,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(key, expected);
+    }
+    let full = || relation(ReplicaIdentity::Full, &["id*", "a*", "b*"]);
+    let mut whole = plain();
+    whole.columns.retain(|column| column.name != "extra");
+    check(keyed(), plain(), Some((&[0], false)));
+    check(keyed(), whole.clone(), Some((&[0], true)));
+    check(full(), whole.clone(), Some((&[], true)));
+    check(
+        full(),
+        TargetTable { primary_key: vec!["b".into(), "id".into()], ..whole.clone() },
+        Some((&[0, 2], true)),
+    );
+    check(keyed(), TargetTable { fires: true, ..whole }, None);
 }

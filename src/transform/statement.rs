@@ -15,18 +15,12 @@ pub struct Statement {
     pub sql: Arc<str>,
     /// Where each parameter comes from.
     pub(super) sources: Arc<[Source]>,
-    /// How many of the last parameters find the row.
-    pub keys: usize,
-    /// The same for [`RUN_ROWS`] rows with different keys at once; the target does that much faster.
+    /// The same for many rows with different keys at once; the target does that much faster.
     pub many: Option<Arc<Many>>,
 }
 
-/// Rows of a [`Many`].
-pub const RUN_ROWS: usize = 64;
-/// Parameters that one statement can have (the protocol counts them in 16 bits).
-const PARAMETERS_MAX: usize = 65_535;
-
-/// A statement that changes [`RUN_ROWS`] rows; its parameters are those of the rows, one row after the other.
+/// A statement that changes many rows. Its parameters are those of the one for a single row, in the same order, each an array
+/// (`text[]`) of the rows' values.
 #[derive(Clone, Debug)]
 pub struct Many {
     pub id: u32,
@@ -66,6 +60,8 @@ pub(super) struct Mapped {
     pub(super) identity: Identity,
     pub(super) equality: Equality,
     pub(super) type_name: String,
+    /// A cast of a value's text gives the value.
+    pub(super) castable: bool,
 }
 
 /// How the row to change is found.
@@ -94,7 +90,7 @@ impl Sql {
     }
 
     fn statement(self, id: u32, kind: StatementKind) -> Statement {
-        Statement { id, kind, sql: self.text.into(), sources: self.sources.into(), keys: 0, many: None }
+        Statement { id, kind, sql: self.text.into(), sources: self.sources.into(), many: None }
     }
 }
 
@@ -136,7 +132,7 @@ fn written(columns: &[Mapped]) -> Vec<(usize, &Mapped)> {
     columns.iter().enumerate().filter(|(_, column)| !column.unwritten).collect()
 }
 
-/// Sets `set` to the new values. Columns in `fixed` can't be set, so they must already have the new value.
+/// Sets `set` to the new values. The form for many rows has the next id. Columns in `fixed` can't be set, so they must already have the new value.
 pub(super) fn update(
     id: u32,
     target: &TargetTable,
@@ -166,45 +162,45 @@ pub(super) fn update(
             assignments.join(", ")
         ),
     };
-    sql.statement(id, StatementKind::Row)
+    let mut statement = sql.statement(id, StatementKind::Row);
+    if let Match::Key(key) = found_by {
+        statement.many = many(id + 1, target, columns, set, key.iter().chain(&fixed).map(|(at, _)| *at));
+    }
+    statement
 }
 
-/// The form for many rows of an update that sets `set` where the unchanged `key` is found. Values are typed by casts, and
-/// the rows of the list must have different keys.
-pub(super) fn update_many(
+/// The form for many rows of an update or delete that finds each by its key: `set` takes the first parameters, what must be
+/// equal the others. None where a value can't be told from its text by a cast.
+fn many(
     id: u32,
     target: &TargetTable,
     columns: &[Mapped],
     set: &[usize],
-    key: &[usize],
-) -> Option<Many> {
-    let used: Vec<&Mapped> = set.iter().chain(key).map(|&at| columns.get(at)).collect::<Option<_>>()?;
-    if used.len() * RUN_ROWS > PARAMETERS_MAX || used.iter().any(|column| column.type_name.is_empty()) {
+    equal: impl Iterator<Item = usize>,
+) -> Option<Arc<Many>> {
+    let used = set.iter().copied().chain(equal).map(|at| columns.get(at));
+    let used: Vec<&Mapped> = used.collect::<Option<_>>()?;
+    if !used.iter().all(|column| column.castable) {
         return None;
     }
-    let mut parameter = 0;
-    let rows = (0..RUN_ROWS).map(|_| {
-        let values = used.iter().map(|column| {
-            parameter += 1;
-            format!("${parameter}::{}", column.type_name)
-        });
-        format!("({})", join(values, ", "))
-    });
-    let rows = join(rows, ", ");
     let named = || used.iter().zip(1..);
-    let assignments =
-        join(named().take(set.len()).map(|(column, at)| format!("{} = r.c{at}", column.quoted)), ", ");
-    let found = named().skip(set.len()).map(|(column, at)| {
-        let operator = operator(column);
-        format!("t.{} {operator} r.c{at}", column.quoted)
-    });
-    let sql = format!(
-        "UPDATE {} AS t SET {assignments} FROM (VALUES {rows}) AS r ({}) WHERE {}",
-        only(target),
-        join(named().map(|(_, at)| format!("c{at}")), ", "),
-        join(found, " AND "),
-    );
-    Some(Many { id, sql })
+    let arrays = join(named().map(|(_, at)| format!("${at}::text[]")), ", ");
+    let names = join(named().map(|(_, at)| format!("c{at}")), ", ");
+    let values = join(named().map(|(column, at)| format!("c{at}::{} AS c{at}", column.type_name)), ", ");
+    let rows = format!("(SELECT {values} FROM unnest({arrays}) AS u ({names})) AS r");
+    let found = named()
+        .skip(set.len())
+        .map(|(column, at)| format!("t.{} {} r.c{at}", column.quoted, operator(column)));
+    let found = join(found, " AND ");
+    let table = only(target);
+    let sql = if set.is_empty() {
+        format!("DELETE FROM {table} AS t USING {rows} WHERE {found}")
+    } else {
+        let set =
+            join(named().take(set.len()).map(|(column, at)| format!("{} = r.c{at}", column.quoted)), ", ");
+        format!("UPDATE {table} AS t SET {set} FROM {rows} WHERE {found}")
+    };
+    Some(Arc::new(Many { id, sql }))
 }
 
 pub(super) fn delete(id: u32, target: &TargetTable, columns: &[Mapped], found_by: &Match) -> Statement {
@@ -217,7 +213,11 @@ pub(super) fn delete(id: u32, target: &TargetTable, columns: &[Mapped], found_by
              WHERE t.ctid = one.row AND t.tableoid = one.part"
         ),
     };
-    sql.statement(id, StatementKind::Row)
+    let mut statement = sql.statement(id, StatementKind::Row);
+    if let Match::Key(key) = found_by {
+        statement.many = many(id + 1, target, columns, &[], key.iter().map(|(at, _)| *at));
+    }
+    statement
 }
 
 /// Deletes the row and inserts it again with the new values, all others kept: the only way to change an identity

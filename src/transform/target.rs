@@ -25,6 +25,8 @@ pub struct TargetTable {
     /// Schema and name of the topmost table that it is a partition of: columns are added there.
     pub root: Option<(String, String)>,
     pub columns: Vec<TargetColumn>,
+    /// Something looks at each change of a row: a trigger or rule that is enabled for replicated changes.
+    pub fires: bool,
     /// Columns of the primary key, if it is checked at once (not deferrable).
     pub primary_key: Vec<String>,
 }
@@ -36,6 +38,8 @@ pub struct TargetColumn {
     /// values off, as one to `character`, which is `character(1)`, would.
     pub type_name: String,
     pub column_type: ColumnType,
+    /// A cast from text to it takes what the type's own input takes.
+    pub castable: bool,
     /// NOT NULL, and nothing fills it in: a row can't be inserted without it.
     pub must_be_given: bool,
     pub generated: Generated,

@@ -1,29 +1,28 @@
 //! The one loop that turns frames of the log into batches on the target.
 
 mod binding;
+mod folded;
 mod refusal;
 
 use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
 
-use crate::archive::{Archive, Frame, Reader, Records, Tail};
+use crate::archive::{Archive, Frame, Reader, Tail};
 use crate::ddl::Action;
-use crate::model::{Fault, Lsn, Position, Remedy};
+use crate::model::{Fault, Lsn, Position, Relation, Remedy};
 use crate::pg::{self, counterpart};
 use crate::pgoutput::{Begin, Message, decode};
-use crate::transform::{Parameters, Planner, Refusal, Step};
+use crate::transform::{Fold, Parameters, Planner, Refusal, Step, Way};
 
 use super::ddl::{self, Captured, DdlMode};
 use super::session::{Advance, Session, Stream};
 use super::{Applied, Control, Target, describe, inside, sequences};
 use binding::fault_of;
 
-/// Changes after which a batch is committed although the log has more. A longer transaction gains little, and rows that
-/// change often can't be pruned inside it.
-const CHANGES_MAX: u64 = 1000;
-/// Inserts into one table in a row from which COPY is worth its start.
-const COPY_RUN: usize = 8;
+/// Changes that go one by one after which a batch is committed although the log has more. A longer transaction gains little, and
+/// rows that change often can't be pruned inside it.
+const ALONE_MAX: u64 = 1000;
 /// How often a transaction is tried again that the target refuses for a passing reason (lock, time-out, deadlock).
 const REFUSALS_MAX: u32 = 10;
 
@@ -78,6 +77,10 @@ struct Run {
     /// Whether the target's transaction has begun.
     is_open: bool,
     advance: Advance,
+    /// Changes of the batch that wait, net.
+    fold: Fold,
+    /// Changes of the batch that went one by one.
+    alone: u64,
     inside: Inside,
     /// The DDL of the transaction that is being applied, once some of it was met.
     captured: Option<Captured>,
@@ -129,6 +132,8 @@ impl<'a> Applier<'a> {
             has_counterparts,
             is_open: false,
             advance: Advance::default(),
+            fold: Fold::default(),
+            alone: 0,
             inside: Inside::Nothing,
             captured: None,
             read,
@@ -225,18 +230,11 @@ impl<'a> Applier<'a> {
                         run.advance.transactions += 1;
                         // What the DDL made new can be used only after its commit (a value of an enum).
                         let ends = run.captured.is_some() || self.careful_until.is_some();
-                        if ends || run.advance.changes >= CHANGES_MAX {
-                            self.commit(run, control).await?
-                        } else {
-                            Flow::On
-                        }
+                        if ends || run.is_full() { self.commit(run, control).await? } else { Flow::On }
                     }
                     Inside::Known | Inside::Nothing => Flow::On,
                 },
-                Message::Relation(relation) => {
-                    self.planner.define(relation.clone());
-                    Flow::On
-                }
+                Message::Relation(relation) => self.define(run, relation).await?,
                 Message::Logical { transactional: false, prefix, content, lsn } => {
                     let sample = sequences::sample(prefix, content, *lsn);
                     self.sequences = sample.or_else(|| self.sequences.take());
@@ -252,8 +250,7 @@ impl<'a> Applier<'a> {
                     self.ddl(run, *lsn, content).await?
                 }
                 _ if matches!(run.inside, Inside::Applying(_)) => {
-                    let copies = || is_insert_run(bytes, &records);
-                    self.change(run, &message, &mut parameters, copies).await?
+                    self.change(run, &message, &mut parameters).await?
                 }
                 _ => Flow::On,
             };
@@ -291,21 +288,30 @@ impl<'a> Applier<'a> {
         Ok(Flow::Again)
     }
 
-    /// Sends one change. Unless it must be careful, an insert goes by COPY while one into the same table is under way or
-    /// where `copies` says that one is worth its start, and updates go out in runs.
+    /// Takes note of a definition. What came under the one before, maybe by another table's name, must have gone out.
+    async fn define(&mut self, run: &mut Run, relation: &Relation) -> Result<Flow, Fault> {
+        if self.planner.relation(relation.oid).is_some_and(|known| known != relation) {
+            let flow = self.unfold(run).await?;
+            if flow != Flow::On {
+                return Ok(flow);
+            }
+        }
+        self.planner.define(relation.clone());
+        Ok(Flow::On)
+    }
+
+    /// Takes one change in: net with others of its row, or alone.
     async fn change<'m>(
         &mut self,
         run: &mut Run,
         message: &Message<'m>,
         parameters: &mut Parameters<'m>,
-        copies: impl Fn() -> bool,
     ) -> Result<Flow, Fault> {
-        let careful = self.careful_until.is_some();
-        let oid = loop {
-            match self.planner.plan(message, parameters) {
+        let flow = loop {
+            match self.planner.way(message) {
                 Err(refusal) => return self.unfit(run, message, refusal).await,
-                Ok(Step::Nothing) => return Ok(Flow::On),
-                Ok(Step::LookUp(oid)) => {
+                Ok(Way::Nothing) => return Ok(Flow::On),
+                Ok(Way::LookUp(oid)) => {
                     if run.has_altered()
                         && let Err(refused) = run.session.verdict().await
                     {
@@ -313,28 +319,35 @@ impl<'a> Applier<'a> {
                     }
                     self.look_up(run, oid).await?;
                 }
+                Ok(_) if self.careful_until.is_some() => break Flow::On,
+                Ok(Way::Fold(_, key)) if run.fold.take(key, message) => {
+                    run.advance.changes += 1;
+                    if run.fold.bytes() < folded::PART_BYTES {
+                        return Ok(Flow::On);
+                    }
+                    return self.unfold(run).await;
+                }
+                Ok(Way::Fold(oid, _)) => break self.unfold_table(run, oid).await?,
+                Ok(Way::Alone) => break self.unfold(run).await?,
+            }
+        };
+        if flow != Flow::On {
+            return Ok(flow);
+        }
+        loop {
+            match self.planner.plan(message, parameters) {
+                Err(refusal) => return self.unfit(run, message, refusal).await,
+                Ok(Step::Nothing) => return Ok(Flow::On),
+                Ok(Step::LookUp(oid)) => self.look_up(run, oid).await?,
                 Ok(Step::Execute(statement)) => {
                     run.open().await?;
                     run.advance.changes += 1;
-                    match message {
-                        _ if careful => run.session.execute(statement, parameters.values()).await?,
-                        // COPY has no form for a row without columns.
-                        Message::Insert { relation, .. }
-                            if statement.parameter_count() > 0
-                                && (run.session.copies() == Some(*relation) || copies()) =>
-                        {
-                            break *relation;
-                        }
-                        _ => run.session.execute_in_run(statement, parameters.values()).await?,
-                    }
+                    run.alone += 1;
+                    run.session.execute(statement, parameters.values()).await?;
                     return self.go_on(run, message).await;
                 }
             }
-        };
-        if let Some(copy) = self.planner.copy(oid) {
-            run.session.copy(oid, copy, parameters.values()).await?;
         }
-        self.go_on(run, message).await
     }
 
     /// Ends a batch early that the target has already refused.
@@ -391,6 +404,10 @@ impl<'a> Applier<'a> {
             }
             Action::Stop { reason, .. } => Fault::stop(reason),
             Action::Run(statement) => {
+                let flow = self.unfold(run).await?;
+                if flow != Flow::On {
+                    return Ok(flow);
+                }
                 run.open().await?;
                 if let Err(refused) = run.session.verdict().await {
                     return self.refused(run, refused).await;
@@ -431,6 +448,10 @@ impl<'a> Applier<'a> {
     /// Commits the batch in hand, if there is one.
     async fn commit(&mut self, run: &mut Run, control: &Control) -> Result<Flow, Fault> {
         assert!(!matches!(run.inside, Inside::Applying(_)), "would commit a part of a source transaction");
+        let flow = self.unfold(run).await?;
+        if flow != Flow::On {
+            return Ok(flow);
+        }
         if !run.is_open {
             // Transactions without changes for this target leave no mark on it.
             run.advance = Advance::default();
@@ -440,6 +461,7 @@ impl<'a> Applier<'a> {
             return self.refused(run, refused).await;
         }
         run.is_open = false;
+        run.alone = 0;
         run.captured = None;
         self.refusals = 0;
         self.is_fresh = false;
@@ -456,7 +478,8 @@ impl<'a> Applier<'a> {
     }
 
     fn report(&mut self, run: &Run, control: &Control) {
-        let read = if run.is_open { Position::ZERO } else { run.read };
+        let has_more = run.is_open || !run.fold.is_empty();
+        let read = if has_more { Position::ZERO } else { run.read };
         self.applied.position = self.applied.position.max(run.session.progress()).max(read);
         control.applied.send_replace(self.applied);
     }
@@ -487,8 +510,15 @@ impl Run {
         Ok(())
     }
 
+    /// Whether the batch should end with the transaction that was just read.
+    fn is_full(&self) -> bool {
+        self.alone >= ALONE_MAX || self.fold.bytes() >= folded::FOLD_BYTES
+    }
+
     async fn give_up(&mut self) -> Result<(), Fault> {
         self.advance = Advance::default();
+        self.fold.clear();
+        self.alone = 0;
         self.captured = None;
         if std::mem::replace(&mut self.is_open, false) {
             self.session.rollback().await?;
@@ -519,11 +549,4 @@ impl Run {
     fn unreadable(&self, error: &impl std::fmt::Display) -> Fault {
         self.at(Fault::person(format!("the log after {} can't be read: {error}", self.read)))
     }
-}
-
-/// Whether this insert begins a run of inserts into one table that is worth a COPY.
-fn is_insert_run(insert: &[u8], following: &Records<'_>) -> bool {
-    let Some(head) = insert.get(..5).filter(|head| head.first() == Some(&b'I')) else { return false };
-    let mut next = following.clone().take(COPY_RUN - 1);
-    (1..COPY_RUN).all(|_| matches!(next.next(), Some(Ok(record)) if record.get(..5) == Some(head)))
 }

@@ -70,6 +70,7 @@ fn found(planner: &Planner, oid: u32) -> (Found, Choice) {
             name: column.name.clone(),
             type_name: "text".into(),
             column_type: ColumnType { oid: 25, modifier: -1, ..ColumnType::default() },
+            castable: true,
             must_be_given: like % 3 == 1,
             generated: if like % 7 == 1 { Generated::Yes } else { Generated::No },
             identity: if like % 5 == 1 { Identity::Always } else { Identity::No },
@@ -83,6 +84,7 @@ fn found(planner: &Planner, oid: u32) -> (Found, Choice) {
         partitioned: oid % 2 == 1,
         root: None,
         columns: columns.collect(),
+        fires: false,
         primary_key: relation.columns.first().map(|column| column.name.clone()).into_iter().collect(),
     };
     let arriving = relation.columns.iter().map(|column| {

@@ -1,0 +1,90 @@
+//! Net changes: taken in while the log is read, and sent group by group.
+
+use crate::model::Fault;
+use crate::pgoutput::Message;
+use crate::transform::{GroupKind, Parameters, Step};
+
+use super::{Applier, Flow, Run};
+
+/// Bytes of net changes after which a batch goes out although the log has more.
+pub(super) const FOLD_BYTES: usize = 16 << 20;
+/// A transaction of which this much waits is sent in parts.
+pub(super) const PART_BYTES: usize = 2 * FOLD_BYTES;
+/// Inserts into one table from which COPY is worth its start.
+const COPY_ROWS: usize = 4;
+
+impl Applier<'_> {
+    /// Sends all that was folded.
+    pub(super) async fn unfold(&mut self, run: &mut Run) -> Result<Flow, Fault> {
+        for oid in run.fold.tables() {
+            let flow = self.unfold_table(run, oid).await?;
+            if flow != Flow::On {
+                return Ok(flow);
+            }
+        }
+        run.fold.clear();
+        Ok(Flow::On)
+    }
+
+    /// Sends what was folded of one table: deletes, updates, inserts.
+    pub(super) async fn unfold_table(&mut self, run: &mut Run, oid: u32) -> Result<Flow, Fault> {
+        let fold = std::mem::take(&mut run.fold);
+        let mut parameters = Parameters::default();
+        for group in fold.groups(oid) {
+            let copies = group.kind == GroupKind::Insert && group.rows.len() >= COPY_ROWS;
+            for message in group.rows.iter().filter_map(|row| row.message(oid)) {
+                let flow = self.send(run, &message, &mut parameters, copies).await?;
+                if flow != Flow::On {
+                    return Ok(flow);
+                }
+            }
+        }
+        run.fold = fold;
+        run.fold.clear_table(oid);
+        Ok(Flow::On)
+    }
+
+    /// Sends a change that stands for all those of its row.
+    async fn send<'m>(
+        &mut self,
+        run: &mut Run,
+        message: &Message<'m>,
+        parameters: &mut Parameters<'m>,
+        copies: bool,
+    ) -> Result<Flow, Fault> {
+        loop {
+            match self.planner.plan(message, parameters) {
+                // Of which single change this came nobody knows: they are gone through one by one.
+                Err(refusal) => {
+                    tracing::info!(error = refusal.message, "going through the batch change by change");
+                    return self.go_carefully(run).await;
+                }
+                Ok(Step::Nothing) => return Ok(Flow::On),
+                Ok(Step::LookUp(oid)) => self.look_up(run, oid).await?,
+                Ok(Step::Execute(statement)) => {
+                    run.open().await?;
+                    // COPY has no form for a row without columns.
+                    if copies && statement.parameter_count() > 0 {
+                        self.copy(run, message, parameters).await?;
+                    } else {
+                        run.session.execute_in_run(statement, parameters.values()).await?;
+                    }
+                    return self.go_on(run, message).await;
+                }
+            }
+        }
+    }
+
+    async fn copy(
+        &mut self,
+        run: &mut Run,
+        message: &Message<'_>,
+        row: &Parameters<'_>,
+    ) -> Result<(), Fault> {
+        let Message::Insert { relation, .. } = *message else { return Ok(()) };
+        match self.planner.copy(relation) {
+            Some(copy) => run.session.copy(copy, row.values()).await,
+            None => Ok(()),
+        }
+    }
+}

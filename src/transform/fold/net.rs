@@ -1,0 +1,103 @@
+//! What comes out of a fold: groups of rows for which one statement serves.
+
+use std::collections::BTreeMap;
+
+use super::{Entry, OldKind, State, Table};
+use crate::model::Value;
+use crate::pgoutput::{Message, Old, Tuple};
+use crate::transform::columns::ColumnSet;
+
+/// Rows of one table to which the same is done, no two with the same key, in the order of their keys.
+#[derive(Debug)]
+pub struct Group<'f> {
+    pub kind: GroupKind,
+    pub rows: Vec<NetRow<'f>>,
+}
+
+/// In the order in which they are to be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GroupKind {
+    Delete,
+    /// All with the same columns that were not sent.
+    Update,
+    Insert,
+}
+
+/// A change that stands for all those of its row.
+#[derive(Clone, Copy, Debug)]
+pub struct NetRow<'f> {
+    kind: GroupKind,
+    old: Old<'f>,
+    new: Option<Tuple<'f>>,
+}
+
+impl<'f> NetRow<'f> {
+    /// The change as the source would have said it.
+    pub fn message(&self, relation: u32) -> Option<Message<'f>> {
+        Some(match (self.kind, self.new) {
+            (GroupKind::Delete, _) => Message::Delete { relation, old: self.old },
+            (GroupKind::Update, Some(new)) => Message::Update { relation, old: self.old, new },
+            (GroupKind::Insert, Some(new)) => Message::Insert { relation, new },
+            (_, None) => return None,
+        })
+    }
+}
+
+pub(super) fn groups(table: &Table) -> Vec<Group<'_>> {
+    let mut sorted: Vec<(Rank<'_>, &Entry)> =
+        table.entries.iter().map(|entry| (Rank::of(table.arena.get(entry.key)), entry)).collect();
+    // Rows without a key stay as they came.
+    sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let (mut deletes, mut inserts) = (Vec::new(), Vec::new());
+    let mut updates: BTreeMap<ColumnSet, Vec<NetRow<'_>>> = BTreeMap::new();
+    for (_, entry) in sorted {
+        let old = match entry.old.and_then(|(kind, span)| Some((kind, table.arena.tuple(span)?))) {
+            Some((OldKind::Key, row)) => Old::Key(row),
+            Some((OldKind::Row, row)) => Old::Row(row),
+            None => Old::Absent,
+        };
+        let new = entry.new.and_then(|span| table.arena.tuple(span));
+        let row = |kind| NetRow { kind, old, new };
+        if matches!(entry.state, State::Deleted | State::Replaced) {
+            deletes.push(row(GroupKind::Delete));
+        }
+        if matches!(entry.state, State::Inserted | State::Replaced) {
+            inserts.push(row(GroupKind::Insert));
+        }
+        if let (State::Updated, Some(new)) = (entry.state, new) {
+            updates.entry(unchanged(new)).or_default().push(row(GroupKind::Update));
+        }
+    }
+    let updates = updates.into_values().map(|rows| (GroupKind::Update, rows));
+    let groups =
+        std::iter::once((GroupKind::Delete, deletes)).chain(updates).chain([(GroupKind::Insert, inserts)]);
+    groups.filter(|(_, rows)| !rows.is_empty()).map(|(kind, rows)| Group { kind, rows }).collect()
+}
+
+fn unchanged(new: Tuple<'_>) -> ColumnSet {
+    let mut unchanged = ColumnSet::default();
+    for (at, value) in new.values().enumerate() {
+        if value == Value::Unchanged {
+            unchanged.insert(at);
+        }
+    }
+    unchanged
+}
+
+/// The order of keys: integers by their values, so that rows which lie together on the target are visited together.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Rank<'k> {
+    Integer(i64, &'k [u8]),
+    Other(&'k [u8]),
+}
+
+impl<'k> Rank<'k> {
+    fn of(key: Option<&'k [u8]>) -> Rank<'k> {
+        let key = key.unwrap_or_default();
+        let first = key
+            .split_first_chunk()
+            .and_then(|(length, rest)| rest.get(..u32::from_be_bytes(*length) as usize));
+        let number = first.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+        number.map_or(Rank::Other(key), |number| Rank::Integer(number, key))
+    }
+}
