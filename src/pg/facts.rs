@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Error};
 
-use super::answer::fault;
-use crate::model::{ColumnFacts, Fault, ReplicaIdentity, TableFacts, VisibleXids, Xid};
+use super::answer;
+use crate::model::{ColumnFacts, Fault, Remedy, ReplicaIdentity, TableFacts, VisibleXids, Xid};
 
 /// What was found, in one look.
 #[derive(Clone, Debug)]
@@ -111,6 +112,15 @@ pub async fn types(client: &Client, names: &[String]) -> Result<HashMap<String, 
     let query = "SELECT name, to_regtype(name)::oid FROM unnest($1::text[]) name";
     let rows = client.query(query, &[&names]).await.map_err(|error| fault("looking up types", &error))?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// A table that is dropped while functions of the catalog look at it is an internal error to the server: the next look is without it.
+fn fault(doing: &str, error: &Error) -> Fault {
+    let fault = answer::fault(doing, error);
+    match error.code() {
+        Some(&SqlState::INTERNAL_ERROR) => Fault { remedy: Remedy::Retry, ..fault },
+        _ => fault,
+    }
 }
 
 /// `xmin:xmax:xip,xip…` of 64 bits each; messages carry the lower half.

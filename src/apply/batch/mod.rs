@@ -213,8 +213,7 @@ impl<'a> Applier<'a> {
     /// Applies what is in a frame, committing where a batch is full.
     async fn frame(&mut self, run: &mut Run, frame: &Frame, control: &Control) -> Result<Flow, Fault> {
         let mut parameters = Parameters::default();
-        let mut records = frame.records();
-        while let Some(record) = records.next() {
+        for record in frame.records() {
             let bytes = record.map_err(|error| run.unreadable(&error))?;
             let message = decode(bytes).map_err(|error| run.unreadable(&error))?;
             let flow = match &message {

@@ -72,11 +72,11 @@ impl Applier<'_> {
         }
     }
 
-    /// Which change was number `statement` of the first transaction after the target's progress.
+    /// Which change was number `statement` of the first transaction after the target's progress that has any for it.
     async fn locate(&mut self, run: &mut Run, statement: Option<u64>) -> Option<Place> {
         let progress = run.session.progress();
         let mut reader = Reader::open(self.archive, progress, self.tail.clone()).ok()?;
-        let mut begun = None;
+        let (mut begun, mut is_empty) = (None, true);
         let mut remaining = statement?.checked_sub(FIRST_CHANGE);
         loop {
             let frame = tokio::task::block_in_place(|| reader.try_next()).ok()??;
@@ -85,8 +85,11 @@ impl Applier<'_> {
                 let message = decode(record.ok()?).ok()?;
                 match (&message, begun) {
                     (Message::Begin(begin), _) if !progress.covers_commit_at(begin.commit_lsn) => {
-                        begun = Some(*begin)
+                        begun = Some(*begin);
+                        is_empty = true;
                     }
+                    // Nothing of it was for this target.
+                    (Message::Commit(_), Some(_)) if is_empty => begun = None,
                     (Message::Commit(commit), Some(begin)) => {
                         return Some(Place { change: describe::transaction(begin, commit.end), table: None });
                     }
@@ -100,7 +103,10 @@ impl Applier<'_> {
                                 let change = describe::change(&self.planner, &message, begin);
                                 return Some(Place { change, table: describe::table(&message) });
                             }
-                            Step::Execute(_) => remaining = remaining.map(|remaining| remaining - 1),
+                            Step::Execute(_) => {
+                                is_empty = false;
+                                remaining = remaining.map(|remaining| remaining - 1);
+                            }
                             Step::Nothing | Step::LookUp(_) => {}
                         }
                     }

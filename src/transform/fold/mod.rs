@@ -123,7 +123,7 @@ impl Fold {
         let Some(table) = tables.get_mut(place) else { return false };
         let before = table.bytes();
         let taken = match *message {
-            Message::Insert { new, .. } if key.columns.is_empty() => Some(table.append(new)),
+            Message::Insert { new, .. } if key.columns.is_empty() => table.append(new),
             Message::Insert { new, .. } => table.insert(key, new, scratch),
             Message::Update { old, new, .. } if !key.columns.is_empty() => {
                 table.update(key, old, new, scratch)
@@ -166,9 +166,10 @@ impl Table {
         self.arena.len() + self.entries.len() * ENTRY_BYTES
     }
 
-    fn append(&mut self, new: Tuple<'_>) {
+    fn append(&mut self, new: Tuple<'_>) -> Option<()> {
         let new = Some(self.arena.push(|into| new.write(into)));
         self.entries.push(Entry { hash: 0, key: Span::default(), state: State::Inserted, old: None, new });
+        Some(())
     }
 
     fn insert(&mut self, key: &RowKey, new: Tuple<'_>, scratch: &mut Scratch) -> Option<()> {
