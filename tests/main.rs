@@ -9,6 +9,7 @@ mod control;
 mod ddl;
 mod endpos;
 mod filters;
+mod fold;
 mod harness;
 mod log;
 mod pg_connect;

@@ -31,6 +31,8 @@ pub struct Rules {
     /// Not these.
     pub exclude: Vec<Pattern>,
     pub columns: Vec<ColumnList>,
+    /// Tables whose changes are applied one by one.
+    pub exact: Vec<Pattern>,
     pub on_schema_change: OnSchemaChange,
 }
 
@@ -50,7 +52,8 @@ impl Rules {
         relation: &Relation,
     ) -> Result<Vec<(String, String)>, Fault> {
         let mut family = vec![(relation.schema.clone(), relation.name.clone())];
-        if !(self.tables.is_empty() && self.exclude.is_empty() && self.columns.is_empty()) {
+        let patterns = [&self.tables, &self.exclude, &self.exact];
+        if patterns.iter().any(|patterns| !patterns.is_empty()) || !self.columns.is_empty() {
             let rows = client
                 .query(ANCESTORS, &[&relation.schema, &relation.name])
                 .await
@@ -70,6 +73,7 @@ impl Rules {
         Some(Choice {
             ignore_extra: self.on_schema_change == OnSchemaChange::IgnoreExtra,
             columns: list.map(|list| list.columns.clone()),
+            exact: self.exact.iter().any(meant),
         })
     }
 
@@ -79,6 +83,7 @@ impl Rules {
         self.tables
             .iter()
             .chain(&self.exclude)
+            .chain(&self.exact)
             .chain(lists)
             .filter(|pattern| !seen.iter().any(|(schema, name)| pattern.matches(schema, name)))
             .collect()

@@ -1,7 +1,7 @@
 //! `apply`: archive to target.
 
 use super::arguments::{
-    ArchiveArguments, Everywhere, FilterArguments, SchemaArguments, SourceArguments, StreamArguments,
+    ArchiveArguments, Everywhere, FilterArguments, RulesArguments, SourceArguments, StreamArguments,
     TargetArguments,
 };
 use super::conduct::{DdlArguments, EndposArguments, SequenceArguments, conduct, needed_target};
@@ -28,7 +28,7 @@ pub(crate) struct ApplyCommand {
     #[command(flatten)]
     filter: FilterArguments,
     #[command(flatten)]
-    schema: SchemaArguments,
+    rules: RulesArguments,
     #[command(flatten)]
     endpos: EndposArguments,
     #[command(flatten)]
@@ -42,7 +42,7 @@ impl ApplyCommand {
         let place = self.archive.place(file)?;
         let stream = self.stream.names(&place, file)?.origin;
         let target = needed_target(self.target.conninfo(file)?)?;
-        let rules = self.schema.rules(&self.filter, file)?;
+        let rules = self.rules.rules(&self.filter, file)?;
         let archive = Archive::open(&place.archive)?;
         setup::prepare_target(&target, &stream, &archive).await?;
         let endpos = self.endpos.position(self.source.optional(file)?.as_ref()).await?;

@@ -239,7 +239,46 @@ impl FilterArguments {
     }
 }
 
-/// Which changes are applied, and what happens where the target lacks something.
+/// How changes are applied.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RulesArguments {
+    #[command(flatten)]
+    pub(crate) schema: SchemaArguments,
+    /// Whether several changes of a row may become one [default: net]
+    #[arg(long, env = "PGSLUICE_APPLY", value_name = "HOW")]
+    apply: Option<Manner>,
+    /// Tables whose changes are applied one by one, such as those that something on the target audits
+    #[arg(long, value_name = "PATTERN", num_args = 1..)]
+    exact: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Manner {
+    /// The net change of each row over what one transaction on the target brings
+    #[default]
+    Net,
+    /// Each change by itself, in the source's order
+    Exact,
+}
+
+impl RulesArguments {
+    pub(crate) fn rules(&self, filter: &FilterArguments, file: &File) -> Result<Rules, Fault> {
+        let exact = match self.apply.or(file.apply).unwrap_or_default() {
+            Manner::Net => parsed("--exact", split(&self.exact), file.exact.as_deref())?,
+            Manner::Exact => parsed("--exact", vec!["*.*".to_owned()], None)?,
+        };
+        Ok(Rules {
+            tables: filter.tables(file)?,
+            exclude: filter.exclude(file)?,
+            columns: filter.columns(file)?,
+            exact,
+            on_schema_change: self.schema.policy(file),
+        })
+    }
+}
+
+/// What happens where the target lacks something.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SchemaArguments {
     /// What to do when the target has no column for a value of the log [default: stop]
@@ -260,15 +299,6 @@ pub(crate) enum SchemaPolicy {
 }
 
 impl SchemaArguments {
-    pub(crate) fn rules(&self, filter: &FilterArguments, file: &File) -> Result<Rules, Fault> {
-        Ok(Rules {
-            tables: filter.tables(file)?,
-            exclude: filter.exclude(file)?,
-            columns: filter.columns(file)?,
-            on_schema_change: self.policy(file),
-        })
-    }
-
     pub(crate) fn policy(&self, file: &File) -> OnSchemaChange {
         match self.on_schema_change.or(file.on_schema_change).unwrap_or_default() {
             SchemaPolicy::Stop => OnSchemaChange::Stop,

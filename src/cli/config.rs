@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::arguments::{LogFormat, SchemaPolicy};
+use super::arguments::{LogFormat, Manner, SchemaPolicy};
 use super::conduct::{DdlChoice, Switch};
 use super::setup::KeylessPolicy;
 use crate::model::Fault;
@@ -31,6 +31,8 @@ pub(crate) struct File {
     pub(crate) ddl: Option<DdlChoice>,
     pub(crate) capture_ddl: Option<bool>,
     pub(crate) on_schema_change: Option<SchemaPolicy>,
+    pub(crate) apply: Option<Manner>,
+    pub(crate) exact: Option<Vec<String>>,
     pub(crate) log_format: Option<LogFormat>,
 }
 

@@ -1,6 +1,6 @@
 //! `follow`: the whole road under one conductor.
 
-use super::arguments::{Everywhere, RoadArguments, SchemaArguments, TableArguments};
+use super::arguments::{Everywhere, RoadArguments, RulesArguments, TableArguments};
 use super::conduct::{
     DdlArguments, EndposArguments, SegmentArguments, SequenceArguments, StreamingArguments, conduct,
     needed_target,
@@ -22,7 +22,7 @@ pub(crate) struct FollowCommand {
     #[command(flatten)]
     tables: TableArguments,
     #[command(flatten)]
-    schema: SchemaArguments,
+    rules: RulesArguments,
     #[command(flatten)]
     endpos: EndposArguments,
     #[command(flatten)]
@@ -37,10 +37,10 @@ pub(crate) struct FollowCommand {
 
 impl FollowCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
-        let on_schema_change = self.schema.policy(file);
+        let on_schema_change = self.rules.schema.policy(file);
         let wanted = setup::Options { on_schema_change, ..self.road.options(&self.tables, file)? };
         let target = needed_target(wanted.target.clone())?;
-        let rules = self.schema.rules(&self.tables.filter, file)?;
+        let rules = self.rules.rules(&self.tables.filter, file)?;
         let writer = self.segments.options()?;
         let archive = setup::done(&wanted).await?;
         let endpos = self.endpos.position(Some(&wanted.source)).await?;

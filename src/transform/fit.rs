@@ -34,6 +34,8 @@ pub struct Choice {
     pub ignore_extra: bool,
     /// The columns to apply, if not all.
     pub columns: Option<Vec<String>>,
+    /// Changes of a row must not be made one.
+    pub exact: bool,
 }
 
 /// What the target's table lacks for the relation's rows.

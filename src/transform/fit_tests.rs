@@ -120,7 +120,7 @@ fn a_missing_table_is_described() {
 
 #[test]
 fn left_out_columns_are_neither_written_nor_compared() {
-    let ignore = Choice { ignore_extra: true, columns: None };
+    let ignore = Choice { ignore_extra: true, ..Choice::default() };
     let table = || Some(target(vec![id(), column("a")]));
     assert_eq!(
         plan(keyed(), table(), &types(), &ignore, INSERT).0,
@@ -133,7 +133,7 @@ fn left_out_columns_are_neither_written_nor_compared() {
     let full = relation(ReplicaIdentity::Full, &["id*", "a*", "b*"]);
     let found = plan(full, table(), &types(), &ignore, &[("DO", &["1", "2", "-"])]).0;
     assert!(found.contains("WHERE id = $1 AND a = $2 LIMIT 1"), "{found}");
-    let chosen = Choice { ignore_extra: false, columns: Some(vec!["id".into(), "b".into()]) };
+    let chosen = Choice { columns: Some(vec!["id".into(), "b".into()]), ..Choice::default() };
     let whole = Some(target(vec![id(), column("a"), TargetColumn { name: "b".into(), ..id() }]));
     assert_eq!(
         plan(keyed(), whole, &types(), &chosen, INSERT).0,
@@ -143,10 +143,10 @@ fn left_out_columns_are_neither_written_nor_compared() {
 
 #[test]
 fn the_key_is_never_left_out() {
-    let ignore = Choice { ignore_extra: true, columns: None };
+    let ignore = Choice { ignore_extra: true, ..Choice::default() };
     let (message, ..) = plan(keyed(), Some(target(vec![column("a")])), &types(), &ignore, INSERT);
     assert!(message.contains("no column id"), "{message}");
-    let chosen = Choice { ignore_extra: false, columns: Some(vec!["a".into()]) };
+    let chosen = Choice { columns: Some(vec!["a".into()]), ..Choice::default() };
     let (message, ..) = plan(keyed(), Some(target(vec![id(), column("a")])), &types(), &chosen, INSERT);
     assert!(message.contains("column id is part of the key of public.t"), "{message}");
     let (message, ..) = plan(keyed(), Some(target(vec![column("z")])), &types(), &ignore, INSERT);

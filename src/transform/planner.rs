@@ -187,7 +187,7 @@ impl Planner {
         let left_out = lacks.left_out.clone();
         let insert = statement::insert(first, &target, &columns);
         let copy = statement::copy(first + 1, &target, &columns);
-        let row_key = row_key(relation, &target, &columns);
+        let row_key = row_key(relation, &target, &columns).filter(|_| !choice.exact);
         let table = Table { target, columns, lacks, insert, copy, row_key, shapes: HashMap::new() };
         known.bound = Bound::To(Box::new(table));
         self.statements = first + 2;
