@@ -89,6 +89,8 @@ pub(super) struct Session {
     statements: u64,
     /// The batch's progress row was seen to be ours.
     is_ours: bool,
+    /// The batch in hand was sent whole, and its verdict has not been asked for.
+    is_sent: bool,
 }
 
 /// A COPY that is under way.
@@ -143,6 +145,7 @@ impl Session {
             run: Run::default(),
             statements: 0,
             is_ours: false,
+            is_sent: false,
         };
         session.prepare().await?;
         Ok(session)
@@ -319,6 +322,10 @@ impl Session {
         self.end_copy()?;
         self.end_run()?;
         let report = self.sync().await?;
+        self.take(report)
+    }
+
+    fn take(&mut self, report: Report) -> Result<(), Refused> {
         self.check(report)?;
         self.is_ours = true;
         self.copied = 0;
@@ -366,9 +373,8 @@ impl Session {
         *self.diverted.lock().unwrap_or_else(PoisonError::into_inner) = elsewhere;
     }
 
-    /// Ends a batch: writes the progress, checks every answer, commits. On an error the target is as before the batch,
-    /// or, where the remedy is [`Remedy::Reread`], may have taken it.
-    pub(super) async fn commit(&mut self, advance: Advance) -> Result<(), Refused> {
+    /// Sends the last of a batch, the progress with it, and waits for nothing: [`Session::commit`] is to follow.
+    pub(super) async fn send(&mut self, advance: Advance) -> Result<(), Fault> {
         self.end_copy()?;
         self.end_run()?;
         let (lsn, time, xid) =
@@ -380,13 +386,22 @@ impl Session {
         if self.has_origin {
             self.run(ORIGIN, &[Some(lsn.as_bytes()), Some(time.as_bytes())])?;
         }
-        self.verdict().await?;
+        self.writer.sync()?;
+        self.is_sent = true;
+        self.writer.flush().await
+    }
+
+    /// Ends a batch that was sent: checks every answer, commits. On an error the target is as before the batch, or, where
+    /// the remedy is [`Remedy::Reread`], may have taken it.
+    pub(super) async fn commit(&mut self, end: Position) -> Result<(), Refused> {
+        let report = self.report().await?;
+        self.take(report)?;
         self.run(COMMIT, &[])?;
         let unknown = |fault| Fault { remedy: Remedy::Reread, ..fault };
         if let Some((_, fault)) = self.sync().await.map_err(unknown)?.failed {
             return Err(Refused { statement: None, fault });
         }
-        self.progress = advance.end;
+        self.progress = end;
         Ok(())
     }
 
@@ -424,6 +439,9 @@ impl Session {
 
     /// Gives the batch in hand up.
     pub(super) async fn rollback(&mut self) -> Result<(), Fault> {
+        if self.is_sent {
+            self.report().await?;
+        }
         self.end_copy()?;
         self.run.clear();
         self.run(ROLLBACK, &[])?;
@@ -459,7 +477,13 @@ impl Session {
     /// Waits for all answers so far.
     async fn sync(&mut self) -> Result<Report, Fault> {
         self.writer.sync()?;
+        self.report().await
+    }
+
+    /// Waits for the answers up to the Sync that was written.
+    async fn report(&mut self) -> Result<Report, Fault> {
         self.statements = 0;
+        self.is_sent = false;
         // A broken connection shows in the reading half too, which knows why.
         let sent = self.writer.flush().await;
         match self.reports.recv().await {

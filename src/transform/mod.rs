@@ -5,7 +5,7 @@
 //! key is the one that the source sent, not the target's. A change that can't be expressed exactly is a [`Refusal`],
 //! with the DDL that would let it pass.
 //!
-//! A batch is a run of whole source transactions; its statements keep the source's order.
+//! A batch is a run of whole source transactions, of which the [`Fold`] keeps the net change of each row.
 
 mod columns;
 mod fit;

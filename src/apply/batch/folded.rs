@@ -16,6 +16,12 @@ const COPY_ROWS: usize = 4;
 impl Applier<'_> {
     /// Sends all that was folded.
     pub(super) async fn unfold(&mut self, run: &mut Run) -> Result<Flow, Fault> {
+        if !run.fold.is_empty() {
+            let flow = self.open(run).await?;
+            if flow != Flow::On {
+                return Ok(flow);
+            }
+        }
         for oid in run.fold.tables() {
             let flow = self.unfold_table(run, oid).await?;
             if flow != Flow::On {
@@ -28,12 +34,16 @@ impl Applier<'_> {
 
     /// Sends what was folded of one table: deletes, updates, inserts.
     pub(super) async fn unfold_table(&mut self, run: &mut Run, oid: u32) -> Result<Flow, Fault> {
+        let flow = self.open(run).await?;
+        if flow != Flow::On {
+            return Ok(flow);
+        }
         let fold = std::mem::take(&mut run.fold);
         let mut parameters = Parameters::default();
         for group in fold.groups(oid) {
             let copies = group.kind == GroupKind::Insert && group.rows.len() >= COPY_ROWS;
             for message in group.rows.iter().filter_map(|row| row.message(oid)) {
-                let flow = self.send(run, &message, &mut parameters, copies).await?;
+                let flow = self.send_row(run, &message, &mut parameters, copies).await?;
                 if flow != Flow::On {
                     return Ok(flow);
                 }
@@ -45,7 +55,7 @@ impl Applier<'_> {
     }
 
     /// Sends a change that stands for all those of its row.
-    async fn send<'m>(
+    async fn send_row<'m>(
         &mut self,
         run: &mut Run,
         message: &Message<'m>,
@@ -62,7 +72,6 @@ impl Applier<'_> {
                 Ok(Step::Nothing) => return Ok(Flow::On),
                 Ok(Step::LookUp(oid)) => self.look_up(run, oid).await?,
                 Ok(Step::Execute(statement)) => {
-                    run.open().await?;
                     // COPY has no form for a row without columns.
                     if copies && statement.parameter_count() > 0 {
                         self.copy(run, message, parameters).await?;

@@ -14,6 +14,7 @@ use crate::model::{Fault, Lsn, Position, Relation, Remedy};
 use crate::pg::{self, counterpart};
 use crate::pgoutput::{Begin, Message, decode};
 use crate::transform::{Fold, Parameters, Planner, Refusal, Step, Way};
+use tokio::sync::watch;
 
 use super::ddl::{self, Captured, DdlMode};
 use super::session::{Advance, Session, Stream};
@@ -77,6 +78,10 @@ struct Run {
     /// Whether the target's transaction has begun.
     is_open: bool,
     advance: Advance,
+    /// A batch that was sent, on which the target works while the next one is read.
+    sent: Option<Advance>,
+    /// Told how far the target is.
+    told: watch::Sender<Applied>,
     /// Changes of the batch that wait, net.
     fold: Fold,
     /// Changes of the batch that went one by one.
@@ -132,6 +137,8 @@ impl<'a> Applier<'a> {
             has_counterparts,
             is_open: false,
             advance: Advance::default(),
+            sent: None,
+            told: control.applied.clone(),
             fold: Fold::default(),
             alone: 0,
             inside: Inside::Nothing,
@@ -167,7 +174,7 @@ impl<'a> Applier<'a> {
         mut reader: Reader,
         control: &mut Control,
     ) -> Result<Flow, Fault> {
-        self.report(run, control);
+        self.report(run);
         loop {
             self.applied.log = self.applied.log.max(reader.durable());
             let flow = match tokio::task::block_in_place(|| reader.try_next())? {
@@ -178,7 +185,7 @@ impl<'a> Applier<'a> {
                 return Ok(flow);
             }
             if *control.stop.borrow() && matches!(run.inside, Inside::Nothing) {
-                return Ok(match self.commit(run, control).await? {
+                return Ok(match self.finish(run).await? {
                     Flow::On => Flow::Stopped,
                     other => other,
                 });
@@ -193,12 +200,12 @@ impl<'a> Applier<'a> {
         reader: &mut Reader,
         control: &mut Control,
     ) -> Result<Flow, Fault> {
-        let flow = self.commit(run, control).await?;
+        let flow = self.finish(run).await?;
         if flow != Flow::On {
             return Ok(flow);
         }
         self.applied.is_live = true;
-        self.report(run, control);
+        self.report(run);
         if control.endpos.borrow_and_update().is_some_and(|endpos| run.read >= endpos) {
             return Ok(Flow::Reached);
         }
@@ -229,7 +236,11 @@ impl<'a> Applier<'a> {
                         run.advance.transactions += 1;
                         // What the DDL made new can be used only after its commit (a value of an enum).
                         let ends = run.captured.is_some() || self.careful_until.is_some();
-                        if ends || run.is_full() { self.commit(run, control).await? } else { Flow::On }
+                        match ends {
+                            true => self.finish(run).await?,
+                            false if run.is_full() => self.send(run).await?,
+                            false => Flow::On,
+                        }
                     }
                     Inside::Known | Inside::Nothing => Flow::On,
                 },
@@ -264,7 +275,7 @@ impl<'a> Applier<'a> {
     async fn begin(&mut self, run: &mut Run, begin: Begin, control: &Control) -> Result<Flow, Fault> {
         // The commit ends after it starts, so one that starts at endpos ends behind it.
         if control.endpos.borrow().is_some_and(|endpos| !endpos.covers_commit_at(begin.commit_lsn)) {
-            return Ok(match self.commit(run, control).await? {
+            return Ok(match self.finish(run).await? {
                 Flow::On => Flow::Reached,
                 other => other,
             });
@@ -278,6 +289,10 @@ impl<'a> Applier<'a> {
 
     /// endpos lies inside the commit record of the transaction that was just read: it must not be applied.
     async fn overshot(&mut self, run: &mut Run, begin: Begin) -> Result<Flow, Fault> {
+        let flow = self.settle(run).await?;
+        if flow != Flow::On {
+            return Ok(flow);
+        }
         let alone = run.advance.transactions == 0;
         run.give_up().await?;
         if alone {
@@ -339,7 +354,12 @@ impl<'a> Applier<'a> {
                 Ok(Step::Nothing) => return Ok(Flow::On),
                 Ok(Step::LookUp(oid)) => self.look_up(run, oid).await?,
                 Ok(Step::Execute(statement)) => {
-                    run.open().await?;
+                    if !run.is_open {
+                        match self.open(run).await? {
+                            Flow::On => continue,
+                            other => return Ok(other),
+                        }
+                    }
                     run.advance.changes += 1;
                     run.alone += 1;
                     run.session.execute(statement, parameters.values()).await?;
@@ -407,7 +427,10 @@ impl<'a> Applier<'a> {
                 if flow != Flow::On {
                     return Ok(flow);
                 }
-                run.open().await?;
+                let flow = self.open(run).await?;
+                if flow != Flow::On {
+                    return Ok(flow);
+                }
                 if let Err(refused) = run.session.verdict().await {
                     return self.refused(run, refused).await;
                 }
@@ -444,27 +467,40 @@ impl<'a> Applier<'a> {
         }
     }
 
-    /// Commits the batch in hand, if there is one.
-    async fn commit(&mut self, run: &mut Run, control: &Control) -> Result<Flow, Fault> {
+    /// Sends the batch in hand, if there is one, once the one before is settled.
+    async fn send(&mut self, run: &mut Run) -> Result<Flow, Fault> {
         assert!(!matches!(run.inside, Inside::Applying(_)), "would commit a part of a source transaction");
         let flow = self.unfold(run).await?;
         if flow != Flow::On {
             return Ok(flow);
         }
-        if !run.is_open {
-            // Transactions without changes for this target leave no mark on it.
-            run.advance = Advance::default();
-            return Ok(Flow::On);
+        // Transactions without changes for this target leave no mark on it.
+        let advance = std::mem::take(&mut run.advance);
+        if std::mem::replace(&mut run.is_open, false) {
+            run.session.send(advance).await?;
+            run.sent = Some(advance);
+            run.alone = 0;
         }
-        if let Err(refused) = run.session.commit(run.advance).await {
+        Ok(Flow::On)
+    }
+
+    /// Sends the batch in hand and waits until it is committed.
+    async fn finish(&mut self, run: &mut Run) -> Result<Flow, Fault> {
+        match self.send(run).await? {
+            Flow::On => self.settle(run).await,
+            other => Ok(other),
+        }
+    }
+
+    /// Commits the batch that was sent, if there is one.
+    async fn settle(&mut self, run: &mut Run) -> Result<Flow, Fault> {
+        let Some(advance) = run.sent else { return Ok(Flow::On) };
+        if let Err(refused) = run.session.commit(advance.end).await {
             return self.refused(run, refused).await;
         }
-        run.is_open = false;
-        run.alone = 0;
-        run.captured = None;
+        run.sent = None;
         self.refusals = 0;
         self.is_fresh = false;
-        let advance = std::mem::take(&mut run.advance);
         self.applied.transactions += advance.transactions;
         self.applied.changes += advance.changes;
         self.applied.commit_time = advance.commit_time;
@@ -472,15 +508,28 @@ impl<'a> Applier<'a> {
         if self.careful_until.is_some_and(|lsn| advance.end.covers_commit_at(lsn)) {
             self.careful_until = None;
         }
-        self.report(run, control);
+        self.report(run);
         Ok(Flow::On)
     }
 
-    fn report(&mut self, run: &Run, control: &Control) {
-        let has_more = run.is_open || !run.fold.is_empty();
+    /// Makes sure that the target's transaction has begun.
+    async fn open(&mut self, run: &mut Run) -> Result<Flow, Fault> {
+        if run.is_open {
+            return Ok(Flow::On);
+        }
+        let flow = self.settle(run).await?;
+        if flow == Flow::On {
+            run.is_open = true;
+            run.session.begin().await?;
+        }
+        Ok(flow)
+    }
+
+    fn report(&mut self, run: &Run) {
+        let has_more = run.is_open || run.sent.is_some() || !run.fold.is_empty();
         let read = if has_more { Position::ZERO } else { run.read };
         self.applied.position = self.applied.position.max(run.session.progress()).max(read);
-        control.applied.send_replace(self.applied);
+        run.told.send_replace(self.applied);
     }
 }
 
@@ -502,13 +551,6 @@ impl Run {
         }
     }
 
-    async fn open(&mut self) -> Result<(), Fault> {
-        if !std::mem::replace(&mut self.is_open, true) {
-            self.session.begin().await?;
-        }
-        Ok(())
-    }
-
     /// Whether the batch should end with the transaction that was just read.
     fn is_full(&self) -> bool {
         self.alone >= ALONE_MAX || self.fold.bytes() >= folded::FOLD_BYTES
@@ -519,7 +561,7 @@ impl Run {
         self.fold.clear();
         self.alone = 0;
         self.captured = None;
-        if std::mem::replace(&mut self.is_open, false) {
+        if self.sent.take().is_some() | std::mem::replace(&mut self.is_open, false) {
             self.session.rollback().await?;
         }
         Ok(())
