@@ -6,10 +6,12 @@ use crate::transform::{GroupKind, Parameters, Step};
 
 use super::{Applier, Flow, Run};
 
-/// Bytes of net changes after which a batch goes out although the log has more.
-pub(super) const FOLD_BYTES: usize = 16 << 20;
+/// Bytes of net changes after which a batch goes out although the log has more: this many, but fewer after a refusal, so that
+/// where rows come in each other's way again and again little is done twice.
+pub(super) const FOLD_BYTES_MAX: usize = 16 << 20;
+pub(super) const FOLD_BYTES_MIN: usize = 64 << 10;
 /// A transaction of which this much waits is sent in parts.
-pub(super) const PART_BYTES: usize = 2 * FOLD_BYTES;
+pub(super) const PART_BYTES: usize = 2 * FOLD_BYTES_MAX;
 /// Inserts into one table from which COPY is worth its start.
 const COPY_ROWS: usize = 4;
 

@@ -1,25 +1,24 @@
 //! The one loop that turns frames of the log into batches on the target.
 
 mod binding;
+mod commit;
+mod ddl;
 mod folded;
 mod refusal;
+mod run;
 
 use std::collections::BTreeSet;
 
-use tokio_postgres::Client;
-
 use crate::archive::{Archive, Frame, Reader, Tail};
-use crate::ddl::Action;
-use crate::model::{Fault, Lsn, Position, Relation, Remedy};
+use crate::model::{Fault, Lsn, Position, Relation};
 use crate::pg::{self, counterpart};
 use crate::pgoutput::{Begin, Message, decode};
-use crate::transform::{Fold, Parameters, Planner, Refusal, Step, Way};
-use tokio::sync::watch;
+use crate::transform::{Fold, Parameters, Planner, Step, Way};
 
-use super::ddl::{self, Captured, DdlMode};
+use super::ddl::is_captured;
 use super::session::{Advance, Session, Stream};
-use super::{Applied, Control, Target, describe, inside, sequences};
-use binding::fault_of;
+use super::{Applied, Control, Target, describe, sequences};
+use run::Run;
 
 /// Changes that go one by one after which a batch is committed although the log has more. A longer transaction gains little, and
 /// rows that change often can't be pruned inside it.
@@ -36,6 +35,8 @@ pub(super) struct Applier<'a> {
     applied: Applied,
     /// A batch up to the commit at this LSN was refused: until it is passed, one source transaction is a batch, row by row.
     careful_until: Option<Lsn>,
+    /// Bytes of net changes that make a batch.
+    fold_bytes: usize,
     /// What the planner knows of the target was looked up since the last batch.
     is_fresh: bool,
     /// Names of the tables that changes came for, and of those above them: a pattern that means none may be misspelt.
@@ -68,31 +69,6 @@ enum Inside {
     Known,
 }
 
-/// One connection and the batch in hand.
-struct Run {
-    session: Session,
-    /// For looking at the target's catalog while the session is busy.
-    catalog: Client,
-    /// Whether the target remembers which of its tables took which table's changes. Only pgoutput gives the OIDs for that.
-    has_counterparts: bool,
-    /// Whether the target's transaction has begun.
-    is_open: bool,
-    advance: Advance,
-    /// A batch that was sent, on which the target works while the next one is read.
-    sent: Option<Advance>,
-    /// Told how far the target is.
-    told: watch::Sender<Applied>,
-    /// Changes of the batch that wait, net.
-    fold: Fold,
-    /// Changes of the batch that went one by one.
-    alone: u64,
-    inside: Inside,
-    /// The DDL of the transaction that is being applied, once some of it was met.
-    captured: Option<Captured>,
-    /// The log has been read up to here.
-    read: Position,
-}
-
 impl<'a> Applier<'a> {
     pub(super) fn new(archive: &'a Archive, tail: Option<Tail>, target: &'a Target) -> Applier<'a> {
         Applier {
@@ -102,6 +78,7 @@ impl<'a> Applier<'a> {
             planner: Planner::default(),
             applied: Applied::default(),
             careful_until: None,
+            fold_bytes: folded::FOLD_BYTES_MAX,
             is_fresh: false,
             seen: BTreeSet::new(),
             refusals: 0,
@@ -238,7 +215,7 @@ impl<'a> Applier<'a> {
                         let ends = run.captured.is_some() || self.careful_until.is_some();
                         match ends {
                             true => self.finish(run).await?,
-                            false if run.is_full() => self.send(run).await?,
+                            false if self.is_full(run) => self.send(run).await?,
                             false => Flow::On,
                         }
                     }
@@ -254,9 +231,7 @@ impl<'a> Applier<'a> {
                     self.planner.define_type(*oid, schema, name);
                     Flow::On
                 }
-                Message::Logical { transactional: true, lsn, prefix, content }
-                    if ddl::is_captured(prefix) =>
-                {
+                Message::Logical { transactional: true, lsn, prefix, content } if is_captured(prefix) => {
                     self.ddl(run, *lsn, content).await?
                 }
                 _ if matches!(run.inside, Inside::Applying(_)) => {
@@ -389,205 +364,10 @@ impl<'a> Applier<'a> {
         }
     }
 
-    /// Captured DDL: one event of the transaction in hand.
-    async fn ddl(&mut self, run: &mut Run, lsn: Lsn, content: &[u8]) -> Result<Flow, Fault> {
-        let Inside::Applying(begin) = run.inside else { return Ok(Flow::On) };
-        match self.target.ddl.mode {
-            DdlMode::Apply if self.target.ddl.skip.contains(&begin.commit_lsn) => {
-                tracing::warn!(%lsn, transaction = describe::begun(begin), "ddl skipped, as was asked for");
-                return Ok(Flow::On);
-            }
-            DdlMode::Apply => {}
-            DdlMode::Print => {
-                ddl::print(content, lsn, begin);
-                return Ok(Flow::On);
-            }
-            DdlMode::Ignore => {
-                if !std::mem::replace(&mut self.told_of_ddl, true) {
-                    tracing::info!(%lsn, "the log holds ddl, which is not applied (--ddl apply|print)");
-                }
-                return Ok(Flow::On);
-            }
-        }
-        if run.captured.is_none() {
-            let (tail, progress) = (self.tail.clone(), run.session.progress());
-            let read = tokio::task::block_in_place(|| Captured::read(self.archive, tail, progress, begin));
-            run.captured = Some(read?);
-        }
-        let Some(captured) = &mut run.captured else { return Ok(Flow::On) };
-        let action = captured.next()?;
-        let fault = match action {
-            Action::Skip(reason) => {
-                tracing::debug!(%lsn, reason, "ddl not applied");
-                return Ok(Flow::On);
-            }
-            Action::Stop { reason, .. } => Fault::stop(reason),
-            Action::Run(statement) => {
-                let flow = self.unfold(run).await?;
-                if flow != Flow::On {
-                    return Ok(flow);
-                }
-                let flow = self.open(run).await?;
-                if flow != Flow::On {
-                    return Ok(flow);
-                }
-                if let Err(refused) = run.session.verdict().await {
-                    return self.refused(run, refused).await;
-                }
-                // All that was looked up may be otherwise now.
-                self.planner.unbind();
-                run.session.forget_prepared().await?;
-                match run.within(async |client| ddl::run(client, &statement).await).await {
-                    Ok(()) => {
-                        tracing::info!(%lsn, sql = %statement.sql, "ddl applied");
-                        return Ok(Flow::On);
-                    }
-                    Err(fault) => fault,
-                }
-            }
-        };
-        if fault.remedy != Remedy::Stop {
-            self.refusals += 1;
-            return Err(run.at(fault));
-        }
-        // What comes before this transaction is kept.
-        if run.advance.transactions > 0 {
-            return self.go_carefully(run).await;
-        }
-        Err(match &run.captured {
-            Some(captured) => captured.stop(&fault.message, lsn, begin),
-            None => fault,
-        })
-    }
-
     /// Tells of patterns that matched no table that changes came for.
     pub(super) fn warn_of_unmatched(&self) {
         for pattern in self.target.rules.unmatched(&self.seen) {
             tracing::warn!(%pattern, "no table with changes matched this pattern");
         }
-    }
-
-    /// Sends the batch in hand, if there is one, once the one before is settled.
-    async fn send(&mut self, run: &mut Run) -> Result<Flow, Fault> {
-        assert!(!matches!(run.inside, Inside::Applying(_)), "would commit a part of a source transaction");
-        let flow = self.unfold(run).await?;
-        if flow != Flow::On {
-            return Ok(flow);
-        }
-        // Transactions without changes for this target leave no mark on it.
-        let advance = std::mem::take(&mut run.advance);
-        if std::mem::replace(&mut run.is_open, false) {
-            run.session.send(advance).await?;
-            run.sent = Some(advance);
-            run.alone = 0;
-        }
-        Ok(Flow::On)
-    }
-
-    /// Sends the batch in hand and waits until it is committed.
-    async fn finish(&mut self, run: &mut Run) -> Result<Flow, Fault> {
-        match self.send(run).await? {
-            Flow::On => self.settle(run).await,
-            other => Ok(other),
-        }
-    }
-
-    /// Commits the batch that was sent, if there is one.
-    async fn settle(&mut self, run: &mut Run) -> Result<Flow, Fault> {
-        let Some(advance) = run.sent else { return Ok(Flow::On) };
-        if let Err(refused) = run.session.commit(advance.end).await {
-            return self.refused(run, refused).await;
-        }
-        run.sent = None;
-        self.refusals = 0;
-        self.is_fresh = false;
-        self.applied.transactions += advance.transactions;
-        self.applied.changes += advance.changes;
-        self.applied.commit_time = advance.commit_time;
-        self.applied.is_live = false;
-        if self.careful_until.is_some_and(|lsn| advance.end.covers_commit_at(lsn)) {
-            self.careful_until = None;
-        }
-        self.report(run);
-        Ok(Flow::On)
-    }
-
-    /// Makes sure that the target's transaction has begun.
-    async fn open(&mut self, run: &mut Run) -> Result<Flow, Fault> {
-        if run.is_open {
-            return Ok(Flow::On);
-        }
-        let flow = self.settle(run).await?;
-        if flow == Flow::On {
-            run.is_open = true;
-            run.session.begin().await?;
-        }
-        Ok(flow)
-    }
-
-    fn report(&mut self, run: &Run) {
-        let has_more = run.is_open || run.sent.is_some() || !run.fold.is_empty();
-        let read = if has_more { Position::ZERO } else { run.read };
-        self.applied.position = self.applied.position.max(run.session.progress()).max(read);
-        run.told.send_replace(self.applied);
-    }
-}
-
-impl Run {
-    /// Whether the transaction in hand has changed the target's tables themselves.
-    fn has_altered(&self) -> bool {
-        self.captured.as_ref().is_some_and(|captured| captured.inside.is_some())
-    }
-
-    /// Lets a client work inside the transaction in hand.
-    async fn within<T>(&mut self, work: impl AsyncFnOnce(&Client) -> Result<T, Fault>) -> Result<T, Fault> {
-        let Some(captured) = &mut self.captured else { return Err(Fault::stop("no ddl is under way")) };
-        if captured.inside.is_none() {
-            captured.inside = Some(inside::Inside::open().await?);
-        }
-        match &mut captured.inside {
-            Some(inside) => self.session.inside(inside, work).await,
-            None => Err(Fault::stop("no ddl is under way")),
-        }
-    }
-
-    /// Whether the batch should end with the transaction that was just read.
-    fn is_full(&self) -> bool {
-        self.alone >= ALONE_MAX || self.fold.bytes() >= folded::FOLD_BYTES
-    }
-
-    async fn give_up(&mut self) -> Result<(), Fault> {
-        self.advance = Advance::default();
-        self.fold.clear();
-        self.alone = 0;
-        self.captured = None;
-        if self.sent.take().is_some() | std::mem::replace(&mut self.is_open, false) {
-            self.session.rollback().await?;
-        }
-        Ok(())
-    }
-
-    /// An LSN that only the commits up to the end of the batch in hand lie before.
-    fn advance_until(&self) -> Lsn {
-        match self.inside {
-            Inside::Applying(begin) => begin.commit_lsn,
-            Inside::Known | Inside::Nothing => Lsn(self.advance.end.0.saturating_sub(1)),
-        }
-    }
-
-    /// Says in which transaction a fault arose.
-    fn at(&self, fault: Fault) -> Fault {
-        match self.inside {
-            Inside::Applying(begin) => fault.context(describe::begun(begin)),
-            Inside::Known | Inside::Nothing => fault,
-        }
-    }
-
-    fn refusal(&self, refusal: Refusal) -> Fault {
-        self.at(fault_of(refusal))
-    }
-
-    fn unreadable(&self, error: &impl std::fmt::Display) -> Fault {
-        self.at(Fault::person(format!("the log after {} can't be read: {error}", self.read)))
     }
 }

@@ -1,0 +1,79 @@
+//! The ends of a batch: sent, and committed while the next one is read.
+
+use crate::model::{Fault, Position};
+
+use super::{ALONE_MAX, Applier, Flow, Inside, Run, folded};
+
+impl Applier<'_> {
+    /// Whether the batch should end with the transaction that was just read.
+    pub(super) fn is_full(&self, run: &Run) -> bool {
+        run.alone >= ALONE_MAX || run.fold.bytes() >= self.fold_bytes
+    }
+
+    /// Sends the batch in hand, if there is one, once the one before is settled.
+    pub(super) async fn send(&mut self, run: &mut Run) -> Result<Flow, Fault> {
+        assert!(!matches!(run.inside, Inside::Applying(_)), "would commit a part of a source transaction");
+        let flow = self.unfold(run).await?;
+        if flow != Flow::On {
+            return Ok(flow);
+        }
+        // Transactions without changes for this target leave no mark on it.
+        let advance = std::mem::take(&mut run.advance);
+        if std::mem::replace(&mut run.is_open, false) {
+            run.session.send(advance).await?;
+            run.sent = Some(advance);
+            run.alone = 0;
+        }
+        Ok(Flow::On)
+    }
+
+    /// Sends the batch in hand and waits until it is committed.
+    pub(super) async fn finish(&mut self, run: &mut Run) -> Result<Flow, Fault> {
+        match self.send(run).await? {
+            Flow::On => self.settle(run).await,
+            other => Ok(other),
+        }
+    }
+
+    /// Commits the batch that was sent, if there is one.
+    pub(super) async fn settle(&mut self, run: &mut Run) -> Result<Flow, Fault> {
+        let Some(advance) = run.sent else { return Ok(Flow::On) };
+        if let Err(refused) = run.session.commit(advance.end).await {
+            return self.refused(run, refused).await;
+        }
+        run.sent = None;
+        self.refusals = 0;
+        self.is_fresh = false;
+        self.applied.transactions += advance.transactions;
+        self.applied.changes += advance.changes;
+        self.applied.commit_time = advance.commit_time;
+        self.applied.is_live = false;
+        match self.careful_until {
+            Some(lsn) if advance.end.covers_commit_at(lsn) => self.careful_until = None,
+            Some(_) => {}
+            None => self.fold_bytes = (2 * self.fold_bytes).min(folded::FOLD_BYTES_MAX),
+        }
+        self.report(run);
+        Ok(Flow::On)
+    }
+
+    /// Makes sure that the target's transaction has begun.
+    pub(super) async fn open(&mut self, run: &mut Run) -> Result<Flow, Fault> {
+        if run.is_open {
+            return Ok(Flow::On);
+        }
+        let flow = self.settle(run).await?;
+        if flow == Flow::On {
+            run.is_open = true;
+            run.session.begin().await?;
+        }
+        Ok(flow)
+    }
+
+    pub(super) fn report(&mut self, run: &Run) {
+        let has_more = run.is_open || run.sent.is_some() || !run.fold.is_empty();
+        let read = if has_more { Position::ZERO } else { run.read };
+        self.applied.position = self.applied.position.max(run.session.progress()).max(read);
+        run.told.send_replace(self.applied);
+    }
+}

@@ -1,0 +1,95 @@
+//! One connection to the target, and what is in hand on it.
+
+use tokio::sync::watch;
+use tokio_postgres::Client;
+
+use crate::model::{Fault, Lsn, Position};
+use crate::transform::{Fold, Refusal};
+
+use super::super::ddl::Captured;
+use super::super::session::{Advance, Session};
+use super::super::{Applied, describe, inside};
+use super::Inside;
+use super::binding::fault_of;
+
+/// One connection and the batch in hand.
+pub(super) struct Run {
+    pub(super) session: Session,
+    /// For looking at the target's catalog while the session is busy.
+    pub(super) catalog: Client,
+    /// Whether the target remembers which of its tables took which table's changes. Only pgoutput gives the OIDs for that.
+    pub(super) has_counterparts: bool,
+    /// Whether the target's transaction has begun.
+    pub(super) is_open: bool,
+    pub(super) advance: Advance,
+    /// A batch that was sent, on which the target works while the next one is read.
+    pub(super) sent: Option<Advance>,
+    /// Told how far the target is.
+    pub(super) told: watch::Sender<Applied>,
+    /// Changes of the batch that wait, net.
+    pub(super) fold: Fold,
+    /// Changes of the batch that went one by one.
+    pub(super) alone: u64,
+    pub(super) inside: Inside,
+    /// The DDL of the transaction that is being applied, once some of it was met.
+    pub(super) captured: Option<Captured>,
+    /// The log has been read up to here.
+    pub(super) read: Position,
+}
+
+impl Run {
+    /// Whether the transaction in hand has changed the target's tables themselves.
+    pub(super) fn has_altered(&self) -> bool {
+        self.captured.as_ref().is_some_and(|captured| captured.inside.is_some())
+    }
+
+    /// Lets a client work inside the transaction in hand.
+    pub(super) async fn within<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&Client) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let Some(captured) = &mut self.captured else { return Err(Fault::stop("no ddl is under way")) };
+        if captured.inside.is_none() {
+            captured.inside = Some(inside::Inside::open().await?);
+        }
+        match &mut captured.inside {
+            Some(inside) => self.session.inside(inside, work).await,
+            None => Err(Fault::stop("no ddl is under way")),
+        }
+    }
+
+    pub(super) async fn give_up(&mut self) -> Result<(), Fault> {
+        self.advance = Advance::default();
+        self.fold.clear();
+        self.alone = 0;
+        self.captured = None;
+        if self.sent.take().is_some() | std::mem::replace(&mut self.is_open, false) {
+            self.session.rollback().await?;
+        }
+        Ok(())
+    }
+
+    /// An LSN that only the commits up to the end of the batch in hand lie before.
+    pub(super) fn advance_until(&self) -> Lsn {
+        match self.inside {
+            Inside::Applying(begin) => begin.commit_lsn,
+            Inside::Known | Inside::Nothing => Lsn(self.advance.end.0.saturating_sub(1)),
+        }
+    }
+
+    /// Says in which transaction a fault arose.
+    pub(super) fn at(&self, fault: Fault) -> Fault {
+        match self.inside {
+            Inside::Applying(begin) => fault.context(describe::begun(begin)),
+            Inside::Known | Inside::Nothing => fault,
+        }
+    }
+
+    pub(super) fn refusal(&self, refusal: Refusal) -> Fault {
+        self.at(fault_of(refusal))
+    }
+
+    pub(super) fn unreadable(&self, error: &impl std::fmt::Display) -> Fault {
+        self.at(Fault::person(format!("the log after {} can't be read: {error}", self.read)))
+    }
+}
