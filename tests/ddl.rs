@@ -129,6 +129,20 @@ fn what_cannot_run_inside_a_transaction_runs_inside_of_it_without() {
     same_shape(&road);
 }
 
+/// What was altered shows only inside the transaction, where a table is looked up between changes that are under way.
+#[test]
+fn tables_that_are_first_met_after_ddl() {
+    for rows in [1, 10] {
+        check(&[
+            "create table b(id int primary key, n int); insert into b select i, 0 from generate_series(1, 3) i",
+            &format!(
+                "begin; alter table t add m int; insert into t select i, 'x', 1 from generate_series(100, 99 + {rows}) i;
+                 truncate b; insert into b values (7, 7); commit"
+            ),
+        ]);
+    }
+}
+
 #[test]
 fn rows_of_created_tables_come_once() {
     check(&[

@@ -27,7 +27,7 @@ select a.attname::text, a.attgenerated::text, a.attidentity::text, b.type, b.kin
        (select n.nspname::text from pg_operator o join pg_namespace n on n.oid = o.oprnamespace
          where o.oprname = '=' and o.oprleft = b.type and o.oprright = b.type
          order by n.nspname = 'pg_catalog' desc limit 1),
-       format_type(a.atttypid, -1), format_type(a.atttypid, a.atttypmod), b.modifier, t.typname::text,
+       format_type(b.type, -1), format_type(a.atttypid, a.atttypmod), b.modifier, t.typname::text,
        case when t.typcategory = 'A' then t.typelem else 0::oid end, t.typcategory::text,
        coalesce(e.typtype, t.typtype)::text, b.type <> a.atttypid,
        a.attnotnull and not a.atthasdef and a.attidentity = '',
@@ -65,6 +65,17 @@ const PRIMARY_KEY: &str = "
 select a.attname::text from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any(i.indkey)
  where i.indrelid = $1 and i.indisprimary and i.indimmediate and i.indisvalid";
 
+/// Sets of columns that no two rows have in common, as the columns' own types compare.
+const UNIQUE: &str = "
+select array_agg(a.attname::text)
+  from pg_index i
+ cross join lateral unnest((i.indkey::int2[])[0:i.indnkeyatts - 1], (i.indclass::oid[])[0:i.indnkeyatts - 1],
+                           (i.indcollation::oid[])[0:i.indnkeyatts - 1]) as k(attnum, opclass, collated)
+  join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+  join pg_opclass o on o.oid = k.opclass
+ where i.indrelid = $1 and i.indisunique and i.indimmediate and i.indisvalid and i.indpred is null and i.indexprs is null
+ group by i.indexrelid having bool_and(o.opcdefault and k.collated = a.attcollation)";
+
 /// Looks the relation up on the target by its name.
 pub(super) async fn look_up(client: &Client, planner: &Planner, relation: &Relation) -> Result<Found, Fault> {
     let doing = |error: &tokio_postgres::Error| {
@@ -73,7 +84,10 @@ pub(super) async fn look_up(client: &Client, planner: &Planner, relation: &Relat
     let arriving = arriving(client, planner, relation).await.map_err(|error| doing(&error))?;
     let find = "select c.oid, c.relkind::text, m.nspname::text, r.relname::text,
                        exists (select from pg_trigger t where t.tgenabled in ('A', 'R') and t.tgrelid in
-                                  (select c.oid union all select relid from pg_partition_tree(c.oid)))
+                                  (with recursive tree(oid) as (
+                                       select c.oid union all
+                                       select i.inhrelid from tree join pg_inherits i on i.inhparent = tree.oid)
+                                   select oid from tree))
                        or exists (select from pg_rewrite w where w.ev_class = c.oid and w.ev_enabled in ('A', 'R'))
                   from pg_class c join pg_namespace n on n.oid = c.relnamespace
                   left join pg_class r on c.relispartition and r.oid = pg_partition_root(c.oid)
@@ -85,6 +99,7 @@ pub(super) async fn look_up(client: &Client, planner: &Planner, relation: &Relat
     let (oid, kind): (u32, String) = (table.get(0), table.get(1));
     let columns = client.query(COLUMNS, &[&oid]).await.map_err(|error| doing(&error))?;
     let primary_key = client.query(PRIMARY_KEY, &[&oid]).await.map_err(|error| doing(&error))?;
+    let unique = client.query(UNIQUE, &[&oid]).await.map_err(|error| doing(&error))?;
     let table = TargetTable {
         oid,
         schema: relation.schema.clone(),
@@ -94,6 +109,7 @@ pub(super) async fn look_up(client: &Client, planner: &Planner, relation: &Relat
         root: table.get::<_, Option<String>>(2).zip(table.get(3)),
         columns: columns.iter().map(column).collect(),
         primary_key: primary_key.iter().map(|row| row.get(0)).collect(),
+        unique: unique.iter().map(|row| row.get(0)).collect(),
     };
     Ok(Found { table: Some(table), arriving, refused: None })
 }

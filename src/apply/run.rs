@@ -34,7 +34,7 @@ impl Run {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.rows >= ROWS_MAX || self.bytes.len() >= BYTES_MAX
+        self.rows >= ROWS_MAX || self.bytes.len() + self.ends.len() * size_of::<(usize, bool)>() >= BYTES_MAX
     }
 
     /// The statement of the rows that wait, if any do.

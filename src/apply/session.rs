@@ -25,6 +25,8 @@ use super::run::Run;
 
 /// Prepared statements kept on the target before all are dropped and prepared anew.
 const PREPARED_MAX: usize = 1000;
+/// Rows larger than this go alone: they gain nothing from company.
+const ROW_BYTES_MAX: usize = 1 << 20;
 /// Size at which rows of a COPY are sent on.
 const COPY_BYTES: usize = 64 << 10;
 
@@ -151,6 +153,11 @@ impl Session {
         Ok(session)
     }
 
+    /// Whether all answers are there to a batch that was sent.
+    pub(super) fn is_answered(&self) -> bool {
+        self.is_sent && !self.reports.is_empty()
+    }
+
     pub(super) fn progress(&self) -> Position {
         self.progress
     }
@@ -230,7 +237,8 @@ impl Session {
         statement: &Statement,
         parameters: &[Option<&[u8]>],
     ) -> Result<(), Fault> {
-        if statement.many.is_none() {
+        let is_large = parameters.iter().flatten().map(|value| value.len()).sum::<usize>() > ROW_BYTES_MAX;
+        if statement.many.is_none() || is_large {
             return self.execute(statement, parameters).await;
         }
         self.end_copy()?;
@@ -245,7 +253,7 @@ impl Session {
     }
 
     /// Sends the rows that were held back.
-    fn end_run(&mut self) -> Result<(), Fault> {
+    pub(super) fn end_run(&mut self) -> Result<(), Fault> {
         let mut run = std::mem::take(&mut self.run);
         if let Some(statement) = run.statement() {
             let (parameters, width) = (run.parameters(), statement.parameter_count().max(1));

@@ -36,6 +36,7 @@ pub(super) fn target(columns: Vec<TargetColumn>) -> TargetTable {
         root: None,
         columns,
         fires: false,
+        unique: vec![vec!["id".into()]],
         primary_key: Vec::new(),
     }
 }

@@ -170,7 +170,8 @@ pub(super) fn update(
 }
 
 /// The form for many rows of an update or delete that finds each by its key: `set` takes the first parameters, what must be
-/// equal the others. None where a value can't be told from its text by a cast.
+/// equal the others. None where a value can't be told from its text by a cast, or where a key might mean several rows: then a
+/// count of all rows would prove nothing.
 fn many(
     id: u32,
     target: &TargetTable,
@@ -180,7 +181,9 @@ fn many(
 ) -> Option<Arc<Many>> {
     let used = set.iter().copied().chain(equal).map(|at| columns.get(at));
     let used: Vec<&Mapped> = used.collect::<Option<_>>()?;
-    if !used.iter().all(|column| column.castable) {
+    let key: Vec<&str> = used.iter().skip(set.len()).map(|column| column.quoted.as_str()).collect();
+    let is_key = |unique: &Vec<String>| unique.iter().all(|name| key.contains(&quote_ident(name).as_str()));
+    if !used.iter().all(|column| column.castable) || !target.unique.iter().any(is_key) {
         return None;
     }
     let named = || used.iter().zip(1..);

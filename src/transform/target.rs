@@ -29,13 +29,15 @@ pub struct TargetTable {
     pub fires: bool,
     /// Columns of the primary key, if it is checked at once (not deferrable).
     pub primary_key: Vec<String>,
+    /// Sets of columns of which no two rows have the same values at any time.
+    pub unique: Vec<Vec<String>>,
 }
 
 #[derive(Clone, Debug)]
 pub struct TargetColumn {
     pub name: String,
-    /// The type as SQL names it, schema-qualified where it isn't built in, without modifier: a cast to it must not cut
-    /// values off, as one to `character`, which is `character(1)`, would.
+    /// The type, or that which a domain is over, as SQL names it, schema-qualified where it isn't built in, without modifier: a cast
+    /// to it must not cut values off, as one to `character`, which is `character(1)`, or to a domain over one would.
     pub type_name: String,
     pub column_type: ColumnType,
     /// A cast from text to it takes what the type's own input takes.

@@ -17,6 +17,18 @@ const OWN_SCHEMA: &str = "pgsluice";
 type Names = Vec<(String, String)>;
 
 impl Applier<'_> {
+    /// Looks a relation up between the changes of a batch. What the batch has altered shows only inside of it, where all before must
+    /// have got its verdict.
+    pub(super) async fn look_up_between(&mut self, run: &mut Run, oid: u32) -> Result<Flow, Fault> {
+        if run.has_altered()
+            && let Err(refused) = run.session.verdict().await
+        {
+            return self.refused(run, refused).await;
+        }
+        self.look_up(run, oid).await?;
+        Ok(Flow::On)
+    }
+
     pub(super) async fn look_up(&mut self, run: &mut Run, oid: u32) -> Result<(), Fault> {
         let Some(relation) = self.planner.relation(oid).cloned() else { return Ok(()) };
         if relation.schema == OWN_SCHEMA {
@@ -71,6 +83,10 @@ impl Applier<'_> {
         message: &Message<'_>,
         refusal: Refusal,
     ) -> Result<Flow, Fault> {
+        let flow = self.settle(run).await?;
+        if flow != Flow::On {
+            return Ok(flow);
+        }
         if !self.is_fresh {
             tracing::info!(error = refusal.message, "looking the target's tables up anew");
             return self.go_carefully(run).await;

@@ -2,12 +2,19 @@
 
 use crate::model::{Fault, Position};
 
-use super::{ALONE_MAX, Applier, Flow, Inside, Run, folded};
+use super::folded::{CHANGES_MAX, FOLD_BYTES_MAX, FOLD_BYTES_MIN};
+use super::{ALONE_MAX, Applier, Flow, Inside, Run};
 
 impl Applier<'_> {
     /// Whether the batch should end with the transaction that was just read.
     pub(super) fn is_full(&self, run: &Run) -> bool {
-        run.alone >= ALONE_MAX || run.fold.bytes() >= self.fold_bytes
+        let changes_max = CHANGES_MAX * self.fold_bytes as u64 / FOLD_BYTES_MAX as u64;
+        run.alone >= ALONE_MAX || run.advance.changes >= changes_max || run.fold.bytes() >= self.fold_bytes
+    }
+
+    /// After a refusal or a lost connection: the next try should get somewhere.
+    pub(super) fn make_batches_smaller(&mut self) {
+        self.fold_bytes = (self.fold_bytes / 8).max(FOLD_BYTES_MIN);
     }
 
     /// Sends the batch in hand, if there is one, once the one before is settled.
@@ -51,7 +58,7 @@ impl Applier<'_> {
         match self.careful_until {
             Some(lsn) if advance.end.covers_commit_at(lsn) => self.careful_until = None,
             Some(_) => {}
-            None => self.fold_bytes = (2 * self.fold_bytes).min(folded::FOLD_BYTES_MAX),
+            None => self.fold_bytes = (2 * self.fold_bytes).min(FOLD_BYTES_MAX),
         }
         self.report(run);
         Ok(Flow::On)

@@ -6,10 +6,12 @@ use crate::transform::{GroupKind, Parameters, Step};
 
 use super::{Applier, Flow, Run};
 
-/// Bytes of net changes after which a batch goes out although the log has more: this many, but fewer after a refusal, so that
-/// where rows come in each other's way again and again little is done twice.
+/// Bytes of net changes after which a batch goes out although the log has more: this many, but fewer after a refusal or a lost
+/// connection, so that where that happens again and again little is done twice.
 pub(super) const FOLD_BYTES_MAX: usize = 16 << 20;
 pub(super) const FOLD_BYTES_MIN: usize = 64 << 10;
+/// Changes that make a batch, however few their rows: fewer where fewer bytes do.
+pub(super) const CHANGES_MAX: u64 = 200_000;
 /// A transaction of which this much waits is sent in parts.
 pub(super) const PART_BYTES: usize = 2 * FOLD_BYTES_MAX;
 /// Inserts into one table from which COPY is worth its start.
@@ -53,6 +55,8 @@ impl Applier<'_> {
         }
         run.fold = fold;
         run.fold.clear_table(oid);
+        // What comes next may be about the same rows.
+        run.session.end_run()?;
         Ok(Flow::On)
     }
 
@@ -72,7 +76,10 @@ impl Applier<'_> {
                     return self.go_carefully(run).await;
                 }
                 Ok(Step::Nothing) => return Ok(Flow::On),
-                Ok(Step::LookUp(oid)) => self.look_up(run, oid).await?,
+                Ok(Step::LookUp(oid)) => match self.look_up_between(run, oid).await? {
+                    Flow::On => {}
+                    other => return Ok(other),
+                },
                 Ok(Step::Execute(statement)) => {
                     // COPY has no form for a row without columns.
                     if copies && statement.parameter_count() > 0 {

@@ -45,6 +45,7 @@ pub(super) struct Applier<'a> {
     refusals: u32,
     had_session: bool,
     told_of_ddl: bool,
+    told_of_end: bool,
     /// The newest sample of the source's sequences.
     sequences: Option<sequences::Sample>,
 }
@@ -84,6 +85,7 @@ impl<'a> Applier<'a> {
             refusals: 0,
             had_session: false,
             told_of_ddl: false,
+            told_of_end: false,
             sequences: None,
         }
     }
@@ -104,7 +106,9 @@ impl<'a> Applier<'a> {
         let stream = Stream { name: self.target.stream.clone(), archive_id: manifest.archive_id.to_string() };
         let session =
             Session::open(&self.target.conninfo, stream, &manifest.server_encoding, self.had_session).await?;
-        self.had_session = true;
+        if std::mem::replace(&mut self.had_session, true) {
+            self.make_batches_smaller();
+        }
         let catalog = pg::control::connect(&self.target.conninfo, "pgsluice apply").await?;
         let has_counterparts = manifest.plugin == "pgoutput" && counterpart::prepare(&catalog).await?;
         let read = session.progress();
@@ -183,8 +187,17 @@ impl<'a> Applier<'a> {
         }
         self.applied.is_live = true;
         self.report(run);
-        if control.endpos.borrow_and_update().is_some_and(|endpos| run.read >= endpos) {
+        let endpos = *control.endpos.borrow_and_update();
+        if endpos.is_some_and(|endpos| run.read >= endpos) {
             return Ok(Flow::Reached);
+        }
+        if let Some(endpos) = endpos
+            && !self.told_of_end
+            && !self.archive.has_receiver()?
+        {
+            self.told_of_end = true;
+            let log = reader.durable();
+            tracing::warn!(%log, %endpos, "the log ends before endpos and nothing receives into it: waiting for pgsluice receive");
         }
         tokio::select! {
             () = reader.wait() => {}
@@ -197,6 +210,12 @@ impl<'a> Applier<'a> {
     /// Applies what is in a frame, committing where a batch is full.
     async fn frame(&mut self, run: &mut Run, frame: &Frame, control: &Control) -> Result<Flow, Fault> {
         let mut parameters = Parameters::default();
+        if run.session.is_answered() {
+            let flow = self.settle(run).await?;
+            if flow != Flow::On {
+                return Ok(flow);
+            }
+        }
         for record in frame.records() {
             let bytes = record.map_err(|error| run.unreadable(&error))?;
             let message = decode(bytes).map_err(|error| run.unreadable(&error))?;
@@ -300,14 +319,10 @@ impl<'a> Applier<'a> {
             match self.planner.way(message) {
                 Err(refusal) => return self.unfit(run, message, refusal).await,
                 Ok(Way::Nothing) => return Ok(Flow::On),
-                Ok(Way::LookUp(oid)) => {
-                    if run.has_altered()
-                        && let Err(refused) = run.session.verdict().await
-                    {
-                        return self.refused(run, refused).await;
-                    }
-                    self.look_up(run, oid).await?;
-                }
+                Ok(Way::LookUp(oid)) => match self.look_up_between(run, oid).await? {
+                    Flow::On => {}
+                    other => return Ok(other),
+                },
                 Ok(_) if self.careful_until.is_some() => break Flow::On,
                 Ok(Way::Fold(_, key)) if run.fold.take(key, message) => {
                     run.advance.changes += 1;
@@ -327,7 +342,10 @@ impl<'a> Applier<'a> {
             match self.planner.plan(message, parameters) {
                 Err(refusal) => return self.unfit(run, message, refusal).await,
                 Ok(Step::Nothing) => return Ok(Flow::On),
-                Ok(Step::LookUp(oid)) => self.look_up(run, oid).await?,
+                Ok(Step::LookUp(oid)) => match self.look_up_between(run, oid).await? {
+                    Flow::On => {}
+                    other => return Ok(other),
+                },
                 Ok(Step::Execute(statement)) => {
                     if !run.is_open {
                         match self.open(run).await? {

@@ -7,7 +7,6 @@ use crate::transform::{Parameters, Step};
 
 use super::super::describe;
 use super::super::session::{FIRST_CHANGE, Refused};
-use super::folded::FOLD_BYTES_MIN;
 use super::{Applier, Flow, Run};
 
 /// A change of the log, in words, and its table.
@@ -20,7 +19,7 @@ impl Applier<'_> {
     /// Gives the batch up: what is known of the target is looked up anew, and each source transaction up to here is a batch.
     pub(super) async fn go_carefully(&mut self, run: &mut Run) -> Result<Flow, Fault> {
         self.careful_until = Some(run.advance_until());
-        self.fold_bytes = (self.fold_bytes / 8).max(FOLD_BYTES_MIN);
+        self.make_batches_smaller();
         run.give_up().await?;
         self.planner.unbind();
         self.is_fresh = true;

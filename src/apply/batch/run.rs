@@ -73,7 +73,10 @@ impl Run {
     pub(super) fn advance_until(&self) -> Lsn {
         match self.inside {
             Inside::Applying(begin) => begin.commit_lsn,
-            Inside::Known | Inside::Nothing => Lsn(self.advance.end.0.saturating_sub(1)),
+            Inside::Known | Inside::Nothing => {
+                let end = self.advance.end.max(self.sent.map_or(Position::ZERO, |sent| sent.end));
+                Lsn(end.0.saturating_sub(1))
+            }
         }
     }
 

@@ -219,10 +219,11 @@ impl Table {
         };
         let Table { arena, entries, .. } = self;
         let entry = entries.get_mut(place)?;
-        if matches!(entry.state, State::Deleted | State::Gone) {
+        let known = arena.tuple(entry.new?)?;
+        if matches!(entry.state, State::Deleted | State::Gone) || !is_of(known, old) {
             return None;
         }
-        let merged = merge(arena.tuple(entry.new?)?, new, &mut scratch.row)?;
+        let merged = merge(known, new, &mut scratch.row)?;
         entry.new = Some(arena.replace(entry.new, |into| merged.write(into)));
         Some(())
     }
@@ -245,6 +246,9 @@ impl Table {
             Some(State::Updated) | None => return None,
         };
         let known = from.and_then(|place| self.arena.tuple(self.entries.get(place)?.new?));
+        if known.is_some_and(|known| !is_of(known, old)) {
+            return None;
+        }
         let mut row = TupleBuffer::default();
         let whole = known.map_or(Some(new), |known| merge(known, new, &mut row))?;
         if !is_free || has_unchanged(whole) {
@@ -256,7 +260,7 @@ impl Table {
                 let Table { arena, entries, .. } = self;
                 let entry = entries.get_mut(place)?;
                 entry.state = leaves;
-                entry.old = keep(arena, old).or(entry.old);
+                entry.old = entry.old.or_else(|| keep(arena, old));
                 entry.new = None;
             }
         }
@@ -273,12 +277,15 @@ impl Table {
         };
         let Table { arena, entries, .. } = self;
         let entry = entries.get_mut(place)?;
+        if entry.new.and_then(|new| arena.tuple(new)).is_some_and(|known| !is_of(known, old)) {
+            return None;
+        }
         entry.state = match entry.state {
             State::Inserted => State::Gone,
             State::Updated | State::Replaced => State::Deleted,
             State::Deleted | State::Gone => return None,
         };
-        entry.old = keep(arena, old);
+        entry.old = entry.old.or_else(|| keep(arena, old));
         entry.new = None;
         Some(())
     }
@@ -308,6 +315,13 @@ fn keep(arena: &mut Arena, old: Old<'_>) -> Option<(OldKind, Span)> {
         Old::Key(row) => Some((OldKind::Key, arena.push(|into| row.write(into)))),
         Old::Row(row) => Some((OldKind::Row, arena.push(|into| row.write(into)))),
     }
+}
+
+/// Whether the row that is known of a key is the one that is meant. Where whole rows identify, nothing says that the source has one
+/// row a key at every moment: its key may be deferrable, or only the target's.
+fn is_of(known: Tuple<'_>, old: Old<'_>) -> bool {
+    let Old::Row(old) = old else { return true };
+    known.values().zip(old.values()).all(|(known, old)| known == Value::Unchanged || known == old)
 }
 
 /// The values of the key one after the other, each behind its length. None where one is missing: null or unchanged.

@@ -85,6 +85,7 @@ fn found(planner: &Planner, oid: u32) -> (Found, Choice) {
         root: None,
         columns: columns.collect(),
         fires: false,
+        unique: relation.columns.first().map(|column| vec![column.name.clone()]).into_iter().collect(),
         primary_key: relation.columns.first().map(|column| column.name.clone()).into_iter().collect(),
     };
     let arriving = relation.columns.iter().map(|column| {
@@ -93,5 +94,5 @@ fn found(planner: &Planner, oid: u32) -> (Found, Choice) {
         Some(ColumnType { oid, element: 0, modifier, kind, name, sql: "text".into() })
     });
     let found = Found { table: (oid % 8 != 7).then_some(table), arriving: arriving.collect(), refused: None };
-    (found, Choice { ignore_extra: oid % 3 == 1, columns: None })
+    (found, Choice { ignore_extra: oid % 3 == 1, ..Choice::default() })
 }
