@@ -74,6 +74,10 @@ need_postgres() {
     fi
 }
 
+need_python() {
+    has python3 || install_packages python3
+}
+
 # The output plugin wal2json for the newest packaged server; the tests run without it too, and say so.
 want_wal2json() {
     local folders newest major
@@ -122,6 +126,17 @@ build_program() {
     step 'building pgsluice (the first build compiles RocksDB: about 15 minutes on two cores)'
     (cd "$root_folder" && cargo build --release --locked --bin pgsluice >&2)
     printf '%s\n' "$CARGO_TARGET_DIR/release/pgsluice"
+}
+
+# build_bench NAME: builds the program and one of benches/ at once, so that their crates are compiled once, and says where the
+# latter is, which has a hash in its name.
+build_bench() {
+    need_rust
+    need_compilers
+    use_build_cache
+    step "building pgsluice and benches/$1.rs (the first build compiles RocksDB: about 15 minutes on two cores)"
+    (cd "$root_folder" && cargo build --release --locked --bin pgsluice --bench "$1" --message-format json-render-diagnostics) |
+        sed -n "s/.*\"name\":\"$1\".*\"executable\":\"\([^\"]*\)\".*/\1/p"
 }
 
 # Runs a server's program as somebody who may run servers.

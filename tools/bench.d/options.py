@@ -1,0 +1,77 @@
+"""What was typed, and whom it means. Run by itself it checks what was typed, before anything is built."""
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+
+from consumers import Apply, Follow, Native, Receive, Walsender
+from pgcopydb import Pgcopydb
+
+WORKLOADS = ("tpcb", "wide", "huge", "hot", "steady")
+CONSUMERS = {
+    "walsender": (Walsender, []),
+    "walsender-streaming": (Walsender, ["proto_version=2", "streaming=on"]),
+    "receive": (Receive, []),
+    "apply": (Apply, []),
+    "follow": (Follow, []),
+    "native": (Native, []),
+    "native-binary": (Native, ["binary = true"]),
+    "pgcopydb": (Pgcopydb, []),
+}
+VARIED = ("receive", "apply", "follow")
+
+
+def parse() -> argparse.Namespace:
+    def numbers(text: str) -> list:
+        return [int(word) for word in text.split(",")]
+
+    def variant(text: str) -> tuple:
+        name, _, arguments = text.partition("=")
+        who, _, name = name.partition(":")
+        if who not in VARIED or not name:
+            raise argparse.ArgumentTypeError(f"{text}: wanted is {'|'.join(VARIED)}:NAME=ARGUMENTS")
+        return who, name, shlex.split(arguments)
+
+    def measures(text: str) -> list:
+        known = [*CONSUMERS, "latency", "growth"]
+        unknown = set(words := text.split(",")) - set(known)
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: known are {', '.join(known)}")
+        return words
+
+    parser = argparse.ArgumentParser(prog="tools/bench", add_help=False, allow_abbrev=False)
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--measure", type=measures, default=[*CONSUMERS, "latency", "growth"])
+    parser.add_argument("--variant", type=variant, action="append", default=[])
+    parser.add_argument("--rates", type=numbers, default=[500])
+    parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--growth", type=numbers, default=[100_000, 1_000_000, 10_000_000])
+    parser.add_argument("--limit", type=float, default=900.0)
+    parser.add_argument("--json", type=Path, default=Path(os.environ.get("PGSLUICE_CACHE", ".")) / "bench.json")
+    parser.add_argument("--page", type=Path)
+    parser.add_argument("--from", type=Path, action="append", dest="earlier")
+    options = parser.parse_args()
+    unknown = set(options.workloads) - set(WORKLOADS)
+    if unknown:
+        parser.error(f"{', '.join(sorted(unknown))}: workloads are {', '.join(WORKLOADS)}")
+    options.workloads = options.workloads or list(WORKLOADS[:4])
+    return options
+
+
+def consumers(options: argparse.Namespace) -> list:
+    """In the order of a round: a receive comes before what applies its archive."""
+    found = []
+    for who, (kind, arguments) in CONSUMERS.items():
+        if who in options.measure:
+            found.append(kind(who, arguments, options.limit))
+        for of, name, further in options.variant:
+            if of == who:
+                found.append(kind(f"{who}-{name}", arguments + further, options.limit))
+    return found
+
+
+if __name__ == "__main__":
+    parse()
