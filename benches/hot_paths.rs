@@ -130,6 +130,7 @@ fn planner(columns: usize) -> Planner {
             })
             .collect(),
         fires: false,
+        unique: vec![vec!["c0".into()]],
         primary_key: vec!["c0".into()],
     };
     let mut planner = Planner::default();
