@@ -46,6 +46,8 @@ impl Applier<'_> {
         let mut parameters = Parameters::default();
         for group in fold.groups(oid) {
             let copies = group.kind == GroupKind::Insert && group.rows.len() >= COPY_ROWS;
+            // A row without columns has no form there.
+            let copies = copies && self.planner.copy(oid).is_some();
             for message in group.rows.iter().filter_map(|row| row.message(oid)) {
                 let flow = self.send_row(run, &message, &mut parameters, copies).await?;
                 if flow != Flow::On {
@@ -77,19 +79,15 @@ impl Applier<'_> {
                 }
                 Ok(Step::Nothing) => return Ok(Flow::On),
                 Ok(Step::LookUp(oid)) => match self.look_up_between(run, oid).await? {
-                    Flow::On => {}
+                    Flow::On => continue,
                     other => return Ok(other),
                 },
+                Ok(Step::Execute(_)) if copies => self.copy(run, message, parameters).await?,
                 Ok(Step::Execute(statement)) => {
-                    // COPY has no form for a row without columns.
-                    if copies && statement.parameter_count() > 0 {
-                        self.copy(run, message, parameters).await?;
-                    } else {
-                        run.session.execute_in_run(statement, parameters.values()).await?;
-                    }
-                    return self.go_on(run, message).await;
+                    run.session.execute_in_run(statement, parameters.values()).await?;
                 }
             }
+            return self.go_on(run, message).await;
         }
     }
 
@@ -99,10 +97,11 @@ impl Applier<'_> {
         message: &Message<'_>,
         row: &Parameters<'_>,
     ) -> Result<(), Fault> {
-        let Message::Insert { relation, .. } = *message else { return Ok(()) };
-        match self.planner.copy(relation) {
-            Some(copy) => run.session.copy(copy, row.values()).await,
-            None => Ok(()),
+        match *message {
+            Message::Insert { relation, .. } if let Some(copy) = self.planner.copy(relation) => {
+                run.session.copy(copy, row.values()).await
+            }
+            _ => Err(Fault::stop("a row has no COPY to go by")),
         }
     }
 }
