@@ -1,5 +1,6 @@
 //! How fast the log takes small messages, and what they cost on disk:
-//! `cargo bench --profile release --bench log_throughput`. Shaped as pgbench's: three updates and an insert.
+//! `cargo bench --profile release --bench log_throughput [-- TRANSACTIONS [ARCHIVE]]`. Shaped as pgbench's: three updates and an
+//! insert. Then the codecs on one core, on the records of these, or of the archive whose folder is given.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,9 +8,11 @@ use std::time::Instant;
 
 use pgsluice::archive::{Archive, ArchiveId, Manifest, Reader, Writer, WriterOptions};
 use pgsluice::model::Position;
+use pgsluice::segment::{from_transposed, transposed};
 
 fn main() {
-    let transactions = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(250_000u64);
+    let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
+    let transactions = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(250_000u64);
     let folder = tempfile::tempdir_in(".").unwrap();
     let manifest = Manifest {
         format: Manifest::FORMAT,
@@ -79,6 +82,53 @@ fn main() {
         "read     {records} messages in {frames} frames in {elapsed:.2?}: {:.0} MB/s",
         megabytes / elapsed.as_secs_f64()
     );
+    let other = arguments.next().map(|folder| Archive::open(folder.as_ref()).unwrap());
+    codecs(other.as_ref().unwrap_or(&archive));
+}
+
+/// Long frames and nothing else: zstd at level 1 of the whole stream, zstd frame by frame, transposed.
+fn codecs(archive: &Archive) {
+    let mut reader = Reader::open(archive, archive.manifest().start, None).unwrap();
+    let (mut frames, mut stream) = (vec![Vec::new()], Vec::new());
+    let mut transactions = 0;
+    while let Some(frame) = reader.try_next().unwrap() {
+        transactions += frame.transactions;
+        frame.records().for_each(|message| stream.extend_from_slice(message.unwrap()));
+        if frames.last().unwrap().len() + frame.raw.len() > 5 << 18 {
+            frames.push(Vec::new());
+        }
+        frames.last_mut().unwrap().extend_from_slice(&frame.raw);
+        if stream.len() > 400 << 20 {
+            break;
+        }
+    }
+    let megabytes = stream.len() as f64 / 1e6;
+    let line = |what: &str, bytes: usize, clock: Instant| {
+        let speed = megabytes / clock.elapsed().as_secs_f64();
+        let each = bytes as f64 / f64::from(transactions);
+        println!("{what:22} {bytes:>10} bytes, {each:6.1} a transaction, {speed:4.0} MB/s");
+    };
+    let clock = Instant::now();
+    let whole = zstd::bulk::compress(&stream, 1).unwrap().len();
+    line("zstd -1 of the stream", whole, clock);
+    let clock = Instant::now();
+    let zstd: Vec<_> = frames.iter().map(|raw| zstd::bulk::compress(raw, 1).unwrap()).collect();
+    line("zstd -1 of frames", zstd.iter().map(Vec::len).sum(), clock);
+    let clock = Instant::now();
+    let transposed: Vec<_> = frames.iter().map(|raw| transposed(raw, 1).unwrap()).collect();
+    let bytes = transposed.iter().map(Vec::len).sum();
+    line("transposed", bytes, clock);
+    let clock = Instant::now();
+    for (payload, raw) in zstd.iter().zip(&frames) {
+        assert_eq!(zstd::bulk::decompress(payload, raw.len()).unwrap().len(), raw.len());
+    }
+    line("zstd, back", zstd.iter().map(Vec::len).sum(), clock);
+    let clock = Instant::now();
+    for (payload, raw) in transposed.iter().zip(&frames) {
+        assert_eq!(from_transposed(payload, raw.len()).unwrap().len(), raw.len());
+    }
+    line("transposed, back", bytes, clock);
+    println!("transposed is {:.3} of zstd -1 of the stream", bytes as f64 / whole as f64);
 }
 
 struct Source {

@@ -45,6 +45,53 @@ fn kill_9_loses_nothing_and_doubles_nothing() {
     assert_ne!(road.target.value("select count(*) from ledger"), "0");
 }
 
+/// Segments are sealed each second and pressed right after it, and the receiver is killed in the middle of that; an applier in
+/// another process reads on all the time.
+#[test]
+fn kill_9_while_segments_are_pressed_loses_nothing_and_doubles_nothing() {
+    let road = ledger::road();
+    let (load, _script) = ledger::load(&road.source, 400);
+    let segments = road.program.archive().join("segments");
+    let under_way = || {
+        let entries = std::fs::read_dir(&segments).unwrap().map(|entry| entry.unwrap().file_name());
+        entries.into_iter().any(|name| name.to_string_lossy().ends_with(".new"))
+    };
+    let mut receiver = road.program.start(&["receive", "--segment-age", "1"]);
+    let applier = road.program.start(&["apply"]);
+    let mut in_the_middle = 0;
+    for _ in 0..ledger::kills() {
+        let started = Instant::now();
+        // What the last one left is swept away; then the next second's segment comes.
+        while started.elapsed() < seconds(1) || !under_way() {
+            assert!(started.elapsed() < seconds(30), "no segment is pressed: {}", receiver.log());
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        receiver.kill();
+        in_the_middle += u64::from(under_way());
+        receiver = road.program.start(&["receive", "--segment-age", "1"]);
+        ledger::assert_holds(&road.target);
+    }
+    assert!(in_the_middle > 0, "every press was over before the kill");
+    load.kill();
+    road.wait_for("select count(*) from ledger");
+    applier.terminate(seconds(10)).done();
+    receiver.terminate(seconds(10)).done();
+    assert!(!under_way());
+    assert_tables_equal(&road.source, &road.target);
+    road.program.run(&["archive", "verify"]).done();
+    let list = road.program.run(&["archive", "list", "--json"]).done().stdout;
+    let list: Vec<serde_json::Value> = list.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(list.len() as u64 >= ledger::kills(), "{list:?}");
+    for segment in list {
+        let name = segment["name"].as_str().unwrap();
+        let shown = road.program.run(&["archive", "show", "--json", name]).done().json();
+        let frames = shown["frames"].as_array().unwrap().iter();
+        let lengths: Vec<_> = frames.map(|frame| frame["raw_bytes"].as_u64().unwrap()).collect();
+        let one_of_two_is_long = |pair: &[u64]| pair.iter().any(|length| *length >= 256 << 10);
+        assert!(lengths.windows(2).all(one_of_two_is_long), "{name}: {lengths:?}");
+    }
+}
+
 /// Killed between making the file and writing its first bytes.
 #[test]
 fn a_segment_that_was_left_without_its_header_is_made_anew() {

@@ -2,8 +2,8 @@
 use bytes::Bytes;
 use pgsluice::model::{Position, Timestamp, Xid};
 use pgsluice::segment::{
-    Checked, Commit, Cut, Damage, Encoder, Flaw, FrameScratch, HEADER_BYTES, Header, Records, SegmentName,
-    check_sealed, push_record, valid_prefix,
+    Checked, Codec, Commit, Cut, Damage, Encoder, Flaw, FrameHeader, FrameScratch, HEADER_BYTES, Header,
+    Records, SegmentName, check_sealed, push_record, valid_prefix,
 };
 use proptest::prelude::*;
 
@@ -47,7 +47,10 @@ struct Written {
 
 /// `plan` says, message by message, whether a frame is cut behind it.
 fn write(transactions: &[Vec<Vec<u8>>], plan: &[bool], level: i32) -> Written {
-    let mut encoder = Encoder::new(header(), level);
+    write_by(Encoder::new(header(), level), transactions, plan)
+}
+
+fn write_by(mut encoder: Encoder, transactions: &[Vec<Vec<u8>>], plan: &[bool]) -> Written {
     let mut bytes = header().encode().to_vec();
     let mut whole = vec![(HEADER_BYTES, START, Vec::new())];
     let (mut raw, mut through, mut said, mut number) = (Vec::new(), START, Vec::new(), 0);
@@ -184,6 +187,55 @@ fn any_flipped_bit_of_a_sealed_segment_is_an_error() {
     for length in 0..bytes.len() {
         assert!(check(&bytes[..length]).is_err(), "{length}");
     }
+}
+
+/// Enough of the same kind that transposing pays.
+fn transposed() -> Written {
+    let values: Vec<_> = (0..40u8).map(|value| vec![value; 10]).collect();
+    let written = write_by(Encoder::transposing(header(), 1), &some_transactions(&values), &[false]);
+    assert_eq!(written.encoder.frames()[0].header.codec, Codec::Transposed);
+    written
+}
+
+#[test]
+fn any_flipped_bit_of_a_transposed_frame_is_an_error() {
+    let Written { encoder, mut bytes, whole } = transposed();
+    encoder.seal(&mut bytes);
+    let (_, said) = check(&bytes).unwrap();
+    assert_eq!(said, whole.last().unwrap().2);
+    for bit in 0..bytes.len() * 8 {
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        assert!(check(&bytes).is_err(), "bit {bit}");
+        bytes[bit / 8] ^= 1 << (bit % 8);
+    }
+    for length in 0..bytes.len() {
+        let prefix = valid_prefix(length as u64, 1, |offset, length| {
+            Ok::<_, Damage>(bytes[offset as usize..offset as usize + length].to_vec())
+        });
+        let kept = prefix.unwrap().map_or(START, |prefix| prefix.through());
+        assert_eq!(kept, if length < whole[1].0 { START } else { end(40) }, "{length}");
+    }
+}
+
+#[test]
+fn an_unknown_codec_is_named() {
+    let mut bytes = transposed().bytes;
+    bytes[HEADER_BYTES + 4] = 9;
+    let damage = FrameHeader::decode(&bytes[HEADER_BYTES..]).unwrap_err();
+    assert!(damage.to_string().contains("codec 9, which this program does not read"), "{damage}");
+}
+
+#[test]
+fn the_golden_file_of_transposed_frames_is_read_for_ever() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1-transposed.seg");
+    let Written { encoder, mut bytes, whole } = transposed();
+    encoder.seal(&mut bytes);
+    if std::env::var_os("PGSLUICE_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    let (checked, records) = check(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(checked.footer.frames[0].header.codec, Codec::Transposed);
+    assert_eq!(records, whole.last().unwrap().2);
 }
 
 /// Lengths that were made up are refused before anything is allocated for them.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::model::Position;
-use crate::segment::{FrameHeader, Records};
+use crate::segment::{Damage, FrameHeader, Peek, Records, peek};
 
 /// A frame of the log, decoded. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,28 @@ impl Frame {
             raw,
             from_memory,
         }
+    }
+
+    /// What is left of it behind `bytes` of records, which end between transactions.
+    pub(super) fn behind(self, bytes: usize) -> Result<Frame, Damage> {
+        let mut rest = Frame { first: self.through, transactions: 0, changes: 0, ..self };
+        if bytes > rest.raw.len() {
+            return Err(Damage::Short("a frame's records"));
+        }
+        rest.raw = rest.raw.slice(bytes..);
+        for message in Records::new(&rest.raw) {
+            match peek(message?)? {
+                Peek::Commit { end, .. } => {
+                    rest.first = if rest.transactions == 0 { end } else { rest.first };
+                    rest.transactions += 1;
+                }
+                Peek::Insert { .. } | Peek::Update { .. } | Peek::Delete { .. } | Peek::Truncate => {
+                    rest.changes += 1;
+                }
+                _ => {}
+            }
+        }
+        Ok(rest)
     }
 
     /// The pgoutput messages, in order.

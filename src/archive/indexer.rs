@@ -1,5 +1,7 @@
-//! Keeps the catalog in step with the segments, on a thread of its own: the log never waits for its index.
+//! What is done with a segment when it is sealed, on a thread of its own: it is pressed, and then entered into the catalog.
+//! The log waits for neither.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,20 +12,56 @@ use crate::catalog::{Catalog, FrameRow, RelationRow, SegmentRow, SegmentRows};
 use crate::model::Fault;
 use crate::segment::{Footer, SegmentName, Trailer};
 
-use super::{Archive, SegmentFile, writer};
+use super::{Archive, SegmentFile, disk, press, writer};
 
-/// Brings the catalog up to date, then adds each segment that is sealed. A fault ends it, for the next start to heal:
-/// the log does without it.
-pub(super) fn run(archive: &Archive, sealed: &Receiver<SegmentName>, closing: &AtomicBool) {
+/// Sealed segments that a crash or a hurried stop may have left as they were written.
+const LEFT_OVER_MAX: usize = 16;
+/// How long a stop waits for what is being done. The next start goes on with it.
+const PRESS_PATIENCE: Duration = Duration::from_secs(5);
+const CATALOG_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The writer's wish to stop, and when it was first seen.
+struct Stop<'a> {
+    closing: &'a AtomicBool,
+    since: Cell<Option<Instant>>,
+}
+
+impl Stop<'_> {
+    /// Whether there is time yet.
+    fn waits(&self, patience: Duration) -> bool {
+        if !self.closing.load(Ordering::Acquire) {
+            return true;
+        }
+        let since = self.since.get().unwrap_or_else(Instant::now);
+        self.since.set(Some(since));
+        since.elapsed() < patience
+    }
+}
+
+/// Presses what was left over, brings the catalog up to date, then does both with each segment that is sealed. A fault
+/// of the catalog is for the next start to heal: the log does without it.
+fn run(archive: &Archive, zstd_level: i32, sealed: &Receiver<SegmentName>, closing: &AtomicBool) {
+    let stop = Stop { closing, since: Cell::new(None) };
+    let press = |name: SegmentName| {
+        let pressed = press::press(archive, name, zstd_level, || stop.waits(PRESS_PATIENCE));
+        pressed.unwrap_or_else(|error| {
+            tracing::warn!(%error, segment = %name, "a segment stays larger than it need be");
+            false
+        })
+    };
     let index = || -> Result<(), Fault> {
+        // From the newest on: what is pressed, or had no need to, has only the like before it.
+        let newest = archive.segments()?.into_iter().rev().take(LEFT_OVER_MAX);
+        newest.take_while(|name| press(*name)).for_each(drop);
         let catalog = Catalog::open(&archive.catalog_folder(), archive.manifest().archive_id.0)?;
-        // A stop waits a little for a catalog that is built anew, and no longer: the next start goes on with it.
-        let mut closing_since = None;
-        reconcile(archive, &catalog, |_, _| {
-            !closing.load(Ordering::Acquire)
-                || closing_since.get_or_insert_with(Instant::now).elapsed() < Duration::from_secs(1)
-        })?;
+        reconcile(archive, &catalog, |_, _| stop.waits(CATALOG_PATIENCE))?;
         while let Ok(name) = sealed.recv() {
+            if press(name)
+                && let Some(row) = catalog.segments()?.iter().find(|row| row.after == name.after)
+            {
+                // It was sealed before the catalog was looked through.
+                catalog.forget(row)?;
+            }
             if let Some(rows) = segment_rows(archive, name)? {
                 catalog.index(&rows)?;
             }
@@ -32,6 +70,9 @@ pub(super) fn run(archive: &Archive, sealed: &Receiver<SegmentName>, closing: &A
     };
     if let Err(error) = index() {
         tracing::warn!(%error, "the catalog is not kept up to date; it is derived and will be healed at the next start");
+        for name in sealed {
+            press(name);
+        }
     }
 }
 
@@ -46,7 +87,9 @@ fn reconcile(
     let mut missing = Vec::new();
     for name in names {
         match indexed.remove(&name.after) {
-            Some(row) if Some(row.through) == name.through => {}
+            // One that was pressed since has its frames elsewhere, and another length.
+            Some(row)
+                if Some(row.through) == name.through && size_bytes(archive, name)? == Some(row.bytes) => {}
             other => {
                 if let Some(row) = other {
                     catalog.forget(&row)?;
@@ -81,6 +124,15 @@ pub fn reindex(archive: &Archive, mut progress: impl FnMut(usize, usize)) -> Res
     })?;
     catalog.flush()?;
     Ok(catalog.segments()?.len())
+}
+
+fn size_bytes(archive: &Archive, name: SegmentName) -> Result<Option<u64>, Fault> {
+    let path = archive.segment_path(name);
+    match std::fs::metadata(&path) {
+        Ok(metadata) => Ok(Some(metadata.len())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(disk::fault("cannot look at", &path, &error)),
+    }
 }
 
 fn segment_rows(archive: &Archive, name: SegmentName) -> Result<Option<SegmentRows>, Fault> {
@@ -136,12 +188,13 @@ fn rows(name: SegmentName, trailer: &Trailer, footer: &Footer, bytes: u64) -> Se
 /// The thread, and what it shares with the writer.
 pub(super) fn spawn(
     archive: Archive,
+    zstd_level: i32,
     sealed: Receiver<SegmentName>,
     closing: Arc<AtomicBool>,
     lock: Arc<std::fs::File>,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
-    std::thread::Builder::new().name("catalog".into()).spawn(move || {
-        run(&archive, &sealed, &closing);
+    std::thread::Builder::new().name("sealed".into()).spawn(move || {
+        run(&archive, zstd_level, &sealed, &closing);
         drop(lock);
     })
 }

@@ -22,6 +22,7 @@ mod inspect;
 mod lookup;
 mod manifest;
 mod mark;
+mod press;
 mod queue;
 mod reader;
 mod recovery;

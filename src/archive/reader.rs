@@ -32,7 +32,8 @@ struct SealedEnd {
 }
 
 /// Reads frames in the order of the log, from memory where the tail has them and else from the files. Its cursor is
-/// always (segment, offset), so it can go from one to the other at any frame.
+/// always (segment, offset), so it can go from one to the other at any frame. The tail knows the places that frames had when
+/// they were written, so a segment that was met as a sealed file is read on from there.
 pub struct Reader {
     archive: Archive,
     tail: Option<Tail>,
@@ -40,6 +41,10 @@ pub struct Reader {
     /// The current segment's `after`, and where its next frame is.
     segment: Position,
     offset: u64,
+    /// Bytes of the segment's records before that. They find the place again in a file that was pressed meanwhile, whose
+    /// frames are others; there it may be inside of a frame, so many bytes behind its start.
+    records_before: u64,
+    inside: usize,
     /// The chain's value where the segment before ended.
     chain: Option<[u8; 32]>,
     file: Option<SegmentFile>,
@@ -64,6 +69,8 @@ impl Reader {
             watched,
             segment: after,
             offset: HEADER_BYTES as u64,
+            records_before: 0,
+            inside: 0,
             chain: None,
             file: None,
             sealed: None,
@@ -115,8 +122,9 @@ impl Reader {
             return Ok(Some(frame));
         }
         loop {
-            if let Some((frame, next)) =
-                self.tail.as_ref().and_then(|tail| tail.get((self.segment, self.offset)))
+            if self.sealed.is_none()
+                && let Some((frame, next)) =
+                    self.tail.as_ref().and_then(|tail| tail.get((self.segment, self.offset)))
             {
                 return self.give(frame, next).map(Some);
             }
@@ -129,7 +137,13 @@ impl Reader {
                     let Some(file) = &self.file else { return Ok(None) };
                     let (header, raw) = file.frame(self.offset, limit, &mut self.scratch)?;
                     let next = self.offset.saturating_add(header.len());
-                    return self.give(Frame::new(&header, Bytes::from(raw), false), next).map(Some);
+                    let mut frame = Frame::new(&header, Bytes::from(raw), false);
+                    if self.inside > 0 {
+                        let name = file.name();
+                        let rest = frame.behind(std::mem::take(&mut self.inside));
+                        frame = rest.map_err(|damage| damaged(name, self.offset, &damage))?;
+                    }
+                    return self.give(frame, next).map(Some);
                 }
                 _ => return Ok(None),
             }
@@ -166,6 +180,7 @@ impl Reader {
             ));
         }
         self.offset = next;
+        self.records_before = self.records_before.saturating_add(frame.raw.len() as u64);
         self.in_transaction = !frame.ends_on_commit;
         self.reached = self.reached.max(frame.through);
         Ok(frame)
@@ -183,6 +198,7 @@ impl Reader {
     fn cross(&mut self, end: SealedEnd) {
         self.segment = end.through;
         self.offset = HEADER_BYTES as u64;
+        self.records_before = 0;
         self.chain = Some(end.chain);
         self.file = None;
         self.sealed = None;
@@ -271,9 +287,23 @@ impl Reader {
         Ok(true)
     }
 
+    /// Reads where the sealed segment ends, and finds in it the place of what is read next.
     fn seal(&mut self, name: SegmentName) -> Result<Option<SealedEnd>, Fault> {
         let Some(file) = &mut self.file else { return Ok(None) };
-        let (trailer, _) = file.sealed(name)?;
+        let (trailer, footer) = file.sealed(name)?;
+        let mut before = 0u64;
+        let here = footer.frames.iter().find(|frame| {
+            let start = before;
+            before = before.saturating_add(frame.header.raw_len.into());
+            start == self.records_before || before > self.records_before
+        });
+        (self.offset, self.inside) = match here {
+            Some(frame) => {
+                let start = before.saturating_sub(frame.header.raw_len.into());
+                (frame.offset, self.records_before.saturating_sub(start) as usize)
+            }
+            None => (trailer.footer_offset, 0),
+        };
         let end = SealedEnd { offset: trailer.footer_offset, through: trailer.through, chain: trailer.chain };
         self.sealed = Some(end);
         Ok(self.sealed)
@@ -317,6 +347,7 @@ impl Reader {
         let Some(file) = &self.file else { return Ok(()) };
         // A transaction in several frames begins behind the last frame that ends on a commit.
         let (mut at, mut start) = (HEADER_BYTES as u64, HEADER_BYTES as u64);
+        let (mut before, mut before_start) = (0u64, 0u64);
         let mut describing = Vec::new();
         while at < limit {
             let header = file.frame_header(at, limit)?;
@@ -327,8 +358,9 @@ impl Reader {
                 describing.push(at);
             }
             at = at.saturating_add(header.len());
+            before = before.saturating_add(header.raw_len.into());
             if header.ends_on_commit {
-                start = at;
+                (start, before_start) = (at, before);
             }
         }
         let mut definitions = BTreeMap::new();
@@ -359,7 +391,7 @@ impl Reader {
                 from_memory: false,
             });
         }
-        self.offset = start;
+        (self.offset, self.records_before) = (start, before_start);
         Ok(())
     }
 }

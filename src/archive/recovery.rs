@@ -6,7 +6,7 @@ use crate::model::{Fault, Position};
 use crate::segment::{Damage, SegmentName, valid_prefix};
 
 use super::segment_file::damaged;
-use super::{Archive, Mark, SegmentFile, disk};
+use super::{Archive, Mark, SegmentFile, disk, press};
 
 /// Where the log ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,7 @@ impl From<Damage> for Trouble {
 
 /// Brings the log into the state in which all segments are sealed. The caller holds the lock.
 pub(super) fn recover(archive: &Archive, zstd_level: i32) -> Result<End, Fault> {
+    press::sweep(archive)?;
     let listing = archive.listing()?;
     let mut end = sealed_end(archive, &listing)?;
     match listing.last() {

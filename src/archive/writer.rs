@@ -21,6 +21,8 @@ use super::{Archive, Mark, Tail, disk, indexer, recovery};
 pub struct WriterOptions {
     /// A segment is sealed at the first commit behind this many stored bytes.
     pub segment_bytes_max: u64,
+    /// And after so many transactions: what is known of each stays in memory until then, however few bytes it takes on disk.
+    pub segment_transactions_max: u64,
     /// And at the first commit this long after its first transaction.
     pub segment_age_seconds: u64,
     /// Bytes of records that may wait for the disk before [`Writer::is_full`].
@@ -33,6 +35,7 @@ impl Default for WriterOptions {
     fn default() -> WriterOptions {
         WriterOptions {
             segment_bytes_max: 64 << 20,
+            segment_transactions_max: 1 << 20,
             segment_age_seconds: 600,
             queue_bytes: 16 << 20,
             tail_bytes: 32 << 20,
@@ -94,8 +97,9 @@ pub struct Writer {
     /// Segments that were asked to be sealed.
     seals: u64,
     seal_wanted: bool,
-    /// When the open segment got its first transaction.
+    /// When the open segment got its first transaction, and how many it has.
     segment_since: Option<Instant>,
+    segment_transactions: u64,
 }
 
 impl Writer {
@@ -128,8 +132,9 @@ impl Writer {
         })?;
         let failed = |error| Fault::stop(format!("cannot start the log's threads: {error}"));
         let closing = Arc::clone(&shared.closing);
-        let indexer =
-            indexer::spawn(archive.clone(), sealed_segments, closing, Arc::clone(&lock)).map_err(failed)?;
+        let (level, lock_too) = (options.zstd_level, Arc::clone(&lock));
+        let indexer = indexer::spawn(archive.clone(), level, sealed_segments, closing, lock_too);
+        let indexer = indexer.map_err(failed)?;
         let writing = std::thread::Builder::new().name("log".into()).spawn(move || {
             let result = scribe.run();
             drop(lock);
@@ -148,6 +153,7 @@ impl Writer {
             seals: 0,
             seal_wanted: false,
             segment_since: None,
+            segment_transactions: 0,
         })
     }
 
@@ -188,7 +194,10 @@ impl Writer {
             if self.segment_since.is_none() {
                 self.segment_since = Some(Instant::now());
             }
-            if self.seal_wanted || self.stored_bytes() >= self.options.segment_bytes_max {
+            self.segment_transactions += 1;
+            let full = self.segment_transactions >= self.options.segment_transactions_max
+                || self.stored_bytes() >= self.options.segment_bytes_max;
+            if self.seal_wanted || full {
                 self.seal();
             }
         }
@@ -243,6 +252,7 @@ impl Writer {
         }
         if self.segment_since.take().is_some() || idle_too {
             self.builder.start_segment();
+            self.segment_transactions = 0;
             self.seals += 1;
             self.send(Command::Seal);
         }

@@ -9,6 +9,8 @@ pub enum Damage {
     Checksum(&'static str),
     #[error("{0} is malformed")]
     Malformed(&'static str),
+    #[error("the segment has a frame in codec {0}, which this program does not read")]
+    Codec(u8),
     #[error("the segment has format version {0}, which this program does not read")]
     Version(u16),
 }

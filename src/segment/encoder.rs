@@ -17,10 +17,15 @@ pub struct Cut {
     pub through: Position,
 }
 
+/// Frames of fewer bytes of records are not transposed as they are written: they come while the source waits for nothing,
+/// and are merged later.
+const TRANSPOSED_BYTES_MIN: usize = 256 << 10;
+
 /// One segment in the making. It gives bytes and remembers what the footer will say; where they go is not its business.
 pub struct Encoder {
     header: Header,
     squeeze: Squeeze,
+    transposed_bytes_min: usize,
     ledger: Ledger,
     frames: Vec<FrameEntry>,
     end: u64,
@@ -32,12 +37,18 @@ impl Encoder {
     pub fn new(header: Header, zstd_level: i32) -> Encoder {
         Encoder {
             squeeze: Squeeze::new(zstd_level),
+            transposed_bytes_min: TRANSPOSED_BYTES_MIN,
             ledger: Ledger::new(header.after, header.chain),
             frames: Vec::new(),
             end: HEADER_BYTES as u64,
             committed: (0, HEADER_BYTES as u64),
             header,
         }
+    }
+
+    /// One that transposes frames of any length, wherever that is shorter.
+    pub fn transposing(header: Header, zstd_level: i32) -> Encoder {
+        Encoder { transposed_bytes_min: 0, ..Encoder::new(header, zstd_level) }
     }
 
     pub fn header(&self) -> &Header {
@@ -67,7 +78,12 @@ impl Encoder {
         let content = self.ledger.frame(&cut.raw, cut.ends_on_commit, cut.through)?;
         let raw_len =
             u32::try_from(cut.raw.len()).map_err(|_| Damage::Malformed("a frame that is too long"))?;
-        let (codec, stored) = self.squeeze.encode(&cut.raw);
+        let (codec, stored) = if cut.raw.len() >= self.transposed_bytes_min {
+            self.squeeze.encode_records(&cut.raw)
+        } else {
+            let (codec, stored) = self.squeeze.encode(&cut.raw);
+            (codec, stored.into())
+        };
         let header = FrameHeader {
             codec,
             ends_on_commit: content.ends_on_commit,
@@ -80,7 +96,7 @@ impl Encoder {
             first: content.first.unwrap_or(cut.through),
             through: cut.through,
         };
-        header.encode(stored, out);
+        header.encode(&stored, out);
         Ok(self.push(header))
     }
 

@@ -79,7 +79,7 @@ impl Footer {
             if raw_len > SECTION_BYTES_MAX {
                 return Err(take.malformed());
             }
-            let codec = Codec::from_number(codec, "a footer section")?;
+            let codec = Codec::plain(codec, "a footer section")?;
             let raw = codec.decode(stored, raw_len, &mut decompressor, "a footer section")?;
             let mut section = Take::new(&raw, "a footer section");
             match kind {
@@ -137,7 +137,7 @@ fn decode_frames(after: Position, take: &mut Take<'_>) -> Result<Vec<FrameEntry>
         let first = Position(previous.0.wrapping_add(take.varint()?));
         let through = Position(first.0.wrapping_add(take.varint()?));
         let header = FrameHeader {
-            codec: Codec::from_number(flags >> 4, "a footer section")?,
+            codec: Codec::from_number(flags >> 4)?,
             ends_on_commit: flags & 1 != 0,
             has_relations: flags & 2 != 0,
             starts_in_transaction: flags & 4 != 0,

@@ -67,7 +67,7 @@ impl FrameHeader {
         if take.array()? != MAGIC {
             return Err(take.malformed());
         }
-        let codec = Codec::from_number(take.u8()?, "a frame header")?;
+        let codec = Codec::from_number(take.u8()?)?;
         let flags = take.u8()?;
         let reserved = take.u16()?;
         let header = FrameHeader {

@@ -4,7 +4,8 @@
 //! open    0000…B0.open              Header, Frame, Frame, … (cut anywhere by a crash)
 //! sealed  0000…B0-0000…C8.seg       Header, Frame, …, Frame, Footer, Trailer
 //!                                                 │ relations, frame index, commits
-//!                 Frame = FrameHeader, records    │ record = varint length, pgoutput message verbatim
+//!                 Frame = FrameHeader, records    │ record = varint length, pgoutput message verbatim;
+//!                                                 │ as they are, compressed, or transposed into columns
 //! ```
 //!
 //! A segment holds the whole transactions whose commits end in `(after, through]`, and describes every relation that
@@ -27,6 +28,7 @@ mod prefix;
 mod record;
 mod take;
 mod trailer;
+mod transpose;
 
 pub use chain::Chain;
 pub use check::{Checked, Flaw, FrameCheck, check_sealed};
@@ -42,3 +44,4 @@ pub use peek::{Peek, RelationPeek, peek, relation_name, relation_type_oids, trun
 pub use prefix::{Prefix, valid_prefix};
 pub use record::{MESSAGE_BYTES_MAX, Records, push_record};
 pub use trailer::{TRAILER_BYTES, Trailer};
+pub use transpose::{from_transposed, transposed};

@@ -5,5 +5,6 @@ mod crash;
 mod damage;
 mod disk_full;
 pub(crate) mod messages;
+mod press;
 mod round_trip;
 mod transactions;

@@ -1,0 +1,137 @@
+//! Makes a sealed segment small: the many short frames of a live source are merged and transposed, into a new file that
+//! takes the place of the old one under the same name.
+//!
+//! At every moment there is one whole segment of that name, so a crash at any point leaves either the old or the new one, and
+//! perhaps a staged file that the next recovery removes. What the messages say stays as it is, byte for byte, and so do the
+//! chain's value and the totals; only the places of the frames change. Who has the old file open reads it to its end.
+
+use std::fs::File;
+use std::io::Write;
+
+use bytes::Bytes;
+
+use crate::model::Fault;
+use crate::segment::{Cut, Encoder, FrameEntry, FrameScratch, SegmentName};
+
+use super::{Archive, SegmentFile, disk};
+
+/// Only frames of fewer bytes of records are merged, until they are as long as the writer's own.
+const SHORT_BYTES: u32 = 256 << 10;
+const MERGED_BYTES: u32 = 1 << 20;
+
+/// What the staged file's name ends in. The listing knows no such names.
+pub(super) const STAGED: &str = ".new";
+
+/// Whether the segment was pressed: not where there is nothing to merge, or where `go_on` said no. A fault leaves the segment
+/// as it was.
+pub(super) fn press(
+    archive: &Archive,
+    name: SegmentName,
+    zstd_level: i32,
+    go_on: impl FnMut() -> bool,
+) -> Result<bool, Fault> {
+    let Some(mut file) = SegmentFile::open(archive, name)? else { return Ok(false) };
+    let (_, footer) = file.sealed(name)?;
+    let runs = runs(&footer.frames);
+    if runs.len() == footer.frames.len() {
+        return Ok(false);
+    }
+    let path = archive.segment_path(name);
+    let staged = archive.segments_folder().join(format!("{name}{STAGED}"));
+    let written = rewrite(&mut file, name, &runs, zstd_level, &staged, go_on);
+    if !matches!(written, Ok(true)) {
+        // It may not be there yet; the next recovery removes it where this fails.
+        let _ = std::fs::remove_file(&staged);
+        return written;
+    }
+    let replace = || {
+        std::fs::rename(&staged, &path)?;
+        disk::sync_folder(&archive.segments_folder())
+    };
+    replace().map_err(|error| disk::fault("cannot replace", &path, &error))?;
+    tracing::debug!(segment = %name, frames = footer.frames.len(), runs = runs.len(), "pressed a segment");
+    Ok(true)
+}
+
+/// Which frames become one: short ones that follow each other and end between transactions, each other alone.
+fn runs(frames: &[FrameEntry]) -> Vec<&[FrameEntry]> {
+    let short = |frame: &FrameEntry| {
+        let whole = frame.header.ends_on_commit && !frame.header.starts_in_transaction;
+        whole && frame.header.raw_len < SHORT_BYTES
+    };
+    let mut bytes = 0;
+    let run = frames.chunk_by(|one, next| {
+        // Asked once for each pair, in order.
+        bytes = if bytes == 0 { one.header.raw_len } else { bytes };
+        let together = short(one) && short(next) && bytes < MERGED_BYTES;
+        bytes = if together { bytes.saturating_add(next.header.raw_len) } else { 0 };
+        together
+    });
+    run.collect()
+}
+
+/// Writes the staged file and makes it durable. `false` where it was stopped.
+fn rewrite(
+    file: &mut SegmentFile,
+    name: SegmentName,
+    runs: &[&[FrameEntry]],
+    zstd_level: i32,
+    staged: &std::path::Path,
+    mut go_on: impl FnMut() -> bool,
+) -> Result<bool, Fault> {
+    let fault = |error: std::io::Error| disk::fault("cannot write", staged, &error);
+    let (trailer, _) = file.sealed(name)?;
+    let damage = |damage: crate::segment::Damage| {
+        Fault::stop(format!("segment {name} could not be pressed, and stays as it is: {damage}"))
+    };
+    let mut new = disk::open_or_create(staged).map_err(fault)?;
+    new.set_len(0).map_err(fault)?;
+    let mut encoder = Encoder::transposing(file.header().clone(), zstd_level);
+    let mut scratch = FrameScratch::default();
+    let mut out = file.header().encode().to_vec();
+    for run in runs {
+        if !go_on() {
+            return Ok(false);
+        }
+        let mut raw = Vec::new();
+        for frame in *run {
+            raw.extend(file.frame(frame.offset, trailer.footer_offset, &mut scratch)?.1);
+        }
+        match run {
+            [frame] => {
+                encoder.restore(frame.header, &raw).map_err(damage)?;
+                out.extend(file.bytes(frame.offset, frame.header.len() as usize)?);
+            }
+            [.., last] => {
+                let through = last.header.through;
+                let cut = Cut { raw: Bytes::from(raw), ends_on_commit: true, through };
+                encoder.frame(&cut, &mut out).map_err(damage)?;
+            }
+            [] => {}
+        }
+        new.write_all(&out).map_err(fault)?;
+        out.clear();
+    }
+    let sealed = encoder.seal(&mut out);
+    if (sealed.chain, sealed.through, sealed.totals) != (trailer.chain, trailer.through, trailer.totals) {
+        return Err(Fault::stop(format!(
+            "segment {name} could not be pressed, and stays as it is: it would say something else"
+        )));
+    }
+    new.write_all(&out).map_err(fault)?;
+    File::sync_all(&new).map_err(fault)?;
+    Ok(true)
+}
+
+/// Removes what a crash has left of a press.
+pub(super) fn sweep(archive: &Archive) -> Result<(), Fault> {
+    let folder = archive.segments_folder();
+    let fault = |error: &std::io::Error| disk::fault("cannot tidy", &folder, error);
+    for entry in std::fs::read_dir(&folder).map_err(|error| fault(&error))? {
+        let path = entry.map_err(|error| fault(&error))?.path();
+        if path.to_string_lossy().ends_with(STAGED) {
+            std::fs::remove_file(&path).map_err(|error| disk::fault("cannot remove", &path, &error))?;
+        }
+    }
+    Ok(())
+}
