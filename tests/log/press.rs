@@ -233,3 +233,45 @@ async fn an_archive_of_short_frames_is_pressed_from_its_end() {
     assert_eq!(said(&frames(&archive, START)), expected);
     assert_eq!(verify(&archive, |_| ()).unwrap().problems, []);
 }
+
+/// An idle source leaves frames that say only how far it is: they look alike but for that.
+#[tokio::test]
+async fn readers_go_on_behind_idle_frames() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = archive(folder.path());
+    let mut writer = open(&archive);
+    let transaction = |number: u64| {
+        [begin(end(number), 1), relation(100, "one", 25), insert(100, 1, b"x"), commit(end(number))]
+    };
+    let mut readers: Vec<_> =
+        [None, Some(writer.tail())].map(|tail| Reader::open(&archive, START, tail).unwrap()).into();
+    let mut got = [Vec::new(), Vec::new()];
+    let mut sent = Vec::new();
+    // In the second segment the readers know the chain, and the third is idle from its beginning.
+    for segment in 0..4u64 {
+        if segment != 2 {
+            append(&mut writer, &transaction(10 * segment + 1));
+            sent.push(transaction(10 * segment + 1).to_vec());
+        }
+        writer.flush();
+        for idle in 2..6 {
+            writer.progress(end(10 * segment + idle));
+            writer.flush();
+            durable(&writer, end(10 * segment + idle)).await;
+            for (reader, got) in readers.iter_mut().zip(&mut got) {
+                got.extend(drain(reader));
+            }
+        }
+        writer.seal();
+    }
+    append(&mut writer, &transaction(90));
+    sent.push(transaction(90).to_vec());
+    writer.flush();
+    durable(&writer, end(90)).await;
+    for (mut reader, mut got) in readers.into_iter().zip(got) {
+        got.extend(drain(&mut reader));
+        assert_eq!(said(&got), flat(&sent));
+    }
+    writer.close().await.unwrap();
+    assert_eq!(verify(&archive, |_| ()).unwrap().problems, []);
+}

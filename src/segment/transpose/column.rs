@@ -3,7 +3,7 @@
 use super::super::Damage;
 use super::super::take::{Take, put_block, put_varint};
 use super::copies::Copies;
-use super::field::{Digits, Format, MARK, split};
+use super::field::{Digits, Format, MARK, NUMBERS_MAX, VALUE_BYTES_MAX, split};
 use super::numbers::{self, Numbers};
 use super::shape::{Cell, has_bytes};
 use super::streams::{Pack, Unpack};
@@ -191,7 +191,11 @@ impl ColumnReader {
             column.copies = Some(Hits { source, bits: Numbers::read(meta, unpack)?, byte: 0, left: 0 });
         }
         if parts & TEMPLATES != 0 {
-            for _ in 0..meta.count()? {
+            let count = meta.count()?;
+            if count > TEMPLATES_MAX {
+                return Err(meta.malformed());
+            }
+            for _ in 0..count {
                 column.templates.push(Pattern::read(meta, unpack)?);
             }
             column.choices = Some(Numbers::read(meta, unpack)?);
@@ -247,7 +251,13 @@ impl ColumnReader {
 
 impl Pattern {
     fn read(meta: &mut Take<'_>, unpack: &mut Unpack) -> Result<Pattern, Damage> {
-        let mut literals = meta.block()?.split(|byte| *byte == MARK);
+        let template = meta.block()?;
+        if template.len() > VALUE_BYTES_MAX
+            || template.iter().filter(|byte| **byte == MARK).count() > NUMBERS_MAX
+        {
+            return Err(meta.malformed());
+        }
+        let mut literals = template.split(|byte| *byte == MARK);
         let head = literals.next().unwrap_or_default().to_vec();
         let mut places = Vec::new();
         for behind in literals {

@@ -3,8 +3,8 @@
 /// Stands in a template for a number. No text has it.
 pub(super) const MARK: u8 = 0;
 /// Longer values are not looked at.
-const VALUE_BYTES_MAX: usize = 96;
-const NUMBERS_MAX: usize = 12;
+pub(super) const VALUE_BYTES_MAX: usize = 96;
+pub(super) const NUMBERS_MAX: usize = 12;
 /// Any number of so many digits fits into 64 bits, scaled or not.
 pub(super) const DIGITS_MAX: usize = 18;
 

@@ -7,6 +7,8 @@ use super::WHAT;
 
 /// Streams shorter than this are compressed together: a zstd frame of its own costs a dozen bytes.
 const ALONE_BYTES: usize = 512;
+/// More than any frame has.
+const STREAMS_MAX: usize = 1 << 20;
 
 const TOGETHER: u64 = 0;
 const CONSTANT: u64 = 1;
@@ -89,6 +91,9 @@ impl Unpack {
     ) -> Result<Unpack, Damage> {
         let mut take = Take::new(payload, WHAT);
         let count = take.count()?;
+        if count > STREAMS_MAX {
+            return Err(take.malformed());
+        }
         let mut places = Vec::with_capacity(count);
         let (mut together, mut left) = (0usize, bytes_max as u64);
         for _ in 0..count {
