@@ -12,7 +12,9 @@ use std::os::unix::fs::FileExt;
 use bytes::Bytes;
 
 use crate::model::Fault;
-use crate::segment::{Cut, Encoder, Flaw, Footer, FrameEntry, FrameScratch, SegmentName, check_sealed};
+use crate::segment::{
+    Cut, Encoder, Flaw, Footer, FrameEntry, FrameScratch, SegmentName, Trailer, check_sealed,
+};
 
 use super::{Archive, SegmentFile, disk};
 
@@ -32,14 +34,15 @@ pub(super) fn press(
     go_on: impl FnMut() -> bool,
 ) -> Result<bool, Fault> {
     let Some(mut file) = SegmentFile::open(archive, name)? else { return Ok(false) };
-    let (_, footer) = file.sealed(name)?;
-    let runs = runs(&footer.frames);
-    if runs.len() == footer.frames.len() {
+    let sealed = file.sealed(name)?;
+    let frames = &sealed.1.frames;
+    let runs = runs(frames);
+    if runs.len() == frames.len() {
         return Ok(false);
     }
     let path = archive.segment_path(name);
     let staged = archive.segments_folder().join(format!("{name}{STAGED}"));
-    let written = rewrite(&mut file, name, &runs, zstd_level, &staged, go_on);
+    let written = rewrite(&mut file, name, &sealed, &runs, zstd_level, &staged, go_on);
     if !matches!(written, Ok(true)) {
         // It may not be there yet; the next recovery removes it where this fails.
         let _ = std::fs::remove_file(&staged);
@@ -50,7 +53,7 @@ pub(super) fn press(
         disk::sync_folder(&archive.segments_folder())
     };
     replace().map_err(|error| disk::fault("cannot replace", &path, &error))?;
-    tracing::debug!(segment = %name, frames = footer.frames.len(), runs = runs.len(), "pressed a segment");
+    tracing::debug!(segment = %name, frames = frames.len(), runs = runs.len(), "pressed a segment");
     Ok(true)
 }
 
@@ -75,13 +78,13 @@ fn runs(frames: &[FrameEntry]) -> Vec<&[FrameEntry]> {
 fn rewrite(
     file: &mut SegmentFile,
     name: SegmentName,
+    (trailer, footer): &(Trailer, Footer),
     runs: &[&[FrameEntry]],
     zstd_level: i32,
     staged: &std::path::Path,
     mut go_on: impl FnMut() -> bool,
 ) -> Result<bool, Fault> {
     let fault = |error: std::io::Error| disk::fault("cannot write", staged, &error);
-    let (trailer, footer) = file.sealed(name)?;
     let damage = |damage: crate::segment::Damage| {
         Fault::stop(format!("segment {name} could not be pressed, and stays as it is: {damage}"))
     };
@@ -130,7 +133,7 @@ fn rewrite(
         return Ok(false);
     }
     File::sync_all(&new).map_err(fault)?;
-    proof(&new, staged, name, &footer)?;
+    proof(&new, staged, name, footer)?;
     Ok(true)
 }
 

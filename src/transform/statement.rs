@@ -132,7 +132,8 @@ fn written(columns: &[Mapped]) -> Vec<(usize, &Mapped)> {
     columns.iter().enumerate().filter(|(_, column)| !column.unwritten).collect()
 }
 
-/// Sets `set` to the new values. The form for many rows has the next id. Columns in `fixed` can't be set, so they must already have the new value.
+/// Sets `set` to the new values. Columns in `fixed` can't be set, so they must already have the new value. The form for many
+/// rows has the next id.
 pub(super) fn update(
     id: u32,
     target: &TargetTable,

@@ -20,12 +20,6 @@ const COPY_ROWS: usize = 4;
 impl Applier<'_> {
     /// Sends all that was folded.
     pub(super) async fn unfold(&mut self, run: &mut Run) -> Result<Flow, Fault> {
-        if !run.fold.is_empty() {
-            let flow = self.open(run).await?;
-            if flow != Flow::On {
-                return Ok(flow);
-            }
-        }
         for oid in run.fold.tables() {
             let flow = self.unfold_table(run, oid).await?;
             if flow != Flow::On {
