@@ -50,9 +50,10 @@ fn run(archive: &Archive, zstd_level: i32, sealed: &Receiver<SegmentName>, closi
         })
     };
     let index = || -> Result<(), Fault> {
-        // From the newest on: what is pressed, or had no need to, has only the like before it.
-        let newest = archive.segments()?.into_iter().rev().take(LEFT_OVER_MAX);
-        newest.take_while(|name| press(*name)).for_each(drop);
+        // One that needs nothing may have others before it that a kill has left.
+        for name in archive.segments()?.into_iter().rev().take(LEFT_OVER_MAX) {
+            press(name);
+        }
         let catalog = Catalog::open(&archive.catalog_folder(), archive.manifest().archive_id.0)?;
         reconcile(archive, &catalog, |_, _| stop.waits(CATALOG_PATIENCE))?;
         while let Ok(name) = sealed.recv() {
