@@ -17,6 +17,7 @@ const PLAIN: TargetColumn = TargetColumn {
         sql: String::new(),
     },
     castable: true,
+    send: None,
     must_be_given: false,
     generated: Generated::No,
     identity: Identity::No,

@@ -1,6 +1,6 @@
 //! Net changes: taken in while the log is read, and sent group by group.
 
-use crate::model::Fault;
+use crate::model::{Fault, Format};
 use crate::pgoutput::Message;
 use crate::transform::{GroupKind, Parameters, Step};
 
@@ -41,7 +41,7 @@ impl Applier<'_> {
         for group in fold.groups(oid) {
             let copies = group.kind == GroupKind::Insert && group.rows.len() >= COPY_ROWS;
             // A row without columns has no form there.
-            let copies = copies && self.planner.copy(oid).is_some();
+            let copies = copies && self.planner.copy(oid, Format::Text).is_some();
             for message in group.rows.iter().filter_map(|row| row.message(oid)) {
                 let flow = self.send_row(run, &message, &mut parameters, copies).await?;
                 if flow != Flow::On {
@@ -92,7 +92,7 @@ impl Applier<'_> {
         row: &Parameters<'_>,
     ) -> Result<(), Fault> {
         match *message {
-            Message::Insert { relation, .. } if let Some(copy) = self.planner.copy(relation) => {
+            Message::Insert { relation, .. } if let Some(copy) = self.planner.copy(relation, row.format()) => {
                 run.session.copy(copy, row.values()).await
             }
             _ => Err(Fault::stop("a row has no COPY to go by")),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Entry, OldKind, State, Table};
-use crate::model::Value;
+use crate::model::{Format, Value};
 use crate::pgoutput::{Message, Old, Tuple};
 use crate::transform::columns::ColumnSet;
 
@@ -45,7 +45,7 @@ impl<'f> NetRow<'f> {
 
 pub(super) fn groups(table: &Table) -> Vec<Group<'_>> {
     let mut sorted: Vec<(Rank<'_>, &Entry)> =
-        table.entries.iter().map(|entry| (Rank::of(table.arena.get(entry.key)), entry)).collect();
+        table.entries.iter().map(|entry| (Rank::of(table.arena.get(entry.key), table.format), entry)).collect();
     // Rows without a key stay as they came.
     sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
     let (mut deletes, mut inserts) = (Vec::new(), Vec::new());
@@ -92,12 +92,24 @@ enum Rank<'k> {
 }
 
 impl<'k> Rank<'k> {
-    fn of(key: Option<&'k [u8]>) -> Rank<'k> {
+    fn of(key: Option<&'k [u8]>, format: Option<Format>) -> Rank<'k> {
         let key = key.unwrap_or_default();
         let first = key
             .split_first_chunk()
             .and_then(|(length, rest)| rest.get(..u32::from_be_bytes(*length) as usize));
-        let number = first.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+        let number = first.and_then(|value| match format {
+            Some(Format::Binary) => integer(value),
+            Some(Format::Text) | None => std::str::from_utf8(value).ok()?.parse().ok(),
+        });
         number.map_or(Rank::Other(key), |number| Rank::Integer(number, key))
+    }
+}
+
+/// What an integer's binary form would mean. Other types of those lengths (times, the most floats) have the same order.
+fn integer(bytes: &[u8]) -> Option<i64> {
+    match *bytes {
+        [a, b] => Some(i16::from_be_bytes([a, b]).into()),
+        [a, b, c, d] => Some(i32::from_be_bytes([a, b, c, d]).into()),
+        _ => bytes.try_into().map(i64::from_be_bytes).ok(),
     }
 }
