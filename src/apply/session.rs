@@ -312,7 +312,8 @@ impl Session {
             self.end_copy()?;
             self.end_run()?;
             self.run_prepared(statement, &[])?;
-            self.copy = Some(Copy { statement: statement.id, rows: Rows::new(statement.format, 2 * COPY_BYTES) });
+            self.copy =
+                Some(Copy { statement: statement.id, rows: Rows::new(statement.format, 2 * COPY_BYTES) });
         }
         if let Some(copy) = &mut self.copy {
             copy.rows.push(row)?;

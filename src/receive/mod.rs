@@ -143,7 +143,10 @@ pub async fn receive(
         let fault = match ended {
             Ok(Ended::Finished) => continue,
             Ok(Ended::Again(Again::Text { column })) => {
-                tracing::warn!(column, "its type can't go to another server in binary form: receiving as text from here on");
+                tracing::warn!(
+                    column,
+                    "its type can't go to another server in binary form: receiving as text from here on"
+                );
                 format = Format::Text;
                 continue;
             }

@@ -145,11 +145,12 @@ pub(super) fn no_binary(relation: &Relation, at: usize, columns: &[Mapped]) -> R
         return Refusal::new("a value is in binary form, and of no column".into());
     };
     let (quoted, source, target) = (&mapped.quoted, &mapped.arriving, &mapped.type_name);
-    let what =
-        format!("column {quoted} of table {}.{} came in binary form", relation.schema, relation.name);
+    let what = format!("column {quoted} of table {}.{} came in binary form", relation.schema, relation.name);
     let alter = |type_name: &str| {
         let table = format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name));
-        format!("on the target: ALTER TABLE {table} ALTER COLUMN {quoted} TYPE {type_name}; then run the same command again")
+        format!(
+            "on the target: ALTER TABLE {table} ALTER COLUMN {quoted} TYPE {type_name}; then run the same command again"
+        )
     };
     if !is_portable(column.type_oid) {
         return Refusal::new(format!("{what}, which of type {source} means nothing to another server"))
@@ -161,7 +162,10 @@ pub(super) fn no_binary(relation: &Relation, at: usize, columns: &[Mapped]) -> R
         Refusal::new(format!("{what}; it is {source} on the source and {target} on the target"))
             .hint(alter(source))
     };
-    Refusal { hint: refusal.hint.or(Some("upgrade the target, or start a new archive with --format text".into())), ..refusal }
+    Refusal {
+        hint: refusal.hint.or(Some("upgrade the target, or start a new archive with --format text".into())),
+        ..refusal
+    }
 }
 
 fn refuse(

@@ -214,9 +214,11 @@ impl Planner {
         };
         let (text, binary) = (inserts(first, Format::Text), inserts(first + 2, Format::Binary));
         let row_key = row_key(relation, &target, &columns).filter(|_| !choice.exact);
-        let only_text = (0..).zip(&columns).filter(|(_, column)| !column.unwritten && column.binary.is_none());
+        let only_text =
+            (0..).zip(&columns).filter(|(_, column)| !column.unwritten && column.binary.is_none());
         let only_text = only_text.map(|(at, _)| at).collect();
-        let table = Table { target, columns, lacks, only_text, text, binary, row_key, shapes: HashMap::new() };
+        let table =
+            Table { target, columns, lacks, only_text, text, binary, row_key, shapes: HashMap::new() };
         known.bound = Bound::To(Box::new(table));
         self.statements = first + 4;
         Ok(left_out)
@@ -377,7 +379,8 @@ impl Table {
             Old::Absent => None,
             Old::Key(row) | Old::Row(row) => Some(row),
         };
-        let is_binary = |row: &Tuple<'_>| matches!(row.values().find_map(Value::bytes), Some((Format::Binary, _)));
+        let is_binary =
+            |row: &Tuple<'_>| matches!(row.values().find_map(Value::bytes), Some((Format::Binary, _)));
         let is_untakable = |(at, value): &(usize, Value<'_>)| {
             matches!(value, Value::Binary(_)) && self.only_text.contains(at)
         };

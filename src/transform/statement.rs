@@ -175,7 +175,8 @@ pub(super) fn copy(id: u32, place: Place<'_>) -> Option<Statement> {
     let written = written(place.columns);
     let names = join(written.iter().map(|(_, column)| column.quoted.clone()), ", ");
     let format = if place.format == Format::Binary { " WITH (FORMAT binary)" } else { "" };
-    let sql = Sql::new(format!("COPY {} ({names}) FROM STDIN{format}", qualified(place.target)), place.format);
+    let sql =
+        Sql::new(format!("COPY {} ({names}) FROM STDIN{format}", qualified(place.target)), place.format);
     (!written.is_empty()).then(|| sql.statement(id, StatementKind::Copy))
 }
 
@@ -223,12 +224,7 @@ pub(super) fn update(
 /// The form for many rows of an update or delete that finds each by its key: `set` takes the first parameters, what must be
 /// equal the others. None where no array of values can be made of the column's, as of texts whose cast is not the type's own
 /// input; or where a key might mean several rows: then a count of all rows would prove nothing.
-fn many(
-    id: u32,
-    place: Place<'_>,
-    set: &[usize],
-    equal: impl Iterator<Item = usize>,
-) -> Option<Arc<Many>> {
+fn many(id: u32, place: Place<'_>, set: &[usize], equal: impl Iterator<Item = usize>) -> Option<Arc<Many>> {
     let used = set.iter().copied().chain(equal).map(|at| place.columns.get(at));
     let used: Vec<&Mapped> = used.collect::<Option<_>>()?;
     let key: Vec<&str> = used.iter().skip(set.len()).map(|column| column.quoted.as_str()).collect();

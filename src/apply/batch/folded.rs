@@ -92,7 +92,9 @@ impl Applier<'_> {
         row: &Parameters<'_>,
     ) -> Result<(), Fault> {
         match *message {
-            Message::Insert { relation, .. } if let Some(copy) = self.planner.copy(relation, row.format()) => {
+            Message::Insert { relation, .. }
+                if let Some(copy) = self.planner.copy(relation, row.format()) =>
+            {
                 run.session.copy(copy, row.values()).await
             }
             _ => Err(Fault::stop("a row has no COPY to go by")),

@@ -44,8 +44,11 @@ impl<'f> NetRow<'f> {
 }
 
 pub(super) fn groups(table: &Table) -> Vec<Group<'_>> {
-    let mut sorted: Vec<(Rank<'_>, &Entry)> =
-        table.entries.iter().map(|entry| (Rank::of(table.arena.get(entry.key), table.format), entry)).collect();
+    let mut sorted: Vec<(Rank<'_>, &Entry)> = table
+        .entries
+        .iter()
+        .map(|entry| (Rank::of(table.arena.get(entry.key), table.format), entry))
+        .collect();
     // Rows without a key stay as they came.
     sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
     let (mut deletes, mut inserts) = (Vec::new(), Vec::new());
