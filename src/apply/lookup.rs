@@ -33,7 +33,7 @@ select a.attname::text, a.attgenerated::text, a.attidentity::text, b.type, b.kin
        a.attnotnull and not a.atthasdef and a.attidentity = '',
        not exists (select from pg_cast k where k.castsource = 'text'::regtype and k.castmethod = 'f'
                       and k.casttarget in (a.atttypid, b.type)),
-       (select p.proname::text from pg_proc p where p.oid = t.typsend)
+       (select p.proname::text from pg_proc p where p.oid = t.typsend), a.atttypid
   from pg_attribute a join base b on b.attnum = a.attnum and b.kind <> 'd'
   join pg_type t on t.oid = b.type
   left join pg_type e on t.typcategory = 'A' and e.oid = t.typelem
@@ -180,6 +180,7 @@ fn column(row: &tokio_postgres::Row) -> TargetColumn {
         type_name: row.get(7),
         castable: row.get(16),
         send: row.get(17),
+        declared_oid: row.get(18),
         column_type: ColumnType {
             oid: type_oid,
             element: row.get(11),

@@ -311,6 +311,11 @@ impl Session {
         if self.copy.as_ref().is_none_or(|copy| copy.statement != statement.id) {
             self.end_copy()?;
             self.end_run()?;
+            if let Some(check) = &statement.check {
+                let mut buffer = [0; 12];
+                let name = self.prepared_name(check.id, &check.sql, &[], &mut buffer)?;
+                self.run(name, &[])?;
+            }
             self.run_prepared(statement, &[])?;
             self.copy =
                 Some(Copy { statement: statement.id, rows: Rows::new(statement.format, 2 * COPY_BYTES) });

@@ -136,7 +136,7 @@ fn map(column: &Column, found: Option<&TargetColumn>, source: Option<&ColumnType
 fn binary(column: &Column, found: &TargetColumn) -> Option<Binary> {
     let of = &found.column_type;
     let send = found.send.clone().filter(|_| of.oid == column.type_oid && is_portable(of.oid))?;
-    Some(Binary { type_oid: of.oid, is_array: of.element != 0, send })
+    Some(Binary { type_oid: of.oid, declared_oid: found.declared_oid, is_array: of.element != 0, send })
 }
 
 /// The refusal of a value in binary form that the target's column would take for another one, or not at all.

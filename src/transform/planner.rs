@@ -220,7 +220,7 @@ impl Planner {
         let table =
             Table { target, columns, lacks, only_text, text, binary, row_key, shapes: HashMap::new() };
         known.bound = Bound::To(Box::new(table));
-        self.statements = first + 4;
+        self.statements = first + 5;
         Ok(left_out)
     }
 

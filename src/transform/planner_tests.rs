@@ -16,6 +16,7 @@ const PLAIN: TargetColumn = TargetColumn {
         name: String::new(),
         sql: String::new(),
     },
+    declared_oid: 25,
     castable: true,
     send: None,
     must_be_given: false,

@@ -21,6 +21,17 @@ pub struct Statement {
     pub types: Arc<[u32]>,
     /// The same for many rows with different keys at once; the target does that much faster.
     pub many: Option<Arc<Many>>,
+    /// To be run before, in the same transaction.
+    pub check: Option<Arc<Check>>,
+}
+
+/// A query that fails where the table's columns are of other types by now, and keeps them as they are up to the transaction's
+/// end. The parameters of a statement have their types with them; rows of a COPY in binary form are taken for whatever the columns
+/// are.
+#[derive(Clone, Debug)]
+pub struct Check {
+    pub id: u32,
+    pub sql: String,
 }
 
 /// A statement that changes many rows. Its parameters are those of the one for a single row, in the same order, each an array
@@ -78,6 +89,8 @@ pub(super) struct Mapped {
 pub(super) struct Binary {
     /// On both sides.
     pub(super) type_oid: u32,
+    /// The target's column's own, where that is a domain.
+    pub(super) declared_oid: u32,
     pub(super) is_array: bool,
     /// The type's send function.
     pub(super) send: String,
@@ -140,6 +153,7 @@ impl Sql {
             format,
             types: types.into(),
             many: None,
+            check: None,
         }
     }
 }
@@ -170,14 +184,32 @@ pub(super) fn insert(id: u32, place: Place<'_>) -> Statement {
     sql.statement(id, StatementKind::Row)
 }
 
-/// The same columns as [`insert`] in the same order, so that its parameters are the row.
+/// The same columns as [`insert`] in the same order, so that its parameters are the row. What must be run before has the next id.
 pub(super) fn copy(id: u32, place: Place<'_>) -> Option<Statement> {
     let written = written(place.columns);
     let names = join(written.iter().map(|(_, column)| column.quoted.clone()), ", ");
     let format = if place.format == Format::Binary { " WITH (FORMAT binary)" } else { "" };
     let sql =
         Sql::new(format!("COPY {} ({names}) FROM STDIN{format}", qualified(place.target)), place.format);
-    (!written.is_empty()).then(|| sql.statement(id, StatementKind::Copy))
+    (!written.is_empty()).then(|| {
+        let mut statement = sql.statement(id, StatementKind::Copy);
+        if place.format == Format::Binary {
+            statement.check = Some(Arc::new(check(id + 1, place.target, &written)));
+        }
+        statement
+    })
+}
+
+fn check(id: u32, target: &TargetTable, written: &[(usize, &Mapped)]) -> Check {
+    // Of a column that takes nothing in binary form comes nothing but nulls.
+    let typed = written.iter().filter_map(|(_, column)| Some((column, column.binary.as_ref()?)));
+    let typed = typed.map(|(column, binary)| {
+        format!("pg_catalog.pg_typeof(r.{}) = {}::pg_catalog.regtype", column.quoted, binary.declared_oid)
+    });
+    let alike = join(["true".to_owned()].into_iter().chain(typed), " AND ");
+    let table = only(target);
+    let sql = format!("SELECT 1 / ({alike})::int4 FROM (SELECT) AS one LEFT JOIN {table} AS r ON false");
+    Check { id, sql }
 }
 
 fn written(columns: &[Mapped]) -> Vec<(usize, &Mapped)> {
