@@ -29,8 +29,8 @@ const INTERVAL_ARRAY: u32 = 1187;
 /// - types of users and extensions, domains and enums, whose OIDs are each server's own, and composites, arrays and ranges that
 ///   carry or imply such OIDs;
 /// - `regclass` and its like: as text they are names, in binary form OIDs of the source;
-/// - `xml`, whose binary form tells an encoding; `aclitem`, which has no binary form; `int2vector` and `oidvector`, of which an empty
-///   one is sent and not received; `refcursor`, whose send function takes another type.
+/// - `xml`, whose binary form tells an encoding; `aclitem`, which has no binary form; `refcursor`, whose send function takes another
+///   type; `int2vector`, `oidvector` and (PostgreSQL 18) `tsquery`, of which an empty one is sent and not received.
 const PORTABLE: &[u32] = &[
     // bool, bytea, "char", name, int8, int2, int4, text, oid, tid, xid, cid, json
     16, 17, 18, 19, 20, 21, 23, 25, 26, 27, 28, 29, 114,
@@ -38,8 +38,8 @@ const PORTABLE: &[u32] = &[
     600, 601, 602, 603, 604, 628, 650, 700, 701, 718, 774, 790, 829, 869,
     // bpchar, varchar, date, time, timestamp, timestamptz, interval, timetz, bit, varbit, numeric
     1042, 1043, 1082, 1083, 1114, 1184, 1186, 1266, 1560, 1562, 1700,
-    // uuid, txid_snapshot, pg_lsn, tsvector, tsquery, jsonb, jsonpath, pg_snapshot, xid8
-    2950, 2970, 3220, 3614, 3615, 3802, 4072, 5038, 5069,
+    // uuid, txid_snapshot, pg_lsn, tsvector, jsonb, jsonpath, pg_snapshot, xid8
+    2950, 2970, 3220, 3614, 3802, 4072, 5038, 5069,
     // Ranges and multiranges of int4, numeric, timestamp, timestamptz, date, int8.
     3904, 3906, 3908, 3910, 3912, 3926, 4451, 4532, 4533, 4534, 4535, 4536,
 ];
@@ -48,8 +48,8 @@ const PORTABLE: &[u32] = &[
 const PORTABLE_ARRAYS: &[u32] = &[
     1000, 1001, 1002, 1003, 1016, 1005, 1007, 1009, 1028, 1010, 1011, 1012, 199, 1017, 1018, 1019, 1020,
     1027, 629, 651, 1021, 1022, 719, 775, 791, 1040, 1041, 1014, 1015, 1182, 1183, 1115, 1185, 1187, 1270,
-    1561, 1563, 1231, 2951, 2949, 3221, 3643, 3645, 3807, 4073, 5039, 271, 3905, 3907, 3909, 3911, 3913,
-    3927, 6150, 6151, 6152, 6153, 6155, 6157,
+    1561, 1563, 1231, 2951, 2949, 3221, 3643, 3807, 4073, 5039, 271, 3905, 3907, 3909, 3911, 3913, 3927,
+    6150, 6151, 6152, 6153, 6155, 6157,
 ];
 
 /// Whether values of this type may travel in binary form.
@@ -78,7 +78,7 @@ mod tests {
         const REGCLASS: u32 = 2205;
         const PG_CLASS: u32 = 83;
         const XML: u32 = 142;
-        for oid in [REGCLASS, 2210, PG_CLASS, XML, 1033, 22, 1013, 1790, 0, 10_000, 16_384, u32::MAX] {
+        for oid in [REGCLASS, 2210, PG_CLASS, XML, 1033, 22, 1013, 1790, 3615, 0, 10_000, 16_384, u32::MAX] {
             assert!(!is_portable(oid), "{oid}");
         }
         for oid in [23, 1007, 1700, 3802, INTERVAL] {
