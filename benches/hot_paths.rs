@@ -121,7 +121,9 @@ fn planner(columns: usize) -> Planner {
             .map(|name| TargetColumn {
                 name,
                 type_name: "text".into(),
+                declared_oid: 25,
                 castable: true,
+                send: None,
                 column_type: ColumnType { oid: 25, modifier: -1, ..ColumnType::default() },
                 must_be_given: false,
                 generated: Generated::No,
@@ -131,6 +133,7 @@ fn planner(columns: usize) -> Planner {
             .collect(),
         fires: false,
         unique: vec![vec!["c0".into()]],
+        apart: Vec::new(),
         primary_key: vec!["c0".into()],
     };
     let mut planner = Planner::default();

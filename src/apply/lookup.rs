@@ -77,6 +77,20 @@ select array_agg(a.attname::text)
  where i.indrelid = $1 and i.indisunique and i.indimmediate and i.indisvalid and i.indpred is null and i.indexprs is null
  group by i.indexrelid having bool_and(o.opcdefault and k.collated = a.attcollation)";
 
+/// Indexes that keep rows apart, of the table and its partitions: their columns where these are compared as the columns' own types
+/// compare, and nothing else is.
+const APART: &str = "
+with recursive tree(oid) as (
+    select $1::oid union all select h.inhrelid from tree join pg_inherits h on h.inhparent = tree.oid)
+select case when bool_and(i.indisunique and not i.indisexclusion and i.indpred is null and i.indexprs is null
+                          and o.opcdefault and k.collated = a.attcollation) then array_agg(a.attname::text) end
+  from tree join pg_index i on i.indrelid = tree.oid
+ cross join lateral unnest((i.indkey::int2[])[0:i.indnkeyatts - 1], (i.indclass::oid[])[0:i.indnkeyatts - 1],
+                           (i.indcollation::oid[])[0:i.indnkeyatts - 1]) as k(attnum, opclass, collated)
+  left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+  left join pg_opclass o on o.oid = k.opclass
+ where i.indisunique or i.indisexclusion group by i.indexrelid";
+
 /// Looks the relation up on the target by its name. `source_version`: that of the server from which the log came
 /// (`server_version_num`).
 pub(super) async fn look_up(
@@ -108,6 +122,7 @@ pub(super) async fn look_up(
     let columns = client.query(COLUMNS, &[&oid]).await.map_err(|error| doing(&error))?;
     let primary_key = client.query(PRIMARY_KEY, &[&oid]).await.map_err(|error| doing(&error))?;
     let unique = client.query(UNIQUE, &[&oid]).await.map_err(|error| doing(&error))?;
+    let apart = client.query(APART, &[&oid]).await.map_err(|error| doing(&error))?;
     let target_version = table.get::<_, i32>(5).unsigned_abs();
     let takes_binary =
         |column: &TargetColumn| is_portable_between(column.column_type.oid, source_version, target_version);
@@ -125,6 +140,7 @@ pub(super) async fn look_up(
             .collect(),
         primary_key: primary_key.iter().map(|row| row.get(0)).collect(),
         unique: unique.iter().map(|row| row.get(0)).collect(),
+        apart: apart.iter().map(|row| row.get(0)).collect(),
     };
     Ok(Found { table: Some(table), arriving, refused: None })
 }

@@ -46,6 +46,9 @@ pub struct Fold {
     places: HashMap<u32, usize>,
     bytes: usize,
     scratch: Scratch,
+    /// Of the last key of each table that was met, also of those that are forgotten: what follows in the other format is not taken
+    /// at first, so that the caller knows of it.
+    formats: HashMap<u32, Format>,
 }
 
 /// Memory that is used again.
@@ -61,6 +64,8 @@ struct Table {
     oid: u32,
     /// Of all the keys: a row's key is not the same bytes in the other.
     format: Option<Format>,
+    /// Of the last key that was met.
+    met: Option<Format>,
     arena: Arena,
     entries: Vec<Entry>,
     index: HashTable<u32>,
@@ -98,6 +103,11 @@ impl Fold {
         self.tables.iter().all(|table| table.entries.is_empty())
     }
 
+    /// About how many rows have changed.
+    pub fn rows(&self) -> usize {
+        self.tables.iter().map(|table| table.entries.len()).sum()
+    }
+
     /// About how much memory it takes.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -117,13 +127,13 @@ impl Fold {
         else {
             return false;
         };
-        let Fold { tables, places, bytes, scratch } = self;
+        let Fold { tables, places, bytes, scratch, formats } = self;
         let place = *places.entry(oid).or_insert_with(|| {
-            tables.push(Table::new(oid));
+            tables.push(Table::new(oid, formats.get(&oid).copied()));
             tables.len() - 1
         });
         let Some(table) = tables.get_mut(place) else { return false };
-        let before = table.bytes();
+        let (before, met) = (table.bytes(), table.met);
         let taken = match *message {
             Message::Insert { new, .. } if key.columns.is_empty() => table.append(new),
             Message::Insert { new, .. } => table.insert(key, new, scratch),
@@ -134,6 +144,9 @@ impl Fold {
             _ => None,
         };
         *bytes += table.bytes().saturating_sub(before);
+        if let Some(format) = table.met.filter(|_| table.met != met) {
+            formats.insert(oid, format);
+        }
         taken.is_some()
     }
 
@@ -141,7 +154,7 @@ impl Fold {
     pub fn clear_table(&mut self, oid: u32) {
         if let Some(table) = self.places.get(&oid).and_then(|place| self.tables.get_mut(*place)) {
             self.bytes = self.bytes.saturating_sub(table.bytes());
-            *table = Table::new(oid);
+            *table = Table::new(oid, self.formats.get(&oid).copied());
         }
     }
 
@@ -160,8 +173,15 @@ impl Fold {
 }
 
 impl Table {
-    fn new(oid: u32) -> Table {
-        Table { oid, format: None, arena: Arena::default(), entries: Vec::new(), index: HashTable::new() }
+    fn new(oid: u32, format: Option<Format>) -> Table {
+        Table {
+            oid,
+            format,
+            met: format,
+            arena: Arena::default(),
+            entries: Vec::new(),
+            index: HashTable::new(),
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -300,6 +320,7 @@ impl Table {
         let mut next = 0;
         for &column in &key.columns {
             let (format, bytes) = values.nth(column.checked_sub(next)?)?.bytes()?;
+            self.met = Some(format);
             if *self.format.get_or_insert(format) != format {
                 return None;
             }

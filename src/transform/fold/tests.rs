@@ -121,6 +121,13 @@ fn keys_of_one_format_only() {
     check(&["+ \\1 x y", "= \\1 x z", "!= 1 x w", "!+ 2 x y", "!- 1"], &["+ \\1 x z"]);
     check(&["= 1 x y", "!\\1 = \\2 x y", "!- \\1", "- 1"], &["- 1"]);
     check(&["= 1 \\x ?", "= 1 x y"], &["= 1 x y"]);
+    // Nor over what was sent before of the same batch: the caller is told of the change once.
+    let mut fold = Fold::default();
+    for (text, expected) in [("+ 1 x y", true), ("+ 2 x y", true), ("+ \\3 x y", false), ("+ \\4 x y", true)]
+    {
+        Change::read(text).with(|message| assert_eq!(fold.take(&key(), message), expected, "{text}"));
+        fold.clear();
+    }
     let pair = RowKey { columns: vec![0, 1], is_whole: true };
     check_key(&pair, &["!+ 1 \\x y", "+ 1 x y"], &["+ 1 x y"]);
 }
