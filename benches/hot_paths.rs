@@ -121,7 +121,9 @@ fn planner(columns: usize) -> Planner {
             .map(|name| TargetColumn {
                 name,
                 type_name: "text".into(),
+                declared_oid: 25,
                 castable: true,
+                send: None,
                 column_type: ColumnType { oid: 25, modifier: -1, ..ColumnType::default() },
                 must_be_given: false,
                 generated: Generated::No,

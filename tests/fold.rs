@@ -82,7 +82,7 @@ fn checksums(cluster: &Cluster, database: &str) -> Vec<String> {
     ["keyed", "whole", "keyless", "by_index", "pair"].map(checksum).to_vec()
 }
 
-/// Applies histories net and one by one. `PGSLUICE_HISTORIES` says how many. Returns how many batches were refused.
+/// Applies histories net and one by one, in turns as text and in binary form. `PGSLUICE_HISTORIES` says how many. Returns how many batches were refused.
 fn check_histories(clashes: bool) -> usize {
     let histories =
         std::env::var("PGSLUICE_HISTORIES").ok().and_then(|count| count.parse().ok()).unwrap_or(4);
@@ -100,7 +100,8 @@ fn check_histories(clashes: bool) -> usize {
         let seed = f64::from(history) / f64::from(histories);
         source.run_script(&format!("select setseed({seed}); call history(200, {clashes})"));
         let end = source.current_lsn();
-        program.run(&["receive", "--endpos", &end]).done();
+        let format = if history % 2 == 0 { "text" } else { "binary" };
+        program.run(&["receive", "--format", format, "--endpos", &end]).done();
         let expected = checksums(&source, "postgres");
         let mut apply = |database: &str, more: &[&str]| {
             let conninfo = target.conninfo_of(database);

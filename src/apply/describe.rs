@@ -28,7 +28,7 @@ pub(super) fn change(planner: &Planner, message: &Message<'_>, begin: Begin) -> 
         .iter()
         .zip(values)
         .filter(|(column, _)| column.key)
-        .map(|(column, value)| format!("{} = {}", column.name, shown(value)))
+        .map(|(column, value)| format!("{} = {}", column.name, shown(value, column.type_oid)))
         .collect();
     format!("{verb} of {}.{} ({}) in {}", relation.schema, relation.name, key.join(", "), begun(begin))
 }
@@ -50,12 +50,28 @@ fn known(old: Old<'_>) -> Option<crate::pgoutput::Tuple<'_>> {
     }
 }
 
+/// Types whose binary form is an integer, and those of which it is the text (OIDs).
+const INTEGERS: &[u32] = &[20, 21, 23];
+const TEXTS: &[u32] = &[19, 25, 1042, 1043];
+/// Of a value in binary form that is neither.
+const BYTES_SHOWN_MAX: usize = 30;
+
 /// At most 60 characters of a value.
-fn shown(value: Value<'_>) -> String {
+fn shown(value: Value<'_>, type_oid: u32) -> String {
     match value {
         Value::Null => "null".into(),
         Value::Unchanged => "(not sent)".into(),
-        Value::Binary(bytes) => format!("{} bytes", bytes.len()),
+        Value::Binary(bytes) if TEXTS.contains(&type_oid) => shown(Value::Text(bytes), type_oid),
+        Value::Binary(bytes) if INTEGERS.contains(&type_oid) && bytes.len() <= 8 => {
+            let negative = bytes.first().is_some_and(|byte| byte & 0x80 != 0);
+            let start = if negative { -1 } else { 0 };
+            format!("'{}'", bytes.iter().fold(start, |number: i64, byte| number << 8 | i64::from(*byte)))
+        }
+        Value::Binary(bytes) => {
+            let shown = bytes.iter().take(BYTES_SHOWN_MAX);
+            let hex: String = shown.map(|byte| format!("{byte:02x}")).collect();
+            format!("'\\x{hex}{}'", if bytes.len() > BYTES_SHOWN_MAX { "…" } else { "" })
+        }
         Value::Text(text) => {
             let text = String::from_utf8_lossy(text);
             let short: String = text.chars().take(60).collect();

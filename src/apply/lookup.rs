@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use crate::model::{Fault, Relation, quote_ident};
+use crate::model::{Fault, Relation, is_portable_between, quote_ident};
 use crate::pg::control::fault;
 use crate::transform::{
     ColumnType, Equality, Found, Generated, Identity, Planner, TargetColumn, TargetTable, TypeKind,
@@ -32,7 +32,8 @@ select a.attname::text, a.attgenerated::text, a.attidentity::text, b.type, b.kin
        coalesce(e.typtype, t.typtype)::text, b.type <> a.atttypid,
        a.attnotnull and not a.atthasdef and a.attidentity = '',
        not exists (select from pg_cast k where k.castsource = 'text'::regtype and k.castmethod = 'f'
-                      and k.casttarget in (a.atttypid, b.type))
+                      and k.casttarget in (a.atttypid, b.type)),
+       (select p.proname::text from pg_proc p where p.oid = t.typsend), a.atttypid
   from pg_attribute a join base b on b.attnum = a.attnum and b.kind <> 'd'
   join pg_type t on t.oid = b.type
   left join pg_type e on t.typcategory = 'A' and e.oid = t.typelem
@@ -90,8 +91,14 @@ select case when bool_and(i.indisunique and not i.indisexclusion and i.indpred i
   left join pg_opclass o on o.oid = k.opclass
  where i.indisunique or i.indisexclusion group by i.indexrelid";
 
-/// Looks the relation up on the target by its name.
-pub(super) async fn look_up(client: &Client, planner: &Planner, relation: &Relation) -> Result<Found, Fault> {
+/// Looks the relation up on the target by its name. `source_version`: that of the server from which the log came
+/// (`server_version_num`).
+pub(super) async fn look_up(
+    client: &Client,
+    planner: &Planner,
+    relation: &Relation,
+    source_version: u32,
+) -> Result<Found, Fault> {
     let doing = |error: &tokio_postgres::Error| {
         fault(error).context(format!("looking up table {}.{} on the target", relation.schema, relation.name))
     };
@@ -102,7 +109,8 @@ pub(super) async fn look_up(client: &Client, planner: &Planner, relation: &Relat
                                        select c.oid union all
                                        select i.inhrelid from tree join pg_inherits i on i.inhparent = tree.oid)
                                    select oid from tree))
-                       or exists (select from pg_rewrite w where w.ev_class = c.oid and w.ev_enabled in ('A', 'R'))
+                       or exists (select from pg_rewrite w where w.ev_class = c.oid and w.ev_enabled in ('A', 'R')),
+                       current_setting('server_version_num')::int4
                   from pg_class c join pg_namespace n on n.oid = c.relnamespace
                   left join pg_class r on c.relispartition and r.oid = pg_partition_root(c.oid)
                   left join pg_namespace m on m.oid = r.relnamespace
@@ -115,6 +123,9 @@ pub(super) async fn look_up(client: &Client, planner: &Planner, relation: &Relat
     let primary_key = client.query(PRIMARY_KEY, &[&oid]).await.map_err(|error| doing(&error))?;
     let unique = client.query(UNIQUE, &[&oid]).await.map_err(|error| doing(&error))?;
     let apart = client.query(APART, &[&oid]).await.map_err(|error| doing(&error))?;
+    let target_version = table.get::<_, i32>(5).unsigned_abs();
+    let takes_binary =
+        |column: &TargetColumn| is_portable_between(column.column_type.oid, source_version, target_version);
     let table = TargetTable {
         oid,
         schema: relation.schema.clone(),
@@ -122,7 +133,11 @@ pub(super) async fn look_up(client: &Client, planner: &Planner, relation: &Relat
         partitioned: kind == "p",
         fires: table.get(4),
         root: table.get::<_, Option<String>>(2).zip(table.get(3)),
-        columns: columns.iter().map(column).collect(),
+        columns: columns
+            .iter()
+            .map(column)
+            .map(|found| TargetColumn { send: found.send.clone().filter(|_| takes_binary(&found)), ..found })
+            .collect(),
         primary_key: primary_key.iter().map(|row| row.get(0)).collect(),
         unique: unique.iter().map(|row| row.get(0)).collect(),
         apart: apart.iter().map(|row| row.get(0)).collect(),
@@ -180,6 +195,8 @@ fn column(row: &tokio_postgres::Row) -> TargetColumn {
         name: row.get(0),
         type_name: row.get(7),
         castable: row.get(16),
+        send: row.get(17),
+        declared_oid: row.get(18),
         column_type: ColumnType {
             oid: type_oid,
             element: row.get(11),

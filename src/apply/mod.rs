@@ -10,7 +10,7 @@
 
 mod batch;
 mod columns;
-mod copytext;
+mod copy;
 mod ddl;
 mod describe;
 mod inside;

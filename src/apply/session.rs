@@ -17,7 +17,7 @@ use crate::model::{Fault, Position, Remedy, Timestamp};
 use crate::pg::{Conninfo, Pipeline, PipelineOptions, PipelineWriter, lane};
 use crate::transform::{Statement, StatementKind};
 
-use super::copytext;
+use super::copy::Rows;
 use super::inside::Inside;
 use super::lanes::Torn;
 use super::origin::{create_origin, fence, set_up_origin, take_lane, torn, value};
@@ -119,7 +119,7 @@ pub(super) struct Session {
 /// A COPY that is under way.
 struct Copy {
     statement: u32,
-    rows: Vec<u8>,
+    rows: Rows,
 }
 
 impl Session {
@@ -295,7 +295,7 @@ impl Session {
             self.writer.parse("", &statement.sql)?;
             self.run("", parameters)?;
         } else {
-            self.run_prepared(statement.id, &statement.sql, parameters)?;
+            self.run_prepared(statement, parameters)?;
         }
         self.writer.drain().await
     }
@@ -331,14 +331,16 @@ impl Session {
                     // A reader that is gone shows elsewhere.
                     let _ = self.expected.send((self.statements, run.rows() as u64));
                     let mut buffer = [0; 12];
-                    let name = self.prepared_name(many.id, &many.sql, &mut buffer)?;
+                    let name = self.prepared_name(many.id, &many.sql, &[], &mut buffer)?;
                     self.statements += 1;
-                    let column = |at| parameters.iter().skip(at).step_by(width).copied();
-                    self.writer.bind_arrays_execute(name, (0..width).map(column))?;
+                    let column =
+                        |(at, element)| (element, parameters.iter().skip(at).step_by(width).copied());
+                    let elements = many.elements.iter().copied().enumerate();
+                    self.writer.bind_arrays_execute(name, elements.map(column))?;
                 }
                 _ => {
                     for row in parameters.chunks(width) {
-                        self.run_prepared(statement.id, &statement.sql, row)?;
+                        self.run_prepared(statement, row)?;
                     }
                 }
             }
@@ -348,20 +350,27 @@ impl Session {
         Ok(())
     }
 
-    fn run_prepared(&mut self, id: u32, sql: &str, parameters: &[Option<&[u8]>]) -> Result<(), Fault> {
+    fn run_prepared(&mut self, statement: &Statement, parameters: &[Option<&[u8]>]) -> Result<(), Fault> {
         let mut buffer = [0; 12];
-        let name = self.prepared_name(id, sql, &mut buffer)?;
-        self.run(name, parameters)
+        let name = self.prepared_name(statement.id, &statement.sql, &statement.types, &mut buffer)?;
+        self.statements += 1;
+        self.writer.bind_execute_in(statement.format, name, parameters.iter().copied())
     }
 
     /// The name of a statement, which is prepared where it isn't yet.
-    fn prepared_name<'b>(&mut self, id: u32, sql: &str, buffer: &'b mut [u8; 12]) -> Result<&'b str, Fault> {
+    fn prepared_name<'b>(
+        &mut self,
+        id: u32,
+        sql: &str,
+        types: &[u32],
+        buffer: &'b mut [u8; 12],
+    ) -> Result<&'b str, Fault> {
         if self.prepared.len() >= PREPARED_MAX {
             self.close_prepared()?;
         }
         let name = name_of(id, buffer);
         if self.prepared.insert(id) {
-            self.writer.parse(name, sql)?;
+            self.writer.parse_typed(name, sql, types)?;
         }
         Ok(name)
     }
@@ -371,15 +380,20 @@ impl Session {
         if self.copy.as_ref().is_none_or(|copy| copy.statement != statement.id) {
             self.end_copy()?;
             self.end_run()?;
-            self.run_prepared(statement.id, &statement.sql, &[])?;
-            let rows = Vec::with_capacity(2 * COPY_BYTES);
-            self.copy = Some(Copy { statement: statement.id, rows });
+            if let Some(check) = &statement.check {
+                let mut buffer = [0; 12];
+                let name = self.prepared_name(check.id, &check.sql, &[], &mut buffer)?;
+                self.run(name, &[])?;
+            }
+            self.run_prepared(statement, &[])?;
+            self.copy =
+                Some(Copy { statement: statement.id, rows: Rows::new(statement.format, 2 * COPY_BYTES) });
         }
         if let Some(copy) = &mut self.copy {
-            copytext::write_row(&mut copy.rows, row);
+            copy.rows.push(row)?;
             self.copied += 1;
-            if copy.rows.len() >= COPY_BYTES {
-                self.writer.copy_data(&copy.rows)?;
+            if copy.rows.waiting().len() >= COPY_BYTES {
+                self.writer.copy_data(copy.rows.waiting())?;
                 copy.rows.clear();
             }
         }
@@ -387,8 +401,9 @@ impl Session {
     }
 
     fn end_copy(&mut self) -> Result<(), Fault> {
-        if let Some(copy) = self.copy.take() {
-            self.writer.copy_data(&copy.rows)?;
+        if let Some(mut copy) = self.copy.take() {
+            copy.rows.end();
+            self.writer.copy_data(copy.rows.waiting())?;
             self.writer.copy_done()?;
         }
         Ok(())

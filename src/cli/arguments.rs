@@ -8,7 +8,7 @@ use super::config::File;
 use super::setup::KeylessPolicy;
 use crate::apply::{OnSchemaChange, Rules};
 use crate::archive::Archive;
-use crate::model::{Fault, OutputPlugin, Position, UnknownPlugin};
+use crate::model::{Fault, Format, OutputPlugin, Position, UnknownPlugin};
 use crate::pg::Conninfo;
 use crate::pg::filter::{ColumnList, RowFilter};
 use crate::pg::pattern::Pattern;
@@ -319,6 +319,10 @@ pub(crate) struct TableArguments {
     /// What to do with tables without a usable replica identity [default: refuse]
     #[arg(long, value_name = "POLICY")]
     keyless: Option<KeylessPolicy>,
+    /// How the source sends values: binary is faster to send and to apply, where all columns are of built-in types, the same on both
+    /// sides, and the plugin is pgoutput [default: text]
+    #[arg(long, env = "PGSLUICE_FORMAT", value_name = "text|binary", hide_possible_values = true)]
+    format: Option<ValueFormat>,
     /// Put event triggers on the source that write DDL into the log, for --ddl of apply and follow
     #[arg(long)]
     capture_ddl: bool,
@@ -340,9 +344,27 @@ impl TableArguments {
         self.keyless.or(file.keyless).unwrap_or_default()
     }
 
+    pub(crate) fn format(&self, plugin: OutputPlugin, file: &File) -> Result<Format, Fault> {
+        match self.format.or(file.format).unwrap_or_default() {
+            ValueFormat::Text => Ok(Format::Text),
+            ValueFormat::Binary if plugin == OutputPlugin::Pgoutput => Ok(Format::Binary),
+            ValueFormat::Binary => Err(Fault::usage(format!("{plugin} sends no binary values"))
+                .hint("use --format text, or --plugin pgoutput")),
+        }
+    }
+
     pub(crate) fn slot_timeout(&self) -> Duration {
         Duration::from_secs(self.slot_timeout)
     }
+}
+
+/// How values are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ValueFormat {
+    #[default]
+    Text,
+    Binary,
 }
 
 /// What was typed, or else what the file holds.

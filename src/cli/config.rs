@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::arguments::{LogFormat, Manner, SchemaPolicy};
+use super::arguments::{LogFormat, Manner, SchemaPolicy, ValueFormat};
 use super::conduct::{DdlChoice, Lanes, Switch};
 use super::setup::KeylessPolicy;
 use crate::model::Fault;
@@ -27,6 +27,7 @@ pub(crate) struct File {
     #[serde(rename = "where")]
     pub(crate) rows: Option<Vec<String>>,
     pub(crate) keyless: Option<KeylessPolicy>,
+    pub(crate) format: Option<ValueFormat>,
     pub(crate) sequences: Option<Switch>,
     pub(crate) ddl: Option<DdlChoice>,
     pub(crate) capture_ddl: Option<bool>,

@@ -54,6 +54,7 @@ impl FollowCommand {
                 slot: wanted.slot,
                 publication: wanted.publication,
                 streaming: self.streaming.is_on(),
+                format: wanted.format,
                 sequences,
             }),
             target: Some(Target {

@@ -51,7 +51,9 @@ impl ReceiveCommand {
         let endpos = self.endpos.position(Some(&wanted.source)).await?;
         let (slot, publication) = (wanted.slot, wanted.publication);
         let (sequences, streaming) = (self.sequences.are_on(file), self.streaming.is_on());
-        let source = Some(Source { conninfo: wanted.source, slot, publication, sequences, streaming });
+        let format = wanted.format;
+        let source =
+            Some(Source { conninfo: wanted.source, slot, publication, sequences, streaming, format });
         conduct(Options { archive, source, target: None, endpos, writer }, everywhere).await
     }
 }

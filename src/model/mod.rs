@@ -2,6 +2,7 @@
 
 mod facts;
 mod fault;
+mod format;
 mod plugin;
 mod position;
 mod relation;
@@ -11,6 +12,7 @@ mod value;
 
 pub use facts::{ColumnFacts, TableFacts, VisibleXids};
 pub use fault::{Fault, Remedy};
+pub use format::{Format, is_portable, is_portable_between};
 pub use plugin::{OutputPlugin, UnknownPlugin};
 pub use position::{Lsn, Position, Xid};
 pub use relation::{Column, Relation, ReplicaIdentity};

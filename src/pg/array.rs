@@ -1,17 +1,16 @@
-//! Arrays of text in binary form (`array_send`, `src/backend/utils/adt/arrayfuncs.c`): nothing in them needs escaping.
+//! Arrays in binary form (`array_send`, `src/backend/utils/adt/arrayfuncs.c`): nothing in them needs escaping.
 
-/// OID of `text`.
-const TEXT: u32 = 25;
-
-/// Appends a `text[]` of one dimension; `None` is null.
-pub(super) fn put_text_array<'a>(
+/// Appends an array of one dimension; `element` is the OID of its elements' type, whose values are in binary form (of `text`
+/// that is the text). `None` is null.
+pub(super) fn put_array<'a>(
     body: &mut Vec<u8>,
+    element: u32,
     values: impl ExactSizeIterator<Item = Option<&'a [u8]>>,
 ) {
     let count = values.len() as u32;
     let dimensions = u32::from(count > 0);
     // That there are no nulls is not promised; what the flag says is not used by the server.
-    for number in [dimensions, 1, TEXT] {
+    for number in [dimensions, 1, element] {
         body.extend_from_slice(&number.to_be_bytes());
     }
     if count > 0 {
@@ -21,9 +20,9 @@ pub(super) fn put_text_array<'a>(
     }
     for value in values {
         match value {
-            Some(text) => {
-                body.extend_from_slice(&(text.len() as u32).to_be_bytes());
-                body.extend_from_slice(text);
+            Some(bytes) => {
+                body.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+                body.extend_from_slice(bytes);
             }
             None => body.extend_from_slice(&(-1i32).to_be_bytes()),
         }

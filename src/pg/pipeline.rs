@@ -2,10 +2,10 @@
 //! transaction, while another task reads what comes of them (PostgreSQL documentation, 55.2.3 and 55.2.4).
 //!
 //! The two halves must be driven at the same time: a writer that is not read from stops once the socket's buffers
-//! are full in both directions. Parameters and results are text but for arrays, parameter types are left to the statement.
+//! are full in both directions. Results are text, and so are parameters unless the caller says otherwise.
 //! After an error the server ignores everything up to the next Sync.
 
-use super::array::put_text_array;
+use super::array::put_array;
 use super::conninfo::Conninfo;
 use super::frames::{Frame, Incoming, Outgoing, put_string};
 use super::rows::{self, Fields, Rows};
@@ -13,7 +13,7 @@ use super::server_message::ServerMessage;
 use super::session::Session;
 use super::sql::quote_ident;
 use super::wire::{self, Wire};
-use crate::model::{Fault, Remedy};
+use crate::model::{Fault, Format, Remedy};
 
 /// [`PipelineWriter::drain`] writes once this much waits.
 const DRAIN_SIZE: usize = 128 * 1024;
@@ -96,13 +96,6 @@ fn role_fault(fault: Fault, conninfo: &Conninfo) -> Fault {
     }
 }
 
-/// How parameters are sent.
-#[derive(Clone, Copy)]
-enum Format {
-    Text = 0,
-    Binary = 1,
-}
-
 /// Appends what `put` appends, behind its length. One beyond the server's limit is refused with the whole message.
 fn put_sized(body: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
     let start = body.len();
@@ -123,10 +116,17 @@ pub struct PipelineWriter {
 impl PipelineWriter {
     /// Prepares a statement under a name (the empty name: until the next one).
     pub fn parse(&mut self, name: &str, sql: &str) -> Result<(), Fault> {
+        self.parse_typed(name, sql, &[])
+    }
+
+    /// The same with the types of its parameters (OIDs); 0, or what is missing, is left to the statement.
+    pub fn parse_typed(&mut self, name: &str, sql: &str, types: &[u32]) -> Result<(), Fault> {
+        let count = u16::try_from(types.len()).map_err(|_| too_many())?;
         self.outgoing.frame(b'P', |body| {
             put_string(body, name);
             put_string(body, sql);
-            body.extend_from_slice(&[0; 2]);
+            body.extend_from_slice(&count.to_be_bytes());
+            types.iter().for_each(|oid| body.extend_from_slice(&oid.to_be_bytes()));
         })
     }
 
@@ -136,20 +136,30 @@ impl PipelineWriter {
         name: &str,
         parameters: impl IntoIterator<Item = Option<&'a [u8]>>,
     ) -> Result<(), Fault> {
-        self.bind(name, Format::Text, parameters, |body, parameter| match parameter {
-            Some(text) => put_sized(body, |body| body.extend_from_slice(text)),
+        self.bind_execute_in(Format::Text, name, parameters)
+    }
+
+    /// The same with parameters in either format.
+    pub fn bind_execute_in<'a>(
+        &mut self,
+        format: Format,
+        name: &str,
+        parameters: impl IntoIterator<Item = Option<&'a [u8]>>,
+    ) -> Result<(), Fault> {
+        self.bind(name, format, parameters, |body, parameter| match parameter {
+            Some(bytes) => put_sized(body, |body| body.extend_from_slice(bytes)),
             None => body.extend_from_slice(&(-1i32).to_be_bytes()),
         })
     }
 
-    /// Runs a prepared statement once, whose parameters are all arrays (`text[]`).
+    /// Runs a prepared statement once, whose parameters are all arrays, each given with its elements' type (OID).
     pub fn bind_arrays_execute<'a, A: ExactSizeIterator<Item = Option<&'a [u8]>>>(
         &mut self,
         name: &str,
-        parameters: impl IntoIterator<Item = A>,
+        parameters: impl IntoIterator<Item = (u32, A)>,
     ) -> Result<(), Fault> {
-        self.bind(name, Format::Binary, parameters, |body, array| {
-            put_sized(body, |body| put_text_array(body, array));
+        self.bind(name, Format::Binary, parameters, |body, (element, array)| {
+            put_sized(body, |body| put_array(body, element, array));
         })
     }
 
@@ -181,7 +191,7 @@ impl PipelineWriter {
         })?;
         if count.is_none() {
             self.outgoing.buffer.truncate(start);
-            return Err(Fault::stop("a statement can have at most 65535 parameters"));
+            return Err(too_many());
         }
         // Execute the unnamed portal, all rows.
         self.outgoing.buffer.extend_from_slice(b"E\0\0\0\x09\0\0\0\0\0");
@@ -196,9 +206,9 @@ impl PipelineWriter {
         })
     }
 
-    /// A piece of a COPY's text, of any size below the limit of a message.
-    pub fn copy_data(&mut self, text: &[u8]) -> Result<(), Fault> {
-        self.outgoing.frame(b'd', |body| body.extend_from_slice(text))
+    /// A piece of a COPY's rows, of any size below the limit of a message.
+    pub fn copy_data(&mut self, rows: &[u8]) -> Result<(), Fault> {
+        self.outgoing.frame(b'd', |body| body.extend_from_slice(rows))
     }
 
     pub fn copy_done(&mut self) -> Result<(), Fault> {
@@ -245,6 +255,10 @@ impl PipelineWriter {
         self.outgoing.frame(b'X', |_| {})?;
         self.outgoing.flush().await
     }
+}
+
+fn too_many() -> Fault {
+    Fault::stop("a statement can have at most 65535 parameters")
 }
 
 /// A connection that broke may have carried out a COMMIT before.

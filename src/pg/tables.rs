@@ -27,6 +27,9 @@ pub struct TableColumn {
     pub name: String,
     /// As `format_type` prints it, typmod included.
     pub type_name: String,
+    pub type_oid: u32,
+    /// The same, but of a domain that which it stands on.
+    pub base_type_oid: u32,
     pub not_null: bool,
     /// Has a default or an identity, so that an INSERT may leave it out.
     pub fills_itself: bool,
@@ -122,7 +125,12 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p',
 
 const COLUMNS: &str = "
 SELECT a.attrelid, a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull,
-       a.atthasdef OR a.attidentity <> '', a.attgenerated <> ''
+       a.atthasdef OR a.attidentity <> '', a.attgenerated <> '', a.atttypid,
+       (WITH RECURSIVE base(oid, kind, next) AS (
+            SELECT t.oid, t.typtype, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
+            UNION ALL
+            SELECT t.oid, t.typtype, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.next WHERE b.kind = 'd')
+        SELECT b.oid FROM base b WHERE b.kind <> 'd')
   FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND a.attnum > 0 AND NOT a.attisdropped
    AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgsluice')
@@ -139,6 +147,8 @@ pub async fn tables(client: &Client) -> Result<Vec<Table>, Fault> {
             not_null: row.get(3),
             fills_itself: row.get(4),
             generated: row.get(5),
+            type_oid: row.get(6),
+            base_type_oid: row.get(7),
         });
     }
     let rows = client.query(TABLES, &[]).await.map_err(|e| doing(&e))?;

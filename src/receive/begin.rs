@@ -1,9 +1,9 @@
 //! The beginning of a stream, as the slot's plugin wants it.
 
 use super::door::{Catalog, Dialect, Door};
-use super::{APPLICATION, Source, published};
+use super::{APPLICATION, Asked, Source, published};
 use crate::archive::Archive;
-use crate::model::{Fault, OutputPlugin, Position};
+use crate::model::{Fault, Format, OutputPlugin, Position};
 use crate::pg::{self, ReplicationReceiver, ReplicationStream, StatusSender, control, facts, slot};
 use crate::plugin::{TableName, test_decoding, wal2json};
 
@@ -17,21 +17,22 @@ pub(super) struct Begun {
     pub(super) door: Door,
 }
 
-/// Begins streaming at `from`. `streaming`: transactions may be sent while they are under way.
+/// Begins streaming at `from`.
 pub(super) async fn begin(
     archive: &Archive,
     source: &Source,
     stream: ReplicationStream,
     from: Position,
-    streaming: bool,
+    asked: Asked,
 ) -> Result<Begun, Fault> {
     let plugin: OutputPlugin =
         archive.manifest().plugin.parse().map_err(|error| Fault::stop(format!("the archive: {error}")))?;
-    let streaming = streaming && stream.server_version_num() >= STREAMING_SINCE;
+    let streaming = asked.streaming && stream.server_version_num() >= STREAMING_SINCE;
+    let asked = Asked { streaming, ..asked };
     let (dialect, (events, status)) = match plugin {
         OutputPlugin::Pgoutput => {
-            let (events, status) = pgoutput(source, stream, from, streaming).await?;
-            return Ok(Begun { events, status, door: Door::pgoutput(archive)? });
+            let (events, status) = pgoutput(source, stream, from, asked).await?;
+            return Ok(Begun { events, status, door: Door::pgoutput(archive, asked.format)? });
         }
         OutputPlugin::TestDecoding => {
             let started = stream.start(&source.slot, from, &test_decoding::OPTIONS).await;
@@ -53,14 +54,17 @@ async fn pgoutput(
     source: &Source,
     stream: ReplicationStream,
     from: Position,
-    streaming: bool,
+    asked: Asked,
 ) -> Result<(ReplicationReceiver, StatusSender), Fault> {
     let publications = pg::publication_names([source.publication.as_str()]);
-    let version = if streaming { "2" } else { "1" };
+    let version = if asked.streaming { "2" } else { "1" };
     let mut options =
         vec![("proto_version", version), ("publication_names", publications.as_str()), ("messages", "true")];
-    if streaming {
+    if asked.streaming {
         options.push(("streaming", "on"));
+    }
+    if asked.format == Format::Binary {
+        options.push(("binary", "true"));
     }
     stream.start(&source.slot, from, &options).await
 }

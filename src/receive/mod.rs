@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::archive::{Archive, Durable, Manifest, Writer, WriterOptions, WriterState};
-use crate::model::{Fault, Position, Remedy, quote_literal};
+use crate::model::{Fault, Format, Position, Remedy, quote_literal};
 use crate::pg::{Conninfo, ReplicationStream};
 
 use admit::{LogState, SlotState, SourceState};
@@ -40,6 +40,8 @@ pub struct Source {
     pub sequences: bool,
     /// Takes large transactions while they are under way, where the server has it (14 and later).
     pub streaming: bool,
+    /// In which values are asked for: [`Format::Binary`] as long as all types are portable, and only of pgoutput.
+    pub format: Format,
 }
 
 /// How a running receiver is steered.
@@ -62,9 +64,25 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 enum Ended {
     /// Stopped by the operator, or everything is in the log that it was meant to bring.
     Finished,
-    /// What comes up to here is needed without streaming.
-    Whole(Position),
+    /// What comes next is needed in another way.
+    Again(Again),
     Cut(Fault),
+}
+
+/// In which way a source is asked again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Again {
+    /// Up to here without streaming.
+    Whole(Position),
+    /// As text from here on: this column has a type whose binary form means something to its own server only.
+    Text { column: String },
+}
+
+/// How a connection asks the source for its changes.
+#[derive(Clone, Copy)]
+struct Asked {
+    streaming: bool,
+    format: Format,
 }
 
 /// Opens the log for writing. A log that holds nothing yet asks the source for its timeline; none where stopped meanwhile.
@@ -110,18 +128,29 @@ pub async fn receive(
     let mut backoff = BACKOFF_MIN;
     let sampled = Arc::new(Mutex::new(Sampled::default()));
     let mut whole_until = None;
+    let mut format = source.format;
     loop {
         if *control.stop.borrow() || is_complete(&writer, &control) {
             return writer.close().await;
         }
         let started = writer.received();
         whole_until = whole_until.filter(|until| *until > started);
-        let ended = connection(archive, &mut writer, source, &sampled, &mut control, whole_until).await;
+        let asked = Asked { streaming: source.streaming && whole_until.is_none(), format };
+        let ended =
+            connection(archive, &mut writer, source, asked, &sampled, &mut control, whole_until).await;
         // What came of a transaction that is not whole will be sent again.
         writer.discard();
         let fault = match ended {
             Ok(Ended::Finished) => continue,
-            Ok(Ended::Whole(position)) => {
+            Ok(Ended::Again(Again::Text { column })) => {
+                tracing::warn!(
+                    column,
+                    "its type can't go to another server in binary form: receiving as text from here on"
+                );
+                format = Format::Text;
+                continue;
+            }
+            Ok(Ended::Again(Again::Whole(position))) => {
                 tracing::info!(until = %position, "a streamed transaction is in doubt and is taken again, whole");
                 whole_until = Some(position);
                 continue;
@@ -156,11 +185,12 @@ fn is_complete(writer: &Writer, control: &Control) -> bool {
 }
 
 /// One connection from start to end; whole transactions that came over it stay in the log. With `whole_until` it goes
-/// without streaming, and only to there.
+/// only to there.
 async fn connection(
     archive: &Archive,
     writer: &mut Writer,
     source: &Source,
+    asked: Asked,
     sampled: &Arc<Mutex<Sampled>>,
     control: &mut Control,
     whole_until: Option<Position>,
@@ -169,12 +199,12 @@ async fn connection(
     let Begun { mut events, status, door } = tokio::select! {
         biased;
         _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Finished),
-        started = start(archive, writer, source, whole_until.is_none()) => started?,
+        started = start(archive, writer, source, asked) => started?,
     };
     let herald = Herald::start(status, writer.durable(), control.applied.clone());
     let sampler = Sampler::new(source, sampled);
     let ended = pump::pump(&mut events, door, writer, control, &herald, whole_until, sampler).await;
-    if let Ok(Ended::Finished | Ended::Whole(_)) = ended {
+    if let Ok(Ended::Finished | Ended::Again(_)) = ended {
         // Before the connection ends the source shall know all that will be kept.
         let durable = settled(writer).await?;
         herald.finish(durable).await;
@@ -187,14 +217,15 @@ async fn start(
     archive: &Archive,
     writer: &mut Writer,
     source: &Source,
-    streaming: bool,
+    asked: Asked,
 ) -> Result<Begun, Fault> {
     let mut stream = ReplicationStream::connect(&source.conninfo, APPLICATION, &[]).await?;
     let durable = settled(writer).await?;
     let timeline = check(archive, writer, &mut stream, source, durable).await?;
     writer.continue_on(timeline);
-    let begun = begin::begin(archive, source, stream, durable, streaming && source.streaming).await?;
-    tracing::info!(slot = source.slot, plugin = archive.manifest().plugin, from = %durable, timeline, "receiving");
+    let begun = begin::begin(archive, source, stream, durable, asked).await?;
+    let format = asked.format.name();
+    tracing::info!(slot = source.slot, plugin = archive.manifest().plugin, format, from = %durable, timeline, "receiving");
     Ok(begun)
 }
 

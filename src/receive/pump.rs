@@ -116,8 +116,8 @@ pub(super) async fn pump(
                 Err(fault) => return Ok(Ended::Cut(fault)),
             }
         }
-        if let Some(position) = pump.door.whole_until() {
-            return Ok(Ended::Whole(position));
+        if let Some(again) = pump.door.again() {
+            return Ok(Ended::Again(again));
         }
         herald.received(pump.writer.received());
         control.received.send_replace(pump.writer.received());

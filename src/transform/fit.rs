@@ -1,9 +1,9 @@
 //! How a relation of the log fits the table of the target: which column is which, what the target lacks, and the DDL that
 //! would mend it.
 
-use crate::model::{Column, Relation, ReplicaIdentity, quote_ident};
+use crate::model::{Column, Relation, ReplicaIdentity, is_portable, quote_ident};
 
-use super::statement::Mapped;
+use super::statement::{Binary, Mapped};
 use super::target::{Equality, Generated, Identity, TargetColumn, TargetTable};
 use super::types::{ColumnType, keeps};
 
@@ -100,7 +100,7 @@ pub(super) fn fit(
                 }
             }
         }
-        mapped.push(map(column, found.filter(|_| !omitted)));
+        mapped.push(map(column, found.filter(|_| !omitted), source));
     }
     let refusal = |keys_only: bool| {
         let concerned = misfits.iter().any(|(at, _)| {
@@ -118,7 +118,7 @@ fn is_key(relation: &Relation, column: &Column) -> bool {
     column.key && relation.identity != ReplicaIdentity::Full
 }
 
-fn map(column: &Column, found: Option<&TargetColumn>) -> Mapped {
+fn map(column: &Column, found: Option<&TargetColumn>, source: Option<&ColumnType>) -> Mapped {
     Mapped {
         quoted: quote_ident(&column.name),
         key: column.key,
@@ -126,7 +126,45 @@ fn map(column: &Column, found: Option<&TargetColumn>) -> Mapped {
         identity: found.map_or(Identity::No, |found| found.identity),
         equality: found.map_or_else(Equality::default, |found| found.equality.clone()),
         type_name: found.map(|found| found.type_name.clone()).unwrap_or_default(),
+        arriving: name_of(source).to_owned(),
         castable: found.is_some_and(|found| found.castable),
+        binary: found.and_then(|found| binary(column, found)),
+    }
+}
+
+/// How values go to the column in binary form. That says nothing of its type, so it must be the same on both sides.
+fn binary(column: &Column, found: &TargetColumn) -> Option<Binary> {
+    let of = &found.column_type;
+    let send = found.send.clone().filter(|_| of.oid == column.type_oid && is_portable(of.oid))?;
+    Some(Binary { type_oid: of.oid, declared_oid: found.declared_oid, is_array: of.element != 0, send })
+}
+
+/// The refusal of a value in binary form that the target's column would take for another one, or not at all.
+pub(super) fn no_binary(relation: &Relation, at: usize, columns: &[Mapped]) -> Refusal {
+    let (Some(column), Some(mapped)) = (relation.columns.get(at), columns.get(at)) else {
+        return Refusal::new("a value is in binary form, and of no column".into());
+    };
+    let (quoted, source, target) = (&mapped.quoted, &mapped.arriving, &mapped.type_name);
+    let what = format!("column {quoted} of table {}.{} came in binary form", relation.schema, relation.name);
+    let alter = |type_name: &str| {
+        let table = format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name));
+        format!(
+            "on the target: ALTER TABLE {table} ALTER COLUMN {quoted} TYPE {type_name}; then run the same command again"
+        )
+    };
+    if !is_portable(column.type_oid) {
+        return Refusal::new(format!("{what}, which of type {source} means nothing to another server"))
+            .hint("leave the column out with --columns, or the table with --exclude; or start a new archive with --format text");
+    }
+    let refusal = if source == target {
+        Refusal::new(format!("{what}, in which values of type {source} from this source may be others here"))
+    } else {
+        Refusal::new(format!("{what}; it is {source} on the source and {target} on the target"))
+            .hint(alter(source))
+    };
+    Refusal {
+        hint: refusal.hint.or(Some("upgrade the target, or start a new archive with --format text".into())),
+        ..refusal
     }
 }
 

@@ -18,6 +18,6 @@ mod types;
 pub use fit::{Choice, Refusal};
 pub use fold::{Fold, Group, GroupKind, NetRow, RowKey};
 pub use planner::{Parameters, Planner, Step, Way};
-pub use statement::{Many, Statement, StatementKind};
+pub use statement::{Check, Many, Statement, StatementKind};
 pub use target::{Equality, Found, Generated, Identity, TargetColumn, TargetTable};
 pub use types::{ColumnType, TypeKind};

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use crate::model::{Relation, ReplicaIdentity, Value, quote_ident};
+use crate::model::{Format, Relation, ReplicaIdentity, Value, quote_ident};
 use crate::pgoutput::{Message, Old, Truncate, Tuple};
 
 use super::columns::ColumnSet;
 use super::fit::{self, Choice, Lacks, Refusal, Renamed};
 use super::fold::RowKey;
-use super::statement::{self, Mapped, Match, Source, Statement};
+use super::statement::{self, Mapped, Match, Place, Source, Statement};
 use super::target::{Found, Generated, Identity, TargetColumn, TargetTable};
 
 /// Shapes of one table's changes that are kept: where whole rows are matched, each pattern of nulls is one.
@@ -68,8 +68,10 @@ struct Table {
     target: TargetTable,
     columns: Vec<Mapped>,
     lacks: Lacks,
-    insert: Statement,
-    copy: Option<Statement>,
+    /// Columns that take no value in binary form, by place.
+    only_text: Vec<usize>,
+    text: Inserts,
+    binary: Inserts,
     /// None where the changes of a row must not be made one.
     row_key: Option<RowKey>,
     /// Changes of different rows have nothing to do with each other.
@@ -77,9 +79,16 @@ struct Table {
     shapes: HashMap<Shape, Option<Statement>>,
 }
 
+/// How rows come in.
+struct Inserts {
+    insert: Statement,
+    copy: Option<Statement>,
+}
+
 /// What makes two changes of a table use the same statement.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Shape {
+    format: Format,
     update: bool,
     old: OldShape,
     /// Columns of the new row that were not sent.
@@ -103,29 +112,43 @@ pub struct Parameters<'m> {
     new: Vec<Value<'m>>,
     old: Vec<Value<'m>>,
     values: Vec<Option<&'m [u8]>>,
+    format: Format,
 }
 
 impl<'m> Parameters<'m> {
-    /// The values in the order of the statement's parameters, in text form; `None` is null.
+    /// The values in the order of the statement's parameters and in its format; `None` is null.
     pub fn values(&self) -> &[Option<&'m [u8]>] {
         &self.values
+    }
+
+    /// Of all the values.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Takes note of the format of the rows in hand. The receiver sees to it that all values of a row have the same.
+    fn note_format(&mut self) {
+        let first = self.new.iter().chain(&self.old).find_map(|value| value.bytes());
+        self.format = first.map_or(Format::Text, |(format, _)| format);
     }
 
     fn fill(&mut self, sources: &[Source]) -> Result<(), Refusal> {
         self.values.clear();
         for source in sources {
-            let value = match *source {
-                Source::New(at) => self.new.get(at),
-                Source::Old(at) => self.old.get(at),
+            let (Source::New(at) | Source::Old(at)) = *source;
+            let row = if matches!(source, Source::New(_)) { &self.new } else { &self.old };
+            let Some(value) = row.get(at) else {
+                return Err(Refusal::new("a row has fewer columns than its relation".into()));
             };
-            self.values.push(match value {
-                Some(Value::Text(text)) => Some(text),
-                Some(Value::Null) => None,
-                Some(Value::Unchanged) => {
+            self.values.push(match value.bytes() {
+                None if *value == Value::Null => None,
+                None => {
                     return Err(Refusal::new("a value that is needed was not sent (unchanged TOAST)".into()));
                 }
-                Some(Value::Binary(_)) => return Err(Refusal::new("a value is in binary form".into())),
-                None => return Err(Refusal::new("a row has fewer columns than its relation".into())),
+                Some((format, _)) if format != self.format => {
+                    return Err(Refusal::new("a row has values in text and in binary form".into()));
+                }
+                Some((_, bytes)) => Some(bytes),
             });
         }
         Ok(())
@@ -187,14 +210,20 @@ impl Planner {
         };
         let (columns, lacks) = fit::fit(relation, &target, &found.arriving, choice);
         let left_out = lacks.left_out.clone();
-        let insert = statement::insert(first, &target, &columns);
-        let copy = statement::copy(first + 1, &target, &columns);
+        let inserts = |id, format| {
+            let place = Place { target: &target, columns: &columns, format };
+            Inserts { insert: statement::insert(id, place), copy: statement::copy(id + 1, place) }
+        };
+        let (text, binary) = (inserts(first, Format::Text), inserts(first + 2, Format::Binary));
         let row_key = row_key(relation, &target, &columns).filter(|_| !choice.exact);
         let divisible = row_key.as_ref().is_some_and(|key| is_divisible(key, &target, &columns));
+        let only_text =
+            (0..).zip(&columns).filter(|(_, column)| !column.unwritten && column.binary.is_none());
+        let only_text = only_text.map(|(at, _)| at).collect();
         let shapes = HashMap::new();
-        let table = Table { target, columns, lacks, insert, copy, row_key, divisible, shapes };
+        let table = Table { target, columns, lacks, only_text, text, binary, row_key, divisible, shapes };
         known.bound = Bound::To(Box::new(table));
-        self.statements = first + 2;
+        self.statements = first + 5;
         Ok(left_out)
     }
 
@@ -216,9 +245,9 @@ impl Planner {
     }
 
     /// The `COPY` that takes rows like the inserts of this relation, if it is bound and has columns.
-    pub fn copy(&self, oid: u32) -> Option<&Statement> {
+    pub fn copy(&self, oid: u32, format: Format) -> Option<&Statement> {
         match &self.relations.get(&oid)?.bound {
-            Bound::To(table) => table.copy.as_ref(),
+            Bound::To(table) => table.inserts(format).copy.as_ref(),
             Bound::NotYet | Bound::LeftOut | Bound::Refused(_) => None,
         }
     }
@@ -247,7 +276,10 @@ impl Planner {
         let by_key = matches!(message, Message::Delete { old: Old::Key(_), .. });
         match if by_key { &table.lacks.for_keys } else { &table.lacks.for_rows } {
             Some(refusal) => Err(refusal.clone()),
-            None => Ok(table.row_key.as_ref().map_or(Way::Alone, |key| Way::Fold(oid, key))),
+            None => match table.untakable(message) {
+                Some(at) => Err(fit::no_binary(&known.relation, at, &table.columns)),
+                None => Ok(table.row_key.as_ref().map_or(Way::Alone, |key| Way::Fold(oid, key))),
+            },
         }
     }
 
@@ -277,7 +309,9 @@ impl Planner {
         let statement = match *message {
             Message::Insert { new, .. } => {
                 load(&mut parameters.new, new, &known.relation)?;
-                Some(&table.insert)
+                parameters.old.clear();
+                parameters.note_format();
+                Some(&table.inserts(parameters.format).insert)
             }
             Message::Update { old, new, .. } => {
                 load(&mut parameters.new, new, &known.relation)?;
@@ -332,6 +366,37 @@ fn load<'m>(values: &mut Vec<Value<'m>>, tuple: Tuple<'m>, relation: &Relation) 
 }
 
 impl Table {
+    fn inserts(&self, format: Format) -> &Inserts {
+        match format {
+            Format::Text => &self.text,
+            Format::Binary => &self.binary,
+        }
+    }
+
+    /// The first column for which the change has a value in binary form that it does not take.
+    fn untakable(&self, message: &Message<'_>) -> Option<usize> {
+        if self.only_text.is_empty() {
+            return None;
+        }
+        let (old, new) = match *message {
+            Message::Insert { new, .. } => (Old::Absent, Some(new)),
+            Message::Update { old, new, .. } => (old, Some(new)),
+            Message::Delete { old, .. } => (old, None),
+            _ => return None,
+        };
+        let old = match old {
+            Old::Absent => None,
+            Old::Key(row) | Old::Row(row) => Some(row),
+        };
+        let is_binary =
+            |row: &Tuple<'_>| matches!(row.values().find_map(Value::bytes), Some((Format::Binary, _)));
+        let is_untakable = |(at, value): &(usize, Value<'_>)| {
+            matches!(value, Value::Binary(_)) && self.only_text.contains(at)
+        };
+        let rows = old.into_iter().chain(new).filter(is_binary);
+        rows.filter_map(|row| (0..).zip(row.values()).find(is_untakable)).map(|(at, _)| at).next()
+    }
+
     /// The statement of an update or delete; none where there is nothing to do.
     fn change<'m>(
         &mut self,
@@ -342,7 +407,10 @@ impl Table {
         statements: &mut u32,
     ) -> Result<Option<&Statement>, Refusal> {
         let old_shape = match old {
-            Old::Absent => OldShape::Absent,
+            Old::Absent => {
+                parameters.old.clear();
+                OldShape::Absent
+            }
             Old::Key(tuple) => {
                 load(&mut parameters.old, tuple, relation)?;
                 OldShape::Key
@@ -352,6 +420,7 @@ impl Table {
                 OldShape::Row
             }
         };
+        parameters.note_format();
         let shape = self.shape(update, old_shape, parameters);
         if self.shapes.len() >= SHAPES_MAX && !self.shapes.contains_key(&shape) {
             self.shapes.clear();
@@ -369,6 +438,7 @@ impl Table {
 
     fn shape(&self, update: bool, old: OldShape, parameters: &Parameters<'_>) -> Shape {
         let mut shape = Shape {
+            format: parameters.format,
             update,
             old,
             unchanged: ColumnSet::default(),
@@ -476,13 +546,14 @@ fn build(
             }
         }
     };
+    let place = Place { target, columns, format: shape.format };
     if !shape.update {
-        return Ok(Some(statement::delete(id, target, columns, &found_by)));
+        return Ok(Some(statement::delete(id, place, &found_by)));
     }
     let sent = |at: usize, column: &Mapped| !column.unwritten && !shape.unchanged.contains(at);
     let settable: Vec<usize> = (0..).zip(columns).filter(|(at, c)| sent(*at, c)).map(|(at, _)| at).collect();
     if shape.reinsert {
-        return Ok(Some(statement::reinsert(id, target, columns, &settable, &found_by)));
+        return Ok(Some(statement::reinsert(id, place, &settable, &found_by)));
     }
     let always = |at: &usize| columns.get(*at).is_some_and(|column| column.identity == Identity::Always);
     let key = |at: &usize| columns.get(*at).is_some_and(|column| column.key);
@@ -499,7 +570,7 @@ fn build(
     if set.is_empty() {
         return Ok(None);
     }
-    Ok(Some(statement::update(id, target, columns, &set, &fixed, &found_by)))
+    Ok(Some(statement::update(id, place, &set, &fixed, &found_by)))
 }
 
 #[cfg(test)]

@@ -16,7 +16,9 @@ const PLAIN: TargetColumn = TargetColumn {
         name: String::new(),
         sql: String::new(),
     },
+    declared_oid: 25,
     castable: true,
+    send: None,
     must_be_given: false,
     generated: Generated::No,
     identity: Identity::No,
@@ -58,7 +60,7 @@ pub(super) fn relation(identity: ReplicaIdentity, columns: &[&str]) -> Relation 
     Relation { oid: 9, schema: "public".into(), name: "t".into(), identity, columns: columns.collect() }
 }
 
-/// `-` is null, `?` unchanged, anything else text.
+/// `-` is null, `?` unchanged, what begins with a backslash in binary form, anything else text.
 fn tuple(values: &[&str]) -> Vec<u8> {
     let mut bytes = (values.len() as u16).to_be_bytes().to_vec();
     for value in values {
@@ -66,7 +68,7 @@ fn tuple(values: &[&str]) -> Vec<u8> {
             "-" => bytes.push(b'n'),
             "?" => bytes.push(b'u'),
             text => {
-                bytes.push(b't');
+                bytes.push(if text.starts_with('\\') { b'b' } else { b't' });
                 bytes.extend((text.len() as u32).to_be_bytes());
                 bytes.extend(text.as_bytes());
             }
@@ -164,6 +166,76 @@ fn deletes_by_key() {
     check(keyed(), plain(), &[("DK", &["1", "-", "-"])], "DELETE FROM ONLY public.t WHERE id = $1 | 1");
     let partitioned = TargetTable { partitioned: true, ..plain() };
     check(keyed(), partitioned, &[("DK", &["1", "-", "-"])], "DELETE FROM public.t WHERE id = $1 | 1");
+}
+
+fn binary(name: &str, oid: u32) -> TargetColumn {
+    let column_type = ColumnType { oid, ..column(name).column_type };
+    TargetColumn { send: Some(format!("send{oid}")), column_type, declared_oid: oid, ..column(name) }
+}
+
+#[test]
+fn values_in_binary_form_go_to_columns_of_the_same_type() {
+    let alike = || target(vec![binary("id", 25), binary("a", 25), binary("b", 25)]);
+    let insert = "INSERT INTO public.t (id, a, b) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3)";
+    check(keyed(), alike(), &[("IN", &["\\1", "-", "\\x"])], &format!("{insert} | \\1 - \\x"));
+    check(
+        keyed(),
+        alike(),
+        &[("UN", &["\\1", "\\y", "?"])],
+        "UPDATE ONLY public.t SET a = $1 WHERE id = $2 | \\y \\1",
+    );
+    let mixed = "refused: table public.t: a row has values in text and in binary form";
+    check(keyed(), alike(), &[("IN", &["\\1", "-", "x"])], mixed);
+    let other = || target(vec![binary("id", 25), binary("a", 25), binary("b", 23)]);
+    let refused = "refused: column b of table public.t came in binary form; it is TYPE on the source and text on the target";
+    check(keyed(), other(), &[("IN", &["\\1", "-", "\\x"])], refused);
+    check(keyed(), other(), &[("IN", &["\\1", "-", "-"])], &format!("{insert} | \\1 - -"));
+    check(keyed(), other(), &[("IN", &["1", "-", "x"])], &format!("{insert} | 1 - x"));
+    check(keyed(), other(), &[("DK", &["\\1", "-", "-"])], "DELETE FROM ONLY public.t WHERE id = $1 | \\1");
+    let inexact = TargetColumn { equality: Equality::default(), ..binary("b", 25) };
+    check(
+        relation(ReplicaIdentity::Full, &["id*", "a*", "b*"]),
+        target(vec![binary("id", 25), binary("a", 25), inexact]),
+        &[("DO", &["\\1", "-", "\\x"])],
+        "WITH one AS MATERIALIZED (SELECT ctid AS row, tableoid AS part FROM ONLY public.t WHERE id = $1 AND a IS NULL \
+         AND pg_catalog.send25(b) = $2 LIMIT 1) \
+         DELETE FROM ONLY public.t AS t USING one WHERE t.ctid = one.row AND t.tableoid = one.part | \\1 \\x",
+    );
+}
+
+#[test]
+fn parameters_in_binary_form_have_their_types() {
+    let mut planner = Planner::default();
+    planner.define(keyed());
+    let array = ColumnType { element: 25, ..column("b").column_type };
+    let array = TargetColumn { column_type: array, ..binary("b", 25) };
+    let table = target(vec![binary("id", 25), binary("a", 25), array]);
+    planner.bind(9, found(table), &Choice::default()).unwrap();
+    let mut planned = |change: &[(&str, &[&str])]| {
+        let bytes = message(change);
+        match planner.plan(&decode(&bytes).unwrap(), &mut Parameters::default()) {
+            Ok(Step::Execute(statement)) => statement.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let update = planned(&[("UN", &["\\1", "\\y", "?"])]);
+    assert_eq!((update.format, &*update.types), (Format::Binary, &[25, 25][..]));
+    let many = update.many.unwrap();
+    assert_eq!(many.elements, [25, 25]);
+    assert_eq!(
+        many.sql.replace('"', ""),
+        "UPDATE ONLY public.t AS t SET a = r.c1 FROM unnest($1::text[], $2::text[]) AS r (c1, c2) WHERE t.id = r.c2"
+    );
+    // An array of arrays would be one array.
+    assert!(planned(&[("UN", &["\\1", "\\y", "\\z"])]).many.is_none());
+    let as_text = planned(&[("UN", &["1", "y", "?"])]);
+    assert_eq!((as_text.format, as_text.types.len()), (Format::Text, 0));
+    assert!(as_text.many.is_some() && as_text.id != update.id);
+    let copy = planner.copy(9, Format::Binary).unwrap();
+    assert!(copy.sql.ends_with("FROM STDIN WITH (FORMAT binary)"), "{}", copy.sql);
+    let check = copy.check.as_ref().unwrap();
+    assert!(check.sql.contains("pg_catalog.pg_typeof(r.\"a\") = 25::pg_catalog.regtype"), "{}", check.sql);
+    assert!(planner.copy(9, Format::Text).unwrap().check.is_none());
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::model::quote_ident;
+use crate::model::{Format, quote_ident};
 
 use super::target::{Equality, Identity, TargetTable};
 
-/// A statement that is prepared once and executed for many rows. Parameters are text, typed by their place. Cheap to clone.
+/// A statement that is prepared once and executed for many rows. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Statement {
     /// Unique within the planner: the name to prepare it under.
@@ -15,16 +15,33 @@ pub struct Statement {
     pub sql: Arc<str>,
     /// Where each parameter comes from.
     pub(super) sources: Arc<[Source]>,
+    /// Of the parameters, or of a COPY's rows.
+    pub format: Format,
+    /// Types of the parameters (OIDs), where they are binary; those of text are typed by their place.
+    pub types: Arc<[u32]>,
     /// The same for many rows with different keys at once; the target does that much faster.
     pub many: Option<Arc<Many>>,
+    /// To be run before, in the same transaction.
+    pub check: Option<Arc<Check>>,
+}
+
+/// A query that fails where the table's columns are of other types by now, and keeps them as they are up to the transaction's
+/// end. The parameters of a statement have their types with them; rows of a COPY in binary form are taken for whatever the columns
+/// are.
+#[derive(Clone, Debug)]
+pub struct Check {
+    pub id: u32,
+    pub sql: String,
 }
 
 /// A statement that changes many rows. Its parameters are those of the one for a single row, in the same order, each an array
-/// (`text[]`) of the rows' values.
+/// of the rows' values.
 #[derive(Clone, Debug)]
 pub struct Many {
     pub id: u32,
     pub sql: String,
+    /// Types of the elements (OIDs), one for each parameter.
+    pub elements: Vec<u32>,
 }
 
 impl Statement {
@@ -60,9 +77,28 @@ pub(super) struct Mapped {
     pub(super) identity: Identity,
     pub(super) equality: Equality,
     pub(super) type_name: String,
+    /// The type on the source, as SQL names it.
+    pub(super) arriving: String,
     /// A cast of a value's text gives the value.
     pub(super) castable: bool,
+    pub(super) binary: Option<Binary>,
 }
+
+/// How values of a column are handed on in binary form.
+#[derive(Clone, Debug)]
+pub(super) struct Binary {
+    /// On both sides.
+    pub(super) type_oid: u32,
+    /// The target's column's own, where that is a domain.
+    pub(super) declared_oid: u32,
+    pub(super) is_array: bool,
+    /// The type's send function.
+    pub(super) send: String,
+}
+
+/// `text` and `bytea`.
+const TEXT: u32 = 25;
+const BYTEA: u32 = 17;
 
 /// How the row to change is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,24 +109,52 @@ pub(super) enum Match {
     Row { columns: Vec<usize>, nulls: Vec<usize> },
 }
 
-/// Collects SQL and the order of its parameters.
+/// The table that a statement is for, and how its parameters come.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'t> {
+    pub(super) target: &'t TargetTable,
+    pub(super) columns: &'t [Mapped],
+    pub(super) format: Format,
+}
+
+/// Collects SQL, and its parameters in their order.
 struct Sql {
     text: String,
+    format: Format,
     sources: Vec<Source>,
+    types: Vec<u32>,
 }
 
 impl Sql {
-    fn new(text: String) -> Sql {
-        Sql { text, sources: Vec::new() }
+    fn new(text: String, format: Format) -> Sql {
+        Sql { text, format, sources: Vec::new(), types: Vec::new() }
     }
 
-    fn parameter(&mut self, source: Source) -> String {
+    /// A value of this column.
+    fn parameter(&mut self, source: Source, column: &Mapped) -> String {
+        self.typed(source, column.binary.as_ref().map_or(0, |binary| binary.type_oid))
+    }
+
+    fn typed(&mut self, source: Source, type_oid: u32) -> String {
         self.sources.push(source);
+        if self.format == Format::Binary {
+            self.types.push(type_oid);
+        }
         format!("${}", self.sources.len())
     }
 
     fn statement(self, id: u32, kind: StatementKind) -> Statement {
-        Statement { id, kind, sql: self.text.into(), sources: self.sources.into(), many: None }
+        let Sql { text, format, sources, types } = self;
+        Statement {
+            id,
+            kind,
+            sql: text.into(),
+            sources: sources.into(),
+            format,
+            types: types.into(),
+            many: None,
+            check: None,
+        }
     }
 }
 
@@ -107,25 +171,45 @@ fn qualified(target: &TargetTable) -> String {
     format!("{}.{}", quote_ident(&target.schema), quote_ident(&target.name))
 }
 
-pub(super) fn insert(id: u32, target: &TargetTable, columns: &[Mapped]) -> Statement {
-    let written = written(columns);
-    let mut sql = Sql::new(format!("INSERT INTO {}", qualified(target)));
+pub(super) fn insert(id: u32, place: Place<'_>) -> Statement {
+    let written = written(place.columns);
+    let mut sql = Sql::new(format!("INSERT INTO {}", qualified(place.target)), place.format);
     if written.is_empty() {
         sql.text += " DEFAULT VALUES";
         return sql.statement(id, StatementKind::Row);
     }
     let names = join(written.iter().map(|(_, column)| column.quoted.clone()), ", ");
-    let values: Vec<_> = written.iter().map(|(at, _)| sql.parameter(Source::New(*at))).collect();
+    let values: Vec<_> = written.iter().map(|(at, column)| sql.parameter(Source::New(*at), column)).collect();
     sql.text += &format!(" ({names}) OVERRIDING SYSTEM VALUE VALUES ({})", values.join(", "));
     sql.statement(id, StatementKind::Row)
 }
 
-/// The same columns as [`insert`] in the same order, so that its parameters are the row.
-pub(super) fn copy(id: u32, target: &TargetTable, columns: &[Mapped]) -> Option<Statement> {
-    let written = written(columns);
+/// The same columns as [`insert`] in the same order, so that its parameters are the row. What must be run before has the next id.
+pub(super) fn copy(id: u32, place: Place<'_>) -> Option<Statement> {
+    let written = written(place.columns);
     let names = join(written.iter().map(|(_, column)| column.quoted.clone()), ", ");
-    let sql = Sql::new(format!("COPY {} ({names}) FROM STDIN", qualified(target)));
-    (!written.is_empty()).then(|| sql.statement(id, StatementKind::Copy))
+    let format = if place.format == Format::Binary { " WITH (FORMAT binary)" } else { "" };
+    let sql =
+        Sql::new(format!("COPY {} ({names}) FROM STDIN{format}", qualified(place.target)), place.format);
+    (!written.is_empty()).then(|| {
+        let mut statement = sql.statement(id, StatementKind::Copy);
+        if place.format == Format::Binary {
+            statement.check = Some(Arc::new(check(id + 1, place.target, &written)));
+        }
+        statement
+    })
+}
+
+fn check(id: u32, target: &TargetTable, written: &[(usize, &Mapped)]) -> Check {
+    // Of a column that takes nothing in binary form comes nothing but nulls.
+    let typed = written.iter().filter_map(|(_, column)| Some((column, column.binary.as_ref()?)));
+    let typed = typed.map(|(column, binary)| {
+        format!("pg_catalog.pg_typeof(r.{}) = {}::pg_catalog.regtype", column.quoted, binary.declared_oid)
+    });
+    let alike = join(["true".to_owned()].into_iter().chain(typed), " AND ");
+    let table = only(target);
+    let sql = format!("SELECT 1 / ({alike})::int4 FROM (SELECT) AS one LEFT JOIN {table} AS r ON false");
+    Check { id, sql }
 }
 
 fn written(columns: &[Mapped]) -> Vec<(usize, &Mapped)> {
@@ -136,23 +220,22 @@ fn written(columns: &[Mapped]) -> Vec<(usize, &Mapped)> {
 /// rows has the next id.
 pub(super) fn update(
     id: u32,
-    target: &TargetTable,
-    columns: &[Mapped],
+    place: Place<'_>,
     set: &[usize],
     fixed: &[usize],
     found_by: &Match,
 ) -> Statement {
-    let mut sql = Sql::new(String::new());
+    let mut sql = Sql::new(String::new(), place.format);
     let assignments: Vec<_> = set
         .iter()
         .filter_map(|&at| {
-            let column = columns.get(at)?;
-            Some(format!("{} = {}", column.quoted, sql.parameter(Source::New(at))))
+            let column = place.columns.get(at)?;
+            Some(format!("{} = {}", column.quoted, sql.parameter(Source::New(at), column)))
         })
         .collect();
-    let table = only(target);
+    let table = only(place.target);
     let fixed = fixed.iter().map(|&at| (at, Source::New(at))).collect::<Vec<_>>();
-    let found = find(&mut sql, target, columns, found_by, &fixed);
+    let found = find(&mut sql, place, found_by, &fixed);
     sql.text = match found {
         Found::Condition(condition) => {
             format!("UPDATE {table} SET {} WHERE {condition}", assignments.join(", "))
@@ -165,38 +248,48 @@ pub(super) fn update(
     };
     let mut statement = sql.statement(id, StatementKind::Row);
     if let Match::Key(key) = found_by {
-        statement.many = many(id + 1, target, columns, set, key.iter().chain(&fixed).map(|(at, _)| *at));
+        statement.many = many(id + 1, place, set, key.iter().chain(&fixed).map(|(at, _)| *at));
     }
     statement
 }
 
 /// The form for many rows of an update or delete that finds each by its key: `set` takes the first parameters, what must be
-/// equal the others. None where a value can't be told from its text by a cast, or where a key might mean several rows: then a
-/// count of all rows would prove nothing.
-fn many(
-    id: u32,
-    target: &TargetTable,
-    columns: &[Mapped],
-    set: &[usize],
-    equal: impl Iterator<Item = usize>,
-) -> Option<Arc<Many>> {
-    let used = set.iter().copied().chain(equal).map(|at| columns.get(at));
+/// equal the others. None where no array of values can be made of the column's, as of texts whose cast is not the type's own
+/// input; or where a key might mean several rows: then a count of all rows would prove nothing.
+fn many(id: u32, place: Place<'_>, set: &[usize], equal: impl Iterator<Item = usize>) -> Option<Arc<Many>> {
+    let used = set.iter().copied().chain(equal).map(|at| place.columns.get(at));
     let used: Vec<&Mapped> = used.collect::<Option<_>>()?;
     let key: Vec<&str> = used.iter().skip(set.len()).map(|column| column.quoted.as_str()).collect();
     let is_key = |unique: &Vec<String>| unique.iter().all(|name| key.contains(&quote_ident(name).as_str()));
-    if !used.iter().all(|column| column.castable) || !target.unique.iter().any(is_key) {
+    if !place.target.unique.iter().any(is_key) {
         return None;
     }
+    let element = |column: &&Mapped| match (place.format, &column.binary) {
+        (Format::Text, _) => column.castable.then_some(TEXT),
+        // An array of arrays would be one array.
+        (Format::Binary, Some(binary)) if !binary.is_array => Some(binary.type_oid),
+        (Format::Binary, _) => None,
+    };
+    let elements: Vec<u32> = used.iter().map(element).collect::<Option<_>>()?;
     let named = || used.iter().zip(1..);
-    let arrays = join(named().map(|(_, at)| format!("${at}::text[]")), ", ");
     let names = join(named().map(|(_, at)| format!("c{at}")), ", ");
-    let values = join(named().map(|(column, at)| format!("c{at}::{} AS c{at}", column.type_name)), ", ");
-    let rows = format!("(SELECT {values} FROM unnest({arrays}) AS u ({names})) AS r");
+    let rows = match place.format {
+        Format::Text => {
+            let arrays = join(named().map(|(_, at)| format!("${at}::text[]")), ", ");
+            let values =
+                join(named().map(|(column, at)| format!("c{at}::{} AS c{at}", column.type_name)), ", ");
+            format!("(SELECT {values} FROM unnest({arrays}) AS u ({names})) AS r")
+        }
+        Format::Binary => {
+            let arrays = join(named().map(|(column, at)| format!("${at}::{}[]", column.type_name)), ", ");
+            format!("unnest({arrays}) AS r ({names})")
+        }
+    };
     let found = named()
         .skip(set.len())
         .map(|(column, at)| format!("t.{} {} r.c{at}", column.quoted, operator(column)));
     let found = join(found, " AND ");
-    let table = only(target);
+    let table = only(place.target);
     let sql = if set.is_empty() {
         format!("DELETE FROM {table} AS t USING {rows} WHERE {found}")
     } else {
@@ -204,13 +297,13 @@ fn many(
             join(named().take(set.len()).map(|(column, at)| format!("{} = r.c{at}", column.quoted)), ", ");
         format!("UPDATE {table} AS t SET {set} FROM {rows} WHERE {found}")
     };
-    Some(Arc::new(Many { id, sql }))
+    Some(Arc::new(Many { id, sql, elements }))
 }
 
-pub(super) fn delete(id: u32, target: &TargetTable, columns: &[Mapped], found_by: &Match) -> Statement {
-    let mut sql = Sql::new(String::new());
-    let table = only(target);
-    sql.text = match find(&mut sql, target, columns, found_by, &[]) {
+pub(super) fn delete(id: u32, place: Place<'_>, found_by: &Match) -> Statement {
+    let mut sql = Sql::new(String::new(), place.format);
+    let table = only(place.target);
+    sql.text = match find(&mut sql, place, found_by, &[]) {
         Found::Condition(condition) => format!("DELETE FROM {table} WHERE {condition}"),
         Found::One(one) => format!(
             "WITH one AS MATERIALIZED ({one}) DELETE FROM {table} AS t USING one \
@@ -219,23 +312,18 @@ pub(super) fn delete(id: u32, target: &TargetTable, columns: &[Mapped], found_by
     };
     let mut statement = sql.statement(id, StatementKind::Row);
     if let Match::Key(key) = found_by {
-        statement.many = many(id + 1, target, columns, &[], key.iter().map(|(at, _)| *at));
+        statement.many = many(id + 1, place, &[], key.iter().map(|(at, _)| *at));
     }
     statement
 }
 
 /// Deletes the row and inserts it again with the new values, all others kept: the only way to change an identity
 /// column that is GENERATED ALWAYS.
-pub(super) fn reinsert(
-    id: u32,
-    target: &TargetTable,
-    columns: &[Mapped],
-    set: &[usize],
-    found_by: &Match,
-) -> Statement {
-    let mut sql = Sql::new(String::new());
+pub(super) fn reinsert(id: u32, place: Place<'_>, set: &[usize], found_by: &Match) -> Statement {
+    let Place { target, columns, format } = place;
+    let mut sql = Sql::new(String::new(), format);
     let table = only(target);
-    let delete = match find(&mut sql, target, columns, found_by, &[]) {
+    let delete = match find(&mut sql, place, found_by, &[]) {
         Found::Condition(condition) => {
             format!("WITH old AS (DELETE FROM {table} WHERE {condition} RETURNING *)")
         }
@@ -249,9 +337,9 @@ pub(super) fn reinsert(
     let mut values = Vec::new();
     for column in stored() {
         let quoted = quote_ident(&column.name);
-        let sent = set.iter().find(|&&at| columns.get(at).is_some_and(|mapped| mapped.quoted == quoted));
-        values.push(match sent {
-            Some(&at) => sql.parameter(Source::New(at)),
+        let mut sent = set.iter().filter_map(|&at| Some((at, columns.get(at)?)));
+        values.push(match sent.find(|(_, mapped)| mapped.quoted == quoted) {
+            Some((at, mapped)) => sql.parameter(Source::New(at), mapped),
             None => format!("old.{quoted}"),
         });
     }
@@ -271,7 +359,7 @@ pub(super) fn truncate<'t>(
 ) -> Statement {
     let tables = join(targets.into_iter().map(only), ", ");
     let identity = if restart_identity { " RESTART IDENTITY" } else { "" };
-    Sql::new(format!("TRUNCATE {tables}{identity}")).statement(id, StatementKind::Truncate)
+    Sql::new(format!("TRUNCATE {tables}{identity}"), Format::Text).statement(id, StatementKind::Truncate)
 }
 
 enum Found {
@@ -281,25 +369,21 @@ enum Found {
     One(String),
 }
 
-fn find(
-    sql: &mut Sql,
-    target: &TargetTable,
-    columns: &[Mapped],
-    found_by: &Match,
-    fixed: &[(usize, Source)],
-) -> Found {
+fn find(sql: &mut Sql, place: Place<'_>, found_by: &Match, fixed: &[(usize, Source)]) -> Found {
+    let Place { target, columns, .. } = place;
     let mut conditions = Vec::new();
     match found_by {
         Match::Key(key) => {
             for &(at, source) in key.iter().chain(fixed) {
                 let Some(column) = columns.get(at) else { continue };
-                conditions.push(equal_by_operator(column, &sql.parameter(source)));
+                conditions.push(equal_by_operator(column, &sql.parameter(source, column)));
             }
             Found::Condition(conditions.join(" AND "))
         }
         Match::Row { columns: compared, nulls } => {
             for &at in compared {
                 let Some(column) = columns.get(at) else { continue };
+                let old = Source::Old(at);
                 conditions.push(if nulls.contains(&at) {
                     format!(
                         "{} {}",
@@ -307,9 +391,14 @@ fn find(
                         if column.equality.record { NO_RECORD } else { "IS NULL" }
                     )
                 } else if column.equality.exact {
-                    equal_by_operator(column, &sql.parameter(Source::Old(at)))
+                    equal_by_operator(column, &sql.parameter(old, column))
                 } else {
-                    equal_by_text(column, &sql.parameter(Source::Old(at)))
+                    match &column.binary {
+                        Some(binary) if sql.format == Format::Binary => {
+                            equal_by_bytes(column, binary, &sql.typed(old, BYTEA))
+                        }
+                        _ => equal_by_text(column, &sql.parameter(old, column)),
+                    }
                 });
             }
             let table = only(target);
@@ -341,4 +430,9 @@ fn equal_by_text(column: &Mapped, parameter: &str) -> String {
     let name = &column.quoted;
     let there = if column.equality.record { A_RECORD } else { "IS NOT NULL" };
     format!("({name} {there} AND pg_catalog.format('%s', {name}) COLLATE pg_catalog.\"C\" = {parameter})")
+}
+
+/// The same for what was sent in binary form: equal bytes are equal values, of all types that come so.
+fn equal_by_bytes(column: &Mapped, binary: &Binary, parameter: &str) -> String {
+    format!("pg_catalog.{}({}) = {parameter}", quote_ident(&binary.send), column.quoted)
 }

@@ -43,8 +43,12 @@ pub struct TargetColumn {
     /// to it must not cut values off, as one to `character`, which is `character(1)`, or to a domain over one would.
     pub type_name: String,
     pub column_type: ColumnType,
+    /// Its OID, or that of the domain.
+    pub declared_oid: u32,
     /// A cast from text to it takes what the type's own input takes.
     pub castable: bool,
+    /// What gives the binary form of its values; none where a value in binary form is not to be handed to the column.
+    pub send: Option<String>,
     /// NOT NULL, and nothing fills it in: a row can't be inserted without it.
     pub must_be_given: bool,
     pub generated: Generated,

@@ -27,10 +27,12 @@ impl Pgsluice {
         let variables = [("SOURCE", source), ("TARGET", target), ("ARCHIVE", archive.as_str())]
             .map(|(name, value)| (format!("PGSLUICE_{name}"), value.to_owned()));
         let program = Pgsluice { folder, variables: variables.into(), limit: Duration::from_secs(120) };
-        match std::env::var("PGSLUICE_TEST_PLUGIN") {
-            Ok(plugin) => program.env("PGSLUICE_PLUGIN", &plugin),
-            Err(_) => program,
-        }
+        ["PLUGIN", "FORMAT"].into_iter().fold(program, |program, word| {
+            match std::env::var(format!("PGSLUICE_TEST_{word}")) {
+                Ok(value) => program.env(&format!("PGSLUICE_{word}"), &value),
+                Err(_) => program,
+            }
+        })
     }
 
     /// Sets or replaces a variable of the environment.

@@ -66,7 +66,8 @@ impl Applier<'_> {
         let rules = &self.target.rules;
         let family = rules.family(client, relation).await?;
         let Some(choice) = rules.choose(&family) else { return Ok((family, None)) };
-        let mut found = lookup::look_up(client, &self.planner, relation).await?;
+        let source_version = self.archive.manifest().server_version_num;
+        let mut found = lookup::look_up(client, &self.planner, relation, source_version).await?;
         if let Some(table) = found.table.as_ref().filter(|_| has_counterparts) {
             let archive_id = self.archive.manifest().archive_id.to_string();
             let mismatch = counterpart::note(client, &archive_id, relation.oid, table.oid).await?;

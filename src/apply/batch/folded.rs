@@ -1,6 +1,6 @@
 //! Net changes: taken in while the log is read, and sent group by group.
 
-use crate::model::Fault;
+use crate::model::{Fault, Format};
 use crate::pgoutput::Message;
 use crate::transform::{GroupKind, Parameters, Step};
 
@@ -59,7 +59,7 @@ impl Applier<'_> {
         for group in fold.groups(oid) {
             let copies = group.kind == GroupKind::Insert && group.rows.len() >= COPY_ROWS;
             // A row without columns has no form there.
-            let copies = copies && self.planner.copy(oid).is_some();
+            let copies = copies && self.planner.copy(oid, Format::Text).is_some();
             for row in &group.rows {
                 let lane = run.lanes.lane_of(row, together);
                 let Some(message) = row.message(oid) else { continue };
@@ -104,8 +104,7 @@ impl Applier<'_> {
                     other => return Ok(other),
                 },
                 Ok(Step::Execute(_)) if copies => {
-                    let row = parameters.values();
-                    self.copy(run.lanes.session(lane), message, row).await?;
+                    self.copy(run.lanes.session(lane), message, parameters).await?;
                 }
                 Ok(Step::Execute(statement)) => {
                     run.lanes.session(lane).execute_in_run(statement, parameters.values()).await?;
@@ -119,11 +118,13 @@ impl Applier<'_> {
         &mut self,
         session: &mut Session,
         message: &Message<'_>,
-        row: &[Option<&[u8]>],
+        row: &Parameters<'_>,
     ) -> Result<(), Fault> {
         match *message {
-            Message::Insert { relation, .. } if let Some(copy) = self.planner.copy(relation) => {
-                session.copy(copy, row).await
+            Message::Insert { relation, .. }
+                if let Some(copy) = self.planner.copy(relation, row.format()) =>
+            {
+                session.copy(copy, row.values()).await
             }
             _ => Err(Fault::stop("a row has no COPY to go by")),
         }

@@ -2,6 +2,7 @@
 
 mod ddl;
 mod filters;
+mod format;
 mod plugin;
 mod source;
 mod target;
@@ -10,7 +11,7 @@ use serde::Serialize;
 
 use super::setup::KeylessPolicy;
 use crate::apply::OnSchemaChange;
-use crate::model::Fault;
+use crate::model::{Fault, Format};
 use crate::pg::filter::{ColumnList, RowFilter};
 use crate::pg::inspect::Server;
 use crate::pg::pattern::{Pattern, choose, names_to_publish};
@@ -21,6 +22,7 @@ use crate::pg::tables::{Attachment, Table};
 
 pub(crate) use ddl::capture_findings;
 pub(crate) use filters::filter_findings;
+pub(crate) use format::format_findings;
 pub(crate) use plugin::plugin_findings;
 pub(crate) use source::source_findings;
 pub(crate) use target::target_findings;
@@ -100,6 +102,7 @@ pub(crate) struct Wish<'a> {
     pub(crate) rows: &'a [RowFilter],
     pub(crate) on_schema_change: OnSchemaChange,
     pub(crate) keyless: KeylessPolicy,
+    pub(crate) format: Format,
 }
 
 /// Which tables are published, and how.

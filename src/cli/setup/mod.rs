@@ -23,7 +23,7 @@ use super::print;
 use super::reach::Side;
 use crate::apply::OnSchemaChange;
 use crate::archive::Archive;
-use crate::model::{Fault, OutputPlugin, Position};
+use crate::model::{Fault, Format, OutputPlugin, Position};
 use crate::pg::filter::{ColumnList, RowFilter};
 use crate::pg::pattern::Pattern;
 use crate::pg::{Conninfo, inspect, progress};
@@ -67,6 +67,8 @@ pub struct Options {
     /// Columns that the target lacks stand in the way only where the applier will stop at them.
     pub on_schema_change: OnSchemaChange,
     pub keyless: KeylessPolicy,
+    /// In which the source is asked for values.
+    pub format: Format,
     /// Put event triggers on the source that write DDL into the log.
     pub capture_ddl: bool,
     /// How long to wait for other transactions when the slot is created.
@@ -180,6 +182,7 @@ pub(crate) fn options(
         rows: tables.rows(file)?,
         on_schema_change: OnSchemaChange::Stop,
         keyless: tables.keyless(file),
+        format: tables.format(names.plugin, file)?,
         capture_ddl: tables.capture_ddl(file),
         slot_timeout: tables.slot_timeout(),
     })

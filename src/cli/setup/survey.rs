@@ -50,12 +50,14 @@ impl<'a> Survey<'a> {
             rows: &options.rows,
             on_schema_change: options.on_schema_change,
             keyless: options.keyless,
+            format: options.format,
         };
         let plan = preflight::plan(&facts, &wish);
         let mut findings = preflight::source_findings(&facts, &wish, &plan);
         let tried = try_filters(&source, &facts, &wish, &plan).await;
         findings.extend(preflight::filter_findings(&facts, &wish, &plan, tried));
         findings.extend(preflight::plugin_findings(options.plugin, &facts, &wish, &plan));
+        findings.extend(preflight::format_findings(&facts, target_facts.as_ref(), &wish, &plan));
         if options.capture_ddl {
             let denied = capture::denied(&source).await.map_err(Side::Source.says())?;
             findings.extend(preflight::capture_findings(&facts, &plan, denied.as_ref()));

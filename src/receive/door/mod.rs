@@ -8,8 +8,9 @@ mod spool;
 mod translated;
 
 use crate::archive::{Archive, Writer};
-use crate::model::{Fault, Lsn, Position, Timestamp};
+use crate::model::{Fault, Format, Lsn, Timestamp};
 
+use super::Again;
 use entry::Entry;
 use spool::Spool;
 use translated::Translated;
@@ -38,9 +39,9 @@ enum Plugin {
 
 impl Door {
     /// To be called only by the holder of the archive's lock: what an earlier door left in the spool is removed.
-    pub(super) fn pgoutput(archive: &Archive) -> Result<Door, Fault> {
+    pub(super) fn pgoutput(archive: &Archive, format: Format) -> Result<Door, Fault> {
         let spool = Spool::open(archive.spool_folder())?;
-        Ok(Door { plugin: Plugin::Pgoutput(pgoutput::Blocks::default()), entry: Entry::new(spool) })
+        Ok(Door { plugin: Plugin::Pgoutput(pgoutput::Blocks::new(format)), entry: Entry::new(spool) })
     }
 
     /// The same for another plugin, whose tables are looked up in the catalog.
@@ -72,7 +73,7 @@ impl Door {
     /// Whether it takes messages now. If not, [`Door::work`] is to be called until it does: again and again while
     /// something [joins](Door::is_joining) the log, from time to time while the disk is full.
     pub(super) fn is_ready(&self) -> bool {
-        self.entry.is_ready() && !self.is_asking()
+        self.entry.is_ready() && !self.is_asking() && self.unportable().is_none()
     }
 
     /// Whether the source's catalog has been asked for what must be known first.
@@ -101,8 +102,16 @@ impl Door {
         }
     }
 
-    /// Everything up to here must be sent again, without streaming. Nothing is taken any more.
-    pub(super) fn whole_until(&self) -> Option<Position> {
-        self.entry.whole_until()
+    /// What follows the last whole transaction must be sent again, in this way. Nothing is taken any more.
+    pub(super) fn again(&self) -> Option<Again> {
+        let column = self.unportable().map(|column| Again::Text { column: column.to_owned() });
+        column.or(self.entry.whole_until().map(Again::Whole))
+    }
+
+    fn unportable(&self) -> Option<&str> {
+        match &self.plugin {
+            Plugin::Pgoutput(blocks) => blocks.unportable(),
+            Plugin::Other(_) => None,
+        }
     }
 }

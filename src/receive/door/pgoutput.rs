@@ -12,19 +12,40 @@
 //! subtransaction is inside the other one and is rolled back with it.
 
 use crate::archive::Writer;
-use crate::model::{Fault, Lsn, Position, Timestamp, Xid};
+use crate::model::{Fault, Format, Lsn, Position, Timestamp, Xid, is_portable};
 use crate::pgoutput::{Begin, Message, StreamMessage, decode, decode_stream, split_streamed};
 
 use super::Arrival;
 use super::entry::Entry;
 
-#[derive(Default)]
 pub(super) struct Blocks {
     /// The transaction of the block that is being sent.
     current: Option<Xid>,
+    format: Format,
+    /// A column of which values would come that mean nothing elsewhere.
+    unportable: Option<String>,
 }
 
 impl Blocks {
+    pub(super) fn new(format: Format) -> Blocks {
+        Blocks { current: None, format, unportable: None }
+    }
+
+    pub(super) fn unportable(&self) -> Option<&str> {
+        self.unportable.as_deref()
+    }
+
+    /// Takes a look at a definition before the first change that follows it.
+    fn look(&mut self, definition: &[u8], start: Lsn) -> Result<(), Fault> {
+        if self.format == Format::Binary {
+            let Ok(Message::Relation(relation)) = decode(definition) else { return Err(malformed(start)) };
+            let column = relation.columns.iter().find(|column| !is_portable(column.type_oid));
+            self.unportable =
+                column.map(|column| format!("{}.{}.{}", relation.schema, relation.name, column.name));
+        }
+        Ok(())
+    }
+
     /// Takes one message in. Gives the time of a transaction's commit when it was its last one.
     pub(super) fn take(
         &mut self,
@@ -36,12 +57,20 @@ impl Blocks {
         if let Some(stream) = decode_stream(message).map_err(|_| malformed(start))? {
             return self.bound(stream, start, entry, writer);
         }
-        let Some(xid) = self.current else { return whole(arrival, entry, writer) };
+        let Some(xid) = self.current else {
+            if message.first() == Some(&b'R') {
+                self.look(message, start)?;
+            }
+            return if self.unportable.is_some() { Ok(None) } else { whole(arrival, entry, writer) };
+        };
         let (subxid, tag, rest) = match message.split_first() {
             // Where the transaction came from to the source; it has no xid, and comes first.
             Some((b'O', rest)) => (xid, b'O', rest),
             _ => split_streamed(message).map_err(|_| malformed(start))?,
         };
+        if tag == b'R' {
+            self.look(&[&[tag], rest].concat(), start)?;
+        }
         entry.spool(xid, subxid, tag, rest)?;
         Ok(None)
     }

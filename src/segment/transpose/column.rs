@@ -11,6 +11,8 @@ use super::{COLUMNS_MAX, WHAT};
 
 /// More templates than that are no pattern.
 const TEMPLATES_MAX: usize = 32;
+/// Bytes that a value has which is taken as an integer.
+const INTEGER_WIDTHS: std::ops::RangeInclusive<usize> = 1..=8;
 /// A template of fewer values costs more than it saves.
 const TEMPLATE_USES_MIN: usize = 8;
 /// After so many values it is judged whether there are few templates enough.
@@ -19,6 +21,7 @@ const JUDGED_AFTER: usize = 128;
 const COPIES: u8 = 1;
 const TEMPLATES: u8 = 2;
 const TEXT: u8 = 4;
+const INTEGERS: u8 = 8;
 
 #[derive(Default)]
 pub(super) struct Column<'a> {
@@ -40,6 +43,15 @@ impl<'a> Column<'a> {
         self.values.extend(cell.value);
     }
 
+    /// The length of all values where they are taken as integers: in binary form, and not the bytes of some text.
+    fn integer_width(&self, values: &[&[u8]]) -> Option<u8> {
+        let width = values.first()?.len();
+        let is_binary = INTEGER_WIDTHS.contains(&width) && !self.kinds.contains(&b't');
+        let is_alike = is_binary && values.iter().all(|value| value.len() == width);
+        let is_text = |value: &&[u8]| value.iter().all(|byte| (b' '..=b'~').contains(byte));
+        (is_alike && !values.iter().all(is_text)).then_some(width as u8)
+    }
+
     pub(super) fn write(&self, copies: Option<&Copies>, pack: &mut Pack) {
         numbers::put(self.kinds.iter().copied().map(u64::from), pack);
         let hits = copies.map_or(&[][..], |copies| &copies.hits);
@@ -49,12 +61,14 @@ impl<'a> Column<'a> {
                 self.values.iter().zip(hits).filter(|(_, hit)| !**hit).map(|(value, _)| *value).collect()
             }
         };
-        let (templates, choices) = templates(&rest);
+        let width = self.integer_width(&rest);
+        let (templates, choices) = if width.is_some() { (Vec::new(), Vec::new()) } else { templates(&rest) };
         let text = || rest.iter().zip(&choices).filter(|(_, choice)| **choice == 0).map(|(value, _)| *value);
         let some_text = text().next().is_some();
         pack.meta.push(
             if copies.is_some() { COPIES } else { 0 }
                 | if templates.is_empty() { 0 } else { TEMPLATES }
+                | if width.is_some() { INTEGERS } else { 0 }
                 | if some_text { TEXT } else { 0 },
         );
         if let Some(copies) = copies {
@@ -75,6 +89,10 @@ impl<'a> Column<'a> {
             }
             numbers::put(choices.iter().copied().map(u64::from), pack);
         }
+        if let Some(width) = width {
+            pack.meta.push(width);
+            numbers::put(rest.iter().map(|value| integer(value)), pack);
+        }
         if some_text {
             numbers::put(text().map(|value| value.len() as u64), pack);
             let mut bytes = Vec::with_capacity(text().map(<[u8]>::len).sum());
@@ -82,6 +100,12 @@ impl<'a> Column<'a> {
             pack.push(bytes);
         }
     }
+}
+
+/// What bytes mean as a big-endian integer with a sign.
+fn integer(bytes: &[u8]) -> u64 {
+    let sign = bytes.first().map_or(0, |byte| if byte & 0x80 != 0 { u64::MAX } else { 0 });
+    bytes.iter().fold(sign, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// The templates of a column with the formats of their places, and for each value the number of its template, from 1; 0 for
@@ -145,6 +169,7 @@ pub(super) struct ColumnReader {
     choices: Option<Numbers>,
     text: Option<(Numbers, Vec<u8>)>,
     text_at: usize,
+    integers: Option<(usize, Numbers)>,
 }
 
 /// Which values are another column's last.
@@ -173,7 +198,7 @@ impl ColumnReader {
     pub(super) fn read(meta: &mut Take<'_>, unpack: &mut Unpack) -> Result<ColumnReader, Damage> {
         let kinds = Numbers::read(meta, unpack)?;
         let parts = meta.u8()?;
-        if parts & !(COPIES | TEMPLATES | TEXT) != 0 {
+        if parts & !(COPIES | TEMPLATES | TEXT | INTEGERS) != 0 {
             return Err(meta.malformed());
         }
         let mut column = ColumnReader {
@@ -183,6 +208,7 @@ impl ColumnReader {
             choices: None,
             text: None,
             text_at: 0,
+            integers: None,
         };
         if parts & COPIES != 0 {
             let source = meta.varint()?;
@@ -199,6 +225,13 @@ impl ColumnReader {
                 column.templates.push(Pattern::read(meta, unpack)?);
             }
             column.choices = Some(Numbers::read(meta, unpack)?);
+        }
+        if parts & INTEGERS != 0 {
+            let width = usize::from(meta.u8()?);
+            if !INTEGER_WIDTHS.contains(&width) {
+                return Err(meta.malformed());
+            }
+            column.integers = Some((width, Numbers::read(meta, unpack)?));
         }
         if parts & TEXT != 0 {
             column.text = Some((Numbers::read(meta, unpack)?, unpack.next()?));
@@ -231,6 +264,11 @@ impl ColumnReader {
             if hit {
                 return Ok(Origin::Copy(copies.source));
             }
+        }
+        if let Some((width, numbers)) = &mut self.integers {
+            let bytes = numbers.next()?.to_be_bytes();
+            out.extend_from_slice(bytes.get(bytes.len() - *width..).unwrap_or_default());
+            return Ok(Origin::Written);
         }
         let choice = match &mut self.choices {
             Some(choices) => choices.next_usize()?,

@@ -106,6 +106,29 @@ fn realistic_records_take_half_of_zstd() {
     assert!(length * 10 < zstd * 7, "{length} against {zstd}");
 }
 
+/// Counters, times and amounts in binary form.
+#[test]
+fn integers_take_no_more_than_their_texts() {
+    let rows = |cells: &dyn Fn(i64) -> Vec<(u8, Vec<u8>)>| {
+        let row = |number| change(b'I', 1, &[row(b'N', &cells(number))]);
+        records(&(0..2_000).map(row).collect::<Vec<_>>())
+    };
+    let time = |number: i64| 800_000_000_000_000 + number * 1_370_000;
+    let amount = |number: i64| number.wrapping_mul(0x9E37_79B9) % 100_000;
+    let binary = check(&rows(&|number| {
+        let narrow = (amount(number) as i32).to_be_bytes().to_vec();
+        vec![
+            (b'b', number.to_be_bytes().to_vec()),
+            (b'b', time(number).to_be_bytes().to_vec()),
+            (b'b', narrow),
+        ]
+    }));
+    let as_text = check(&rows(&|number| {
+        vec![text(&number.to_string()), text(&time(number).to_string()), text(&amount(number).to_string())]
+    }));
+    assert!(binary <= as_text, "{binary:?} against {as_text:?}");
+}
+
 #[test]
 fn parts_of_transactions_come_back() {
     let messages = realistic(20);
@@ -201,6 +224,21 @@ proptest! {
     fn any_messages_come_back(messages in prop::collection::vec(message(), 0..60), repeat in 1usize..12) {
         // Repeated, so that there is something to save and no way out.
         check(&records(&vec![messages; repeat].concat()));
+    }
+
+    #[test]
+    fn any_integers_come_back(
+        values in prop::collection::vec(prop_oneof![4 => any::<[u8; 8]>().prop_map(Some), 1 => Just(None)], 1..60),
+        width in 1usize..=9,
+        odd in prop::option::of("[ -~]{0,9}"),
+    ) {
+        let cell = |value: &Option<[u8; 8]>| match value {
+            Some(bytes) => (b'b', bytes.iter().chain(&[7]).copied().take(width).collect()),
+            None => (b'n', Vec::new()),
+        };
+        let odd = odd.map(|odd| (b'b', odd.into_bytes()));
+        let cells = values.iter().map(cell).chain(odd);
+        check(&records(&cells.map(|cell| change(b'I', 1, &[row(b'N', &[cell])])).collect::<Vec<_>>()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The net change of each row over a run of changes: what was inserted, updated and deleted again in between is not said.
 //!
-//! Rows are told apart by their key's text as the source stored it. For each there is one entry:
+//! Rows are told apart by their key as the source sent it, as text or in binary form. For each there is one entry:
 //!
 //! | is | insert | update | delete |
 //! | --- | --- | --- | --- |
@@ -11,8 +11,8 @@
 //! | Replaced | – | Replaced | Deleted |
 //! | Gone | Inserted | – | – |
 //!
-//! A change of key is a delete and an insert, where the whole row is known. What stands as – in the table, and
-//! what has no key, is not taken: it is for the caller to apply what was folded of the table before, and then that change.
+//! A change of key is a delete and an insert, where the whole row is known. What stands as – in the table,
+//! what has no key, and what has its key in another format than those before, is not taken: it is for the caller to apply what was folded of the table before, and then that change.
 //!
 //! All deletes go before all updates, and these before all inserts; so a row may come to a key that another one leaves.
 
@@ -24,7 +24,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
-use crate::model::Value;
+use crate::model::{Format, Value};
 use crate::pgoutput::{Message, Old, Tuple, TupleBuffer};
 
 use arena::{Arena, Span};
@@ -46,6 +46,9 @@ pub struct Fold {
     places: HashMap<u32, usize>,
     bytes: usize,
     scratch: Scratch,
+    /// Of the last key of each table that was met, also of those that are forgotten: what follows in the other format is not taken
+    /// at first, so that the caller knows of it.
+    formats: HashMap<u32, Format>,
 }
 
 /// Memory that is used again.
@@ -59,6 +62,10 @@ struct Scratch {
 
 struct Table {
     oid: u32,
+    /// Of all the keys: a row's key is not the same bytes in the other.
+    format: Option<Format>,
+    /// Of the last key that was met.
+    met: Option<Format>,
     arena: Arena,
     entries: Vec<Entry>,
     index: HashTable<u32>,
@@ -120,13 +127,13 @@ impl Fold {
         else {
             return false;
         };
-        let Fold { tables, places, bytes, scratch } = self;
+        let Fold { tables, places, bytes, scratch, formats } = self;
         let place = *places.entry(oid).or_insert_with(|| {
-            tables.push(Table::new(oid));
+            tables.push(Table::new(oid, formats.get(&oid).copied()));
             tables.len() - 1
         });
         let Some(table) = tables.get_mut(place) else { return false };
-        let before = table.bytes();
+        let (before, met) = (table.bytes(), table.met);
         let taken = match *message {
             Message::Insert { new, .. } if key.columns.is_empty() => table.append(new),
             Message::Insert { new, .. } => table.insert(key, new, scratch),
@@ -137,6 +144,9 @@ impl Fold {
             _ => None,
         };
         *bytes += table.bytes().saturating_sub(before);
+        if let Some(format) = table.met.filter(|_| table.met != met) {
+            formats.insert(oid, format);
+        }
         taken.is_some()
     }
 
@@ -144,7 +154,7 @@ impl Fold {
     pub fn clear_table(&mut self, oid: u32) {
         if let Some(table) = self.places.get(&oid).and_then(|place| self.tables.get_mut(*place)) {
             self.bytes = self.bytes.saturating_sub(table.bytes());
-            *table = Table::new(oid);
+            *table = Table::new(oid, self.formats.get(&oid).copied());
         }
     }
 
@@ -163,8 +173,15 @@ impl Fold {
 }
 
 impl Table {
-    fn new(oid: u32) -> Table {
-        Table { oid, arena: Arena::default(), entries: Vec::new(), index: HashTable::new() }
+    fn new(oid: u32, format: Option<Format>) -> Table {
+        Table {
+            oid,
+            format,
+            met: format,
+            arena: Arena::default(),
+            entries: Vec::new(),
+            index: HashTable::new(),
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -178,7 +195,7 @@ impl Table {
     }
 
     fn insert(&mut self, key: &RowKey, new: Tuple<'_>, scratch: &mut Scratch) -> Option<()> {
-        read_key(&key.columns, new, &mut scratch.after)?;
+        self.read_key(key, new, &mut scratch.after)?;
         self.put(new, scratch)
     }
 
@@ -201,11 +218,11 @@ impl Table {
     }
 
     fn update(&mut self, key: &RowKey, old: Old<'_>, new: Tuple<'_>, scratch: &mut Scratch) -> Option<()> {
-        read_key(&key.columns, new, &mut scratch.after)?;
+        self.read_key(key, new, &mut scratch.after)?;
         let before = match old {
             Old::Absent => None,
             Old::Key(old) | Old::Row(old) => {
-                read_key(&key.columns, old, &mut scratch.before)?;
+                self.read_key(key, old, &mut scratch.before)?;
                 Some(old).filter(|_| scratch.before != scratch.after)
             }
         };
@@ -274,7 +291,7 @@ impl Table {
 
     fn delete(&mut self, key: &RowKey, old: Old<'_>, scratch: &mut Scratch) -> Option<()> {
         let (Old::Key(row) | Old::Row(row)) = old else { return None };
-        read_key(&key.columns, row, &mut scratch.before)?;
+        self.read_key(key, row, &mut scratch.before)?;
         let hash = scratch.hasher.hash_one(&scratch.before);
         let Some(place) = self.find(hash, &scratch.before) else {
             self.add(hash, &scratch.before, State::Deleted, Some(old), None);
@@ -292,6 +309,25 @@ impl Table {
         };
         entry.old = entry.old.or_else(|| keep(arena, old));
         entry.new = None;
+        Some(())
+    }
+
+    /// The values of the key one after the other, each behind its length. None where one is missing, null or unchanged, or in
+    /// another format than the keys before.
+    fn read_key(&mut self, key: &RowKey, row: Tuple<'_>, into: &mut Vec<u8>) -> Option<()> {
+        into.clear();
+        let mut values = row.values();
+        let mut next = 0;
+        for &column in &key.columns {
+            let (format, bytes) = values.nth(column.checked_sub(next)?)?.bytes()?;
+            self.met = Some(format);
+            if *self.format.get_or_insert(format) != format {
+                return None;
+            }
+            next = column + 1;
+            into.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+            into.extend_from_slice(bytes);
+        }
         Some(())
     }
 
@@ -327,20 +363,6 @@ fn keep(arena: &mut Arena, old: Old<'_>) -> Option<(OldKind, Span)> {
 fn is_of(known: Tuple<'_>, old: Old<'_>) -> bool {
     let Old::Row(old) = old else { return true };
     known.values().zip(old.values()).all(|(known, old)| known == Value::Unchanged || known == old)
-}
-
-/// The values of the key one after the other, each behind its length. None where one is missing: null or unchanged.
-fn read_key(columns: &[usize], row: Tuple<'_>, into: &mut Vec<u8>) -> Option<()> {
-    into.clear();
-    let mut values = row.values();
-    let mut next = 0;
-    for &column in columns {
-        let Value::Text(text) = values.nth(column.checked_sub(next)?)? else { return None };
-        next = column + 1;
-        into.extend_from_slice(&(text.len() as u32).to_be_bytes());
-        into.extend_from_slice(text);
-    }
-    Some(())
 }
 
 /// The new row, with what is known of the values that were not sent.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Entry, OldKind, State, Table};
-use crate::model::Value;
+use crate::model::{Format, Value};
 use crate::pgoutput::{Message, Old, Tuple};
 use crate::transform::columns::ColumnSet;
 
@@ -28,6 +28,7 @@ pub enum GroupKind {
 pub struct NetRow<'f> {
     kind: GroupKind,
     key: &'f [u8],
+    format: Option<Format>,
     old: Old<'f>,
     new: Option<Tuple<'f>>,
 }
@@ -45,7 +46,7 @@ impl<'f> NetRow<'f> {
 
     /// A number that is the same for all changes of a row, in any batch, and mostly for rows that lie together.
     pub fn block(&self) -> u32 {
-        match (Rank::of(Some(self.key)), self.new) {
+        match (Rank::of(Some(self.key), self.format), self.new) {
             (Rank::Integer(number, _), _) => crc32c::crc32c(&(number >> BLOCK_BITS).to_be_bytes()),
             // Rows without a key are inserted only.
             (Rank::Other(&[]), Some(new)) => new.extend_checksum(0),
@@ -66,8 +67,11 @@ impl<'f> NetRow<'f> {
 const BLOCK_BITS: u32 = 8;
 
 pub(super) fn groups(table: &Table) -> Vec<Group<'_>> {
-    let mut sorted: Vec<(Rank<'_>, &Entry)> =
-        table.entries.iter().map(|entry| (Rank::of(table.arena.get(entry.key)), entry)).collect();
+    let mut sorted: Vec<(Rank<'_>, &Entry)> = table
+        .entries
+        .iter()
+        .map(|entry| (Rank::of(table.arena.get(entry.key), table.format), entry))
+        .collect();
     // Rows without a key stay as they came.
     sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
     let (mut deletes, mut inserts) = (Vec::new(), Vec::new());
@@ -80,7 +84,7 @@ pub(super) fn groups(table: &Table) -> Vec<Group<'_>> {
         };
         let new = entry.new.and_then(|span| table.arena.tuple(span));
         let key = table.arena.get(entry.key).unwrap_or_default();
-        let row = |kind| NetRow { kind, key, old, new };
+        let row = |kind| NetRow { kind, key, format: table.format, old, new };
         if matches!(entry.state, State::Deleted | State::Replaced) {
             deletes.push(row(GroupKind::Delete));
         }
@@ -115,12 +119,24 @@ enum Rank<'k> {
 }
 
 impl<'k> Rank<'k> {
-    fn of(key: Option<&'k [u8]>) -> Rank<'k> {
+    fn of(key: Option<&'k [u8]>, format: Option<Format>) -> Rank<'k> {
         let key = key.unwrap_or_default();
         let first = key
             .split_first_chunk()
             .and_then(|(length, rest)| rest.get(..u32::from_be_bytes(*length) as usize));
-        let number = first.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+        let number = first.and_then(|value| match format {
+            Some(Format::Binary) => integer(value),
+            Some(Format::Text) | None => std::str::from_utf8(value).ok()?.parse().ok(),
+        });
         number.map_or(Rank::Other(key), |number| Rank::Integer(number, key))
+    }
+}
+
+/// What an integer's binary form would mean. Other types of those lengths (times, the most floats) have the same order.
+fn integer(bytes: &[u8]) -> Option<i64> {
+    match *bytes {
+        [a, b] => Some(i16::from_be_bytes([a, b]).into()),
+        [a, b, c, d] => Some(i32::from_be_bytes([a, b, c, d]).into()),
+        _ => bytes.try_into().map(i64::from_be_bytes).ok(),
     }
 }
