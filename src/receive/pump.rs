@@ -106,7 +106,8 @@ pub(super) async fn pump(
                     sampler.tick(std::mem::take(&mut pump.committed));
                 }
             }
-            changed = durable.changed() => {
+            // Only where something waits for the disk; the rest is seen at a tick.
+            changed = durable.changed(), if pump.writer.frame_bytes() > 0 || pump.writer.is_full() => {
                 changed.map_err(|_| log_ended())?;
                 healthy(&durable.borrow_and_update())?;
             }
