@@ -131,6 +131,7 @@ fn planner(columns: usize) -> Planner {
             .collect(),
         fires: false,
         unique: vec![vec!["c0".into()]],
+        apart: Vec::new(),
         primary_key: vec!["c0".into()],
     };
     let mut planner = Planner::default();

@@ -90,7 +90,7 @@ fn check_histories(clashes: bool) -> usize {
     source.run_script(SCHEMA);
     source.run_script(HISTORY);
     let program = Pgsluice::between(&source, &target);
-    for database in ["net", "exact"] {
+    for database in ["net", "exact", "lanes"] {
         target.query(&format!("create database {database}"));
         target.session_of(database).query(SCHEMA);
         program.run(&["setup", "--target", &target.conninfo_of(database), "--origin", database]).done();
@@ -112,6 +112,7 @@ fn check_histories(clashes: bool) -> usize {
         };
         assert_eq!(apply("exact", &["--apply", "exact"]), expected, "one by one, history {history}");
         assert_eq!(apply("net", &[]), expected, "net, history {history}");
+        assert_eq!(apply("lanes", &["--lanes", "4"]), expected, "over lanes, history {history}");
     }
     program.run(&["archive", "verify"]).done();
     refused

@@ -11,6 +11,7 @@ mod endpos;
 mod filters;
 mod fold;
 mod harness;
+mod lanes;
 mod log;
 mod pg_connect;
 mod pg_stream;

@@ -76,6 +76,20 @@ select array_agg(a.attname::text)
  where i.indrelid = $1 and i.indisunique and i.indimmediate and i.indisvalid and i.indpred is null and i.indexprs is null
  group by i.indexrelid having bool_and(o.opcdefault and k.collated = a.attcollation)";
 
+/// Indexes that keep rows apart, of the table and its partitions: their columns where these are compared as the columns' own types
+/// compare, and nothing else is.
+const APART: &str = "
+with recursive tree(oid) as (
+    select $1::oid union all select h.inhrelid from tree join pg_inherits h on h.inhparent = tree.oid)
+select case when bool_and(i.indisunique and not i.indisexclusion and i.indpred is null and i.indexprs is null
+                          and o.opcdefault and k.collated = a.attcollation) then array_agg(a.attname::text) end
+  from tree join pg_index i on i.indrelid = tree.oid
+ cross join lateral unnest((i.indkey::int2[])[0:i.indnkeyatts - 1], (i.indclass::oid[])[0:i.indnkeyatts - 1],
+                           (i.indcollation::oid[])[0:i.indnkeyatts - 1]) as k(attnum, opclass, collated)
+  left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+  left join pg_opclass o on o.oid = k.opclass
+ where i.indisunique or i.indisexclusion group by i.indexrelid";
+
 /// Looks the relation up on the target by its name.
 pub(super) async fn look_up(client: &Client, planner: &Planner, relation: &Relation) -> Result<Found, Fault> {
     let doing = |error: &tokio_postgres::Error| {
@@ -100,6 +114,7 @@ pub(super) async fn look_up(client: &Client, planner: &Planner, relation: &Relat
     let columns = client.query(COLUMNS, &[&oid]).await.map_err(|error| doing(&error))?;
     let primary_key = client.query(PRIMARY_KEY, &[&oid]).await.map_err(|error| doing(&error))?;
     let unique = client.query(UNIQUE, &[&oid]).await.map_err(|error| doing(&error))?;
+    let apart = client.query(APART, &[&oid]).await.map_err(|error| doing(&error))?;
     let table = TargetTable {
         oid,
         schema: relation.schema.clone(),
@@ -110,6 +125,7 @@ pub(super) async fn look_up(client: &Client, planner: &Planner, relation: &Relat
         columns: columns.iter().map(column).collect(),
         primary_key: primary_key.iter().map(|row| row.get(0)).collect(),
         unique: unique.iter().map(|row| row.get(0)).collect(),
+        apart: apart.iter().map(|row| row.get(0)).collect(),
     };
     Ok(Found { table: Some(table), arriving, refused: None })
 }

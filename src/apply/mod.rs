@@ -14,8 +14,10 @@ mod copytext;
 mod ddl;
 mod describe;
 mod inside;
+mod lanes;
 mod lookup;
 mod origin;
+mod referee;
 mod replies;
 mod rules;
 mod run;
@@ -45,6 +47,8 @@ pub struct Target {
     pub sequences: bool,
     pub rules: Rules,
     pub ddl: Ddl,
+    /// Connections over which a large batch goes.
+    pub lanes: u32,
 }
 
 /// How a running applier is steered, and what it reports.

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::model::{Fault, Position, quote_literal};
-use crate::pg::Pipeline;
+use crate::pg::{Pipeline, lane};
 
-use super::session::Stream;
+use super::lanes::Torn;
+use super::session::{Share, Stream};
 
 /// How long to wait for an earlier applier's backend to notice that its client is gone.
 const TAKEOVER: Duration = Duration::from_secs(15);
@@ -57,10 +58,10 @@ pub(super) async fn fence(
 /// Sets the session's origin up at `progress`; false where the role may not, which costs only the tag on our changes.
 pub(super) async fn set_up_origin(
     connection: &mut Pipeline,
-    stream: &Stream,
+    origin: &str,
     progress: Position,
 ) -> Result<bool, Fault> {
-    let name = quote_literal(&stream.name);
+    let name = quote_literal(origin);
     let allowed = value(
         connection,
         "SELECT bool_and(has_function_privilege(oid, 'EXECUTE')) FROM pg_proc \
@@ -71,13 +72,13 @@ pub(super) async fn set_up_origin(
     let exists =
         value(connection, &format!("SELECT 1 FROM pg_replication_origin WHERE roname = {name}")).await?;
     if allowed.as_deref() != Some("t") || exists.is_none() {
-        tracing::warn!(origin = stream.name, "no replication origin: the changes carry no tag against loops");
+        tracing::warn!(origin, "no replication origin: the changes carry no tag against loops");
         return Ok(false);
     }
-    let origin = value(connection, &format!("SELECT pg_replication_origin_progress({name}, false)")).await?;
-    if origin.as_deref().is_some_and(|origin| origin != progress.to_string()) {
+    let stands = value(connection, &format!("SELECT pg_replication_origin_progress({name}, false)")).await?;
+    if stands.as_deref().is_some_and(|stands| stands != progress.to_string()) {
         // An aborted transaction advances the origin from version 16 on; the row is right.
-        tracing::info!(origin = ?origin, row = %progress, "origin differs from the progress row, setting it back");
+        tracing::info!(origin = ?stands, row = %progress, "origin differs from the progress row, setting it back");
         connection.simple(&format!("SELECT pg_replication_origin_advance({name}, '{progress}')")).await?;
     }
     let started = Instant::now();
@@ -93,7 +94,72 @@ pub(super) async fn set_up_origin(
     }
 }
 
-async fn value(connection: &mut Pipeline, sql: &str) -> Result<Option<String>, Fault> {
+/// Creates the origin where it is missing.
+pub(super) async fn create_origin(connection: &mut Pipeline, origin: &str) -> Result<(), Fault> {
+    let name = quote_literal(origin);
+    let create = format!(
+        "SELECT pg_replication_origin_create({name}) \
+         WHERE NOT EXISTS (SELECT FROM pg_replication_origin WHERE roname = {name})"
+    );
+    connection.simple(&create).await.map(drop)
+}
+
+/// Shuts earlier appliers' lanes out. Gives the batch that only some of them have committed, if there is one.
+pub(super) async fn torn(
+    connection: &mut Pipeline,
+    stream: &str,
+    progress: Position,
+) -> Result<Option<Torn>, Fault> {
+    let kept = value(connection, "SELECT to_regclass('pgsluice.lane') IS NOT NULL").await?;
+    if kept.as_deref() != Some("t") {
+        return Ok(None);
+    }
+    let mut lanes = Vec::new();
+    connection.simple(&format!("SET lock_timeout = {}", TAKEOVER.as_millis())).await?;
+    let rows = connection.simple(&lane::take_over(stream)).await.map_err(|fault| {
+        let denied = fault.sqlstate.as_deref() == Some("42501");
+        if denied {
+            fault.hint("GRANT SELECT, INSERT, UPDATE ON pgsluice.lane to the role that applies")
+        } else {
+            fault
+        }
+    })?;
+    connection.simple("RESET lock_timeout").await?;
+    for row in rows {
+        let [Some(lane), Some(lanes_of_batch), Some(lsn), Some(digest)] = row.as_slice() else { continue };
+        let committed = (|| {
+            let share = Share { lanes: lanes_of_batch.parse().ok()?, digest: digest.parse().ok()? };
+            Some((lane.parse().ok()?, lsn.parse().ok()?, share))
+        })();
+        let unreadable = || Fault::stop(format!("lane {lane} of '{stream}' on the target can't be read"));
+        lanes.push(committed.ok_or_else(unreadable)?);
+    }
+    Torn::of(progress, lanes).map_err(|message| {
+        Fault::person(format!("the lanes of '{stream}' on the target don't fit each other: {message}"))
+            .hint("if somebody has set the progress back, delete the stream's rows of pgsluice.lane")
+    })
+}
+
+/// Where a lane's row stands, which is made where it is missing, and its epoch.
+pub(super) async fn take_lane(
+    connection: &mut Pipeline,
+    stream: &str,
+    lane: u32,
+) -> Result<(Position, String), Fault> {
+    let name = quote_literal(stream);
+    let insert =
+        format!("INSERT INTO pgsluice.lane VALUES ({name}, {lane}, 0, '0/0', 0, 0) ON CONFLICT DO NOTHING");
+    connection.simple(&insert).await?;
+    let read = format!("SELECT lsn, epoch FROM pgsluice.lane WHERE stream = {name} AND lane = {lane}");
+    let row = connection.simple(&read).await?.into_iter().next().unwrap_or_default();
+    let [Some(lsn), Some(epoch)] = row.as_slice() else {
+        return Err(Fault::reread(format!("lane {lane} of '{stream}' is gone")));
+    };
+    let lsn = lsn.parse().map_err(|error| Fault::stop(format!("lane {lane} of '{stream}': {error}")))?;
+    Ok((lsn, epoch.clone()))
+}
+
+pub(super) async fn value(connection: &mut Pipeline, sql: &str) -> Result<Option<String>, Fault> {
     let rows = connection.simple(sql).await?;
     Ok(rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten())
 }

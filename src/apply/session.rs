@@ -14,12 +14,13 @@ use tokio::task::AbortHandle;
 use tokio_postgres::Client;
 
 use crate::model::{Fault, Position, Remedy, Timestamp};
-use crate::pg::{Conninfo, Pipeline, PipelineOptions, PipelineWriter};
+use crate::pg::{Conninfo, Pipeline, PipelineOptions, PipelineWriter, lane};
 use crate::transform::{Statement, StatementKind};
 
 use super::copytext;
 use super::inside::Inside;
-use super::origin::{fence, set_up_origin};
+use super::lanes::Torn;
+use super::origin::{create_origin, fence, set_up_origin, take_lane, torn, value};
 use super::replies::{self, Diverted, Expected, Lost, Report};
 use super::run::Run;
 
@@ -62,6 +63,15 @@ pub(super) struct Stream {
     pub(super) archive_id: String,
 }
 
+/// The row in which a session notes how far it is.
+#[derive(Clone, Debug)]
+enum Mark {
+    /// The stream's own.
+    Stream,
+    /// That of a lane beside it, with the epoch in which it is ours.
+    Lane(u32, String),
+}
+
 /// What a batch adds to the progress row.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Advance {
@@ -72,6 +82,15 @@ pub(super) struct Advance {
     pub(super) changes: u64,
 }
 
+/// What a lane notes of its part in a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Share {
+    /// Over how many lanes the batch goes.
+    pub(super) lanes: u32,
+    /// Tells its rows from others.
+    pub(super) digest: u32,
+}
+
 pub(super) struct Session {
     writer: PipelineWriter,
     reports: mpsc::UnboundedReceiver<Result<Report, Fault>>,
@@ -80,8 +99,10 @@ pub(super) struct Session {
     lost: Lost,
     diverted: Diverted,
     stream: Stream,
+    mark: Mark,
     /// Where the row stood when it was last known.
     progress: Position,
+    backend_pid: String,
     has_origin: bool,
     prepared: HashSet<u32>,
     copy: Option<Copy>,
@@ -102,23 +123,46 @@ struct Copy {
 }
 
 impl Session {
-    /// Connects, fences other appliers of the stream off, and reads the progress. `again`: this process has had the stream
-    /// before, so whoever has it now is most likely its own old backend.
+    /// Connects, fences other appliers of the stream off, and reads the progress and what lanes have committed beyond it. `again`:
+    /// this process has had the stream before, so whoever has it now is most likely its own old backend.
     pub(super) async fn open(
         target: &Conninfo,
         stream: Stream,
         client_encoding: &str,
         again: bool,
-    ) -> Result<Session, Fault> {
-        let options = PipelineOptions {
-            application_name: "pgsluice apply",
-            client_encoding: Some(client_encoding),
-            synchronous_commit: Some("off"),
-            replica_role: true,
-        };
-        let mut connection = Pipeline::connect(target, &options).await?;
+    ) -> Result<(Session, Option<Torn>), Fault> {
+        let mut connection = connect(target, client_encoding).await?;
         let row = fence(&mut connection, &stream, again).await?;
-        let has_origin = set_up_origin(&mut connection, &stream, row).await?;
+        let torn = torn(&mut connection, &stream.name, row).await?;
+        let has_origin = set_up_origin(&mut connection, &stream.name, row).await?;
+        Ok((Session::over(connection, stream, Mark::Stream, row, has_origin).await?, torn))
+    }
+
+    /// Connects one more lane of the stream.
+    pub(super) async fn open_lane(
+        &mut self,
+        target: &Conninfo,
+        client_encoding: &str,
+        lane: u32,
+    ) -> Result<Session, Fault> {
+        let mut connection = connect(target, client_encoding).await?;
+        let (row, epoch) = take_lane(&mut connection, &self.stream.name, lane).await?;
+        let name = lane::origin(&self.stream.name, lane);
+        if self.has_origin {
+            create_origin(&mut connection, &name).await?;
+        }
+        let has_origin = self.has_origin && set_up_origin(&mut connection, &name, row).await?;
+        Session::over(connection, self.stream.clone(), Mark::Lane(lane, epoch), row, has_origin).await
+    }
+
+    async fn over(
+        mut connection: Pipeline,
+        stream: Stream,
+        mark: Mark,
+        progress: Position,
+        has_origin: bool,
+    ) -> Result<Session, Fault> {
+        let backend_pid = value(&mut connection, "SELECT pg_backend_pid()").await?.unwrap_or_default();
         let (writer, reader) = connection.into_halves();
         let (lost, diverted) = (Lost::default(), Diverted::default());
         let (sender, reports) = mpsc::unbounded_channel();
@@ -139,7 +183,9 @@ impl Session {
             lost,
             diverted,
             stream,
-            progress: row,
+            mark,
+            progress,
+            backend_pid,
             has_origin,
             prepared: HashSet::new(),
             copy: None,
@@ -162,19 +208,31 @@ impl Session {
         self.progress
     }
 
+    /// The target's process that serves it.
+    pub(super) fn backend_pid(&self) -> &str {
+        &self.backend_pid
+    }
+
     /// Whether the target has already refused something of the batch in hand.
     pub(super) fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
 
     async fn prepare(&mut self) -> Result<(), Fault> {
+        let (read, write) = match &self.mark {
+            Mark::Stream => (
+                "SELECT lsn FROM pgsluice.progress WHERE stream = $1 FOR UPDATE",
+                "UPDATE pgsluice.progress SET lsn = $2, commit_time = $3, xid = $4, transactions = transactions + $5, \
+                 changes = changes + $6, updated_at = pg_catalog.now() WHERE stream = $1",
+            ),
+            Mark::Lane(..) => (
+                "SELECT lsn || ' ' || epoch FROM pgsluice.lane WHERE stream = $1 AND lane = $2 FOR UPDATE",
+                "UPDATE pgsluice.lane SET lsn = $3, lanes = $4, digest = $5 WHERE stream = $1 AND lane = $2",
+            ),
+        };
         self.writer.parse(BEGIN, "BEGIN")?;
-        self.writer.parse(READ, "SELECT lsn FROM pgsluice.progress WHERE stream = $1 FOR UPDATE")?;
-        self.writer.parse(
-            WRITE,
-            "UPDATE pgsluice.progress SET lsn = $2, commit_time = $3, xid = $4, transactions = transactions + $5, \
-             changes = changes + $6, updated_at = pg_catalog.now() WHERE stream = $1",
-        )?;
+        self.writer.parse(READ, read)?;
+        self.writer.parse(WRITE, write)?;
         if self.has_origin {
             self.writer.parse(ORIGIN, "SELECT pg_catalog.pg_replication_origin_xact_setup($1, $2)")?;
         }
@@ -191,8 +249,7 @@ impl Session {
         self.copied = 0;
         self.is_ours = false;
         self.run(BEGIN, &[])?;
-        let name = self.stream.name.clone();
-        self.run(READ, &[Some(name.as_bytes())])?;
+        self.run_own(READ, &[])?;
         self.writer.drain().await
     }
 
@@ -212,6 +269,18 @@ impl Session {
     fn run(&mut self, name: &str, parameters: &[Option<&[u8]>]) -> Result<(), Fault> {
         self.statements += 1;
         self.writer.bind_execute(name, parameters.iter().copied())
+    }
+
+    /// Runs a statement about the session's own row, whose key are the first parameters.
+    fn run_own(&mut self, name: &str, more: &[String]) -> Result<(), Fault> {
+        let lane = match &self.mark {
+            Mark::Stream => None,
+            Mark::Lane(lane, _) => Some(lane.to_string()),
+        };
+        let stream = self.stream.name.clone();
+        let parameters: Vec<_> =
+            [&stream].into_iter().chain(&lane).chain(more).map(|text| Some(text.as_bytes())).collect();
+        self.run(name, &parameters)
     }
 
     /// Executes a planned statement now.
@@ -381,16 +450,19 @@ impl Session {
         *self.diverted.lock().unwrap_or_else(PoisonError::into_inner) = elsewhere;
     }
 
-    /// Sends the last of a batch, the progress with it, and waits for nothing: [`Session::commit`] is to follow.
-    pub(super) async fn send(&mut self, advance: Advance) -> Result<(), Fault> {
+    /// Sends the last of a batch, the progress with it, and waits for nothing: [`Session::settle`] is to follow.
+    pub(super) async fn send(&mut self, advance: Advance, share: Share) -> Result<(), Fault> {
         self.end_copy()?;
         self.end_run()?;
-        let (lsn, time, xid) =
-            (advance.end.to_string(), advance.commit_time.to_string(), advance.xid.to_string());
-        let (transactions, changes) = (advance.transactions.to_string(), advance.changes.to_string());
-        let stream = self.stream.name.clone();
-        let row = [&stream, &lsn, &time, &xid, &transactions, &changes].map(|text| Some(text.as_bytes()));
-        self.run(WRITE, &row)?;
+        let (lsn, time) = (advance.end.to_string(), advance.commit_time.to_string());
+        let row = match self.mark {
+            Mark::Stream => {
+                let numbers = [u64::from(advance.xid), advance.transactions, advance.changes];
+                [vec![lsn.clone(), time.clone()], numbers.map(|number| number.to_string()).to_vec()].concat()
+            }
+            Mark::Lane(..) => vec![lsn.clone(), share.lanes.to_string(), share.digest.to_string()],
+        };
+        self.run_own(WRITE, &row)?;
         if self.has_origin {
             self.run(ORIGIN, &[Some(lsn.as_bytes()), Some(time.as_bytes())])?;
         }
@@ -399,14 +471,24 @@ impl Session {
         self.writer.flush().await
     }
 
-    /// Ends a batch that was sent: checks every answer, commits. On an error the target is as before the batch, or, where
-    /// the remedy is [`Remedy::Reread`], may have taken it.
-    pub(super) async fn commit(&mut self, end: Position) -> Result<(), Refused> {
+    /// Checks every answer to a batch that was sent.
+    pub(super) async fn settle(&mut self) -> Result<(), Refused> {
         let report = self.report().await?;
-        self.take(report)?;
+        self.take(report)
+    }
+
+    /// Asks for the commit of a batch that is settled, and waits for nothing: [`Session::committed`] is to follow.
+    pub(super) async fn commit(&mut self) -> Result<(), Fault> {
         self.run(COMMIT, &[])?;
+        self.writer.sync()?;
+        self.writer.flush().await
+    }
+
+    /// Waits for the commit up to `end`. On an error the target is as before the batch, or, where the remedy is
+    /// [`Remedy::Reread`], may have taken it.
+    pub(super) async fn committed(&mut self, end: Position) -> Result<(), Refused> {
         let unknown = |fault| Fault { remedy: Remedy::Reread, ..fault };
-        if let Some((_, fault)) = self.sync().await.map_err(unknown)?.failed {
+        if let Some((_, fault)) = self.report().await.map_err(unknown)?.failed {
             return Err(Refused { statement: None, fault });
         }
         self.progress = end;
@@ -427,7 +509,10 @@ impl Session {
             );
             return Err(Refused { statement: Some(statement), fault });
         }
-        let expected = self.progress.to_string();
+        let expected = match &self.mark {
+            Mark::Stream => self.progress.to_string(),
+            Mark::Lane(_, epoch) => format!("{} {epoch}", self.progress),
+        };
         let found = report.value;
         if !self.is_ours && found.as_deref() != Some(&expected) {
             let found = found.unwrap_or_else(|| "gone".into());
@@ -506,6 +591,16 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.reading.abort();
     }
+}
+
+async fn connect(target: &Conninfo, client_encoding: &str) -> Result<Pipeline, Fault> {
+    let options = PipelineOptions {
+        application_name: "pgsluice apply",
+        client_encoding: Some(client_encoding),
+        synchronous_commit: Some("off"),
+        replica_role: true,
+    };
+    Pipeline::connect(target, &options).await
 }
 
 /// The planner's statements are prepared as `p` and their number.

@@ -4,7 +4,9 @@ use super::arguments::{
     ArchiveArguments, Everywhere, FilterArguments, RulesArguments, SourceArguments, StreamArguments,
     TargetArguments,
 };
-use super::conduct::{DdlArguments, EndposArguments, SequenceArguments, conduct, needed_target};
+use super::conduct::{
+    DdlArguments, EndposArguments, LaneArguments, SequenceArguments, conduct, needed_target,
+};
 use super::config::File;
 use super::setup;
 use crate::apply::Target;
@@ -35,6 +37,8 @@ pub(crate) struct ApplyCommand {
     sequences: SequenceArguments,
     #[command(flatten)]
     ddl: DdlArguments,
+    #[command(flatten)]
+    lanes: LaneArguments,
 }
 
 impl ApplyCommand {
@@ -47,7 +51,8 @@ impl ApplyCommand {
         setup::prepare_target(&target, &stream, &archive).await?;
         let endpos = self.endpos.position(self.source.optional(file)?.as_ref()).await?;
         let sequences = self.sequences.are_on(file);
-        let target = Some(Target { conninfo: target, stream, sequences, rules, ddl: self.ddl.ddl(file) });
+        let (ddl, lanes) = (self.ddl.ddl(file), self.lanes.count(file));
+        let target = Some(Target { conninfo: target, stream, sequences, rules, ddl, lanes });
         let writer = WriterOptions::default();
         conduct(Options { archive, source: None, target, endpos, writer }, everywhere).await
     }

@@ -13,7 +13,7 @@ use super::reach::Side;
 use crate::archive::Archive;
 use crate::model::{Fault, OutputPlugin, ReplicaIdentity};
 use crate::pg::capture::{self, Dropped};
-use crate::pg::{origin, progress, publication, slot, tables};
+use crate::pg::{lane, origin, progress, publication, slot, tables};
 
 const APPLICATION: &str = "pgsluice cleanup";
 
@@ -72,6 +72,10 @@ impl CleanupCommand {
         if let Some(client) = &mut target {
             if origin::drop(client, &names.origin).await.map_err(Side::Target.says())? {
                 removed.push(format!("origin {}", names.origin));
+            }
+            let lanes = lane::drop(client, &names.origin).await.map_err(Side::Target.says())?;
+            if lanes > 0 {
+                removed.push(format!("{lanes} lanes of {}", names.origin));
             }
             if progress::drop(client, &names.origin).await.map_err(Side::Target.says())? {
                 removed.push(format!("progress row {}", names.origin));

@@ -78,6 +78,50 @@ impl SequenceArguments {
     }
 }
 
+/// Over how many connections to apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "toml::Value")]
+pub(crate) struct Lanes(u32);
+
+/// More lanes than this can't be asked for, and more than the other one are not taken by `auto`.
+const LANES_MAX: u32 = 64;
+const LANES_AUTO_MAX: usize = 4;
+
+impl std::str::FromStr for Lanes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Lanes, String> {
+        if text == "auto" {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+            return Ok(Lanes(cores.min(LANES_AUTO_MAX) as u32));
+        }
+        let count = text.parse().ok().filter(|count| (1..=LANES_MAX).contains(count));
+        count.map(Lanes).ok_or_else(|| format!("takes auto, or a number from 1 to {LANES_MAX}"))
+    }
+}
+
+impl TryFrom<toml::Value> for Lanes {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Lanes, String> {
+        value.as_str().map_or_else(|| value.to_string().parse(), str::parse)
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct LaneArguments {
+    /// Connections to the target over which large batches go while it catches up; live there is one. With several, readers of the
+    /// target may for a moment see one part of a batch before another. auto: one a core, at most 4 [default: 1]
+    #[arg(long, env = "PGSLUICE_LANES", value_name = "auto|N")]
+    lanes: Option<Lanes>,
+}
+
+impl LaneArguments {
+    pub(crate) fn count(&self, file: &File) -> u32 {
+        self.lanes.or(file.lanes).map_or(1, |lanes| lanes.0)
+    }
+}
+
 /// What to do with captured DDL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::arguments::{LogFormat, Manner, SchemaPolicy};
-use super::conduct::{DdlChoice, Switch};
+use super::conduct::{DdlChoice, Lanes, Switch};
 use super::setup::KeylessPolicy;
 use crate::model::Fault;
 
@@ -33,6 +33,7 @@ pub(crate) struct File {
     pub(crate) on_schema_change: Option<SchemaPolicy>,
     pub(crate) apply: Option<Manner>,
     pub(crate) exact: Option<Vec<String>>,
+    pub(crate) lanes: Option<Lanes>,
     pub(crate) log_format: Option<LogFormat>,
 }
 

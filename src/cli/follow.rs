@@ -2,8 +2,8 @@
 
 use super::arguments::{Everywhere, RoadArguments, RulesArguments, TableArguments};
 use super::conduct::{
-    DdlArguments, EndposArguments, SegmentArguments, SequenceArguments, StreamingArguments, conduct,
-    needed_target,
+    DdlArguments, EndposArguments, LaneArguments, SegmentArguments, SequenceArguments, StreamingArguments,
+    conduct, needed_target,
 };
 use super::config::File;
 use super::setup;
@@ -31,6 +31,8 @@ pub(crate) struct FollowCommand {
     sequences: SequenceArguments,
     #[command(flatten)]
     ddl: DdlArguments,
+    #[command(flatten)]
+    lanes: LaneArguments,
     #[command(flatten)]
     streaming: StreamingArguments,
 }
@@ -60,6 +62,7 @@ impl FollowCommand {
                 sequences,
                 rules,
                 ddl: self.ddl.ddl(file),
+                lanes: self.lanes.count(file),
             }),
             endpos,
             writer,

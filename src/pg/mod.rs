@@ -24,6 +24,7 @@ pub mod facts;
 pub mod filter;
 mod frames;
 pub mod inspect;
+pub mod lane;
 pub mod origin;
 pub mod pattern;
 mod pipeline;

@@ -108,7 +108,13 @@ pub async fn create(
             .batch_execute(&SCHEMA.replacen("TABLE", "TABLE IF NOT EXISTS", 1))
             .await
             .map_err(|e| doing(&e))?;
+        client.batch_execute(super::lane::TABLE).await.map_err(|e| doing(&e))?;
     }
+    if read(client, stream).await?.is_some() {
+        return Ok(false);
+    }
+    // Lanes of an earlier stream of that name say nothing about this one.
+    super::lane::drop(client, stream).await?;
     let insert =
         "INSERT INTO pgsluice.progress (stream, lsn, system_identifier, archive_id, transactions, changes)
                   VALUES ($1, $2, $3, $4, 0, 0) ON CONFLICT (stream) DO NOTHING";
@@ -147,7 +153,8 @@ pub async fn drop(client: &mut Client, stream: &str) -> Result<bool, Fault> {
             .await
             .map_err(|e| doing(&e))?;
         if empty.get(0) {
-            let tables = "DROP TABLE IF EXISTS pgsluice.counterpart; DROP TABLE pgsluice.progress";
+            let tables =
+                "DROP TABLE IF EXISTS pgsluice.counterpart, pgsluice.lane; DROP TABLE pgsluice.progress";
             transaction.batch_execute(tables).await.map_err(|e| doing(&e))?;
         }
         transaction.commit().await.map_err(|e| doing(&e))?;

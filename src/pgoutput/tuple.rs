@@ -42,6 +42,11 @@ impl<'a> Tuple<'a> {
         into.extend_from_slice(self.bytes);
     }
 
+    /// The checksum (CRC32C) of what `before` is the checksum of and this row.
+    pub fn extend_checksum(&self, before: u32) -> u32 {
+        crc32c::crc32c_append(before, self.bytes)
+    }
+
     /// The row that [`Tuple::write`] has written. Of other bytes it has those columns that make sense.
     pub fn written(bytes: &'a [u8]) -> Option<Tuple<'a>> {
         let (columns, bytes) = bytes.split_first_chunk()?;

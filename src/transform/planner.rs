@@ -72,6 +72,8 @@ struct Table {
     copy: Option<Statement>,
     /// None where the changes of a row must not be made one.
     row_key: Option<RowKey>,
+    /// Changes of different rows have nothing to do with each other.
+    divisible: bool,
     shapes: HashMap<Shape, Option<Statement>>,
 }
 
@@ -188,7 +190,9 @@ impl Planner {
         let insert = statement::insert(first, &target, &columns);
         let copy = statement::copy(first + 1, &target, &columns);
         let row_key = row_key(relation, &target, &columns).filter(|_| !choice.exact);
-        let table = Table { target, columns, lacks, insert, copy, row_key, shapes: HashMap::new() };
+        let divisible = row_key.as_ref().is_some_and(|key| is_divisible(key, &target, &columns));
+        let shapes = HashMap::new();
+        let table = Table { target, columns, lacks, insert, copy, row_key, divisible, shapes };
         known.bound = Bound::To(Box::new(table));
         self.statements = first + 2;
         Ok(left_out)
@@ -217,6 +221,12 @@ impl Planner {
             Bound::To(table) => table.copy.as_ref(),
             Bound::NotYet | Bound::LeftOut | Bound::Refused(_) => None,
         }
+    }
+
+    /// Whether several connections may change different rows of this relation at once.
+    pub fn is_divisible(&self, oid: u32) -> bool {
+        let known = self.relations.get(&oid);
+        matches!(known, Some(Known { bound: Bound::To(table), .. }) if table.divisible)
     }
 
     /// How this message goes to the target.
@@ -431,6 +441,17 @@ fn row_key(relation: &Relation, target: &TargetTable, columns: &[Mapped]) -> Opt
     };
     let mut stored = target.columns.iter().filter(|column| column.generated == Generated::No);
     Some(RowKey { columns: key, is_whole: stored.all(is_sent) })
+}
+
+/// Rows are independent where nothing but the key keeps them apart, and two keys that differ as text are never equal.
+fn is_divisible(key: &RowKey, target: &TargetTable, columns: &[Mapped]) -> bool {
+    let key: Option<Vec<&Mapped>> = key.columns.iter().map(|at| columns.get(*at)).collect();
+    let Some(key) = key.filter(|key| key.iter().all(|column| column.equality.exact)) else { return false };
+    let holds_key = |names: &Vec<String>| {
+        let names: Vec<String> = names.iter().map(|name| quote_ident(name)).collect();
+        !key.is_empty() && key.iter().all(|column| names.contains(&column.quoted))
+    };
+    target.apart.iter().all(|index| index.as_ref().is_some_and(holds_key))
 }
 
 fn build(

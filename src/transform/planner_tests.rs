@@ -37,6 +37,7 @@ pub(super) fn target(columns: Vec<TargetColumn>) -> TargetTable {
         columns,
         fires: false,
         unique: vec![vec!["id".into()]],
+        apart: Vec::new(),
         primary_key: Vec::new(),
     }
 }

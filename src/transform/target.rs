@@ -31,6 +31,9 @@ pub struct TargetTable {
     pub primary_key: Vec<String>,
     /// Sets of columns of which no two rows have the same values at any time.
     pub unique: Vec<Vec<String>>,
+    /// What keeps its rows, or those of its partitions, apart in any way: the columns of each index that does, none where it is not
+    /// over plain columns alone.
+    pub apart: Vec<Option<Vec<String>>>,
 }
 
 #[derive(Clone, Debug)]

@@ -21,7 +21,7 @@ impl Applier<'_> {
     /// have got its verdict.
     pub(super) async fn look_up_between(&mut self, run: &mut Run, oid: u32) -> Result<Flow, Fault> {
         if run.has_altered()
-            && let Err(refused) = run.session.verdict().await
+            && let Err(refused) = run.lanes.main.verdict().await
         {
             return self.refused(run, refused).await;
         }

@@ -2,8 +2,12 @@
 
 use crate::model::{Fault, Position};
 
+use super::super::lanes;
 use super::folded::{CHANGES_MAX, FOLD_BYTES_MAX, FOLD_BYTES_MIN};
 use super::{ALONE_MAX, Applier, Flow, Inside, Run};
+
+/// Changed rows from which more than one lane is worth the further commits.
+const LANE_ROWS_MIN: usize = 16;
 
 impl Applier<'_> {
     /// Whether the batch should end with the transaction that was just read.
@@ -27,7 +31,7 @@ impl Applier<'_> {
         // Transactions without changes for this target leave no mark on it.
         let advance = std::mem::take(&mut run.advance);
         if std::mem::replace(&mut run.is_open, false) {
-            run.session.send(advance).await?;
+            run.lanes.send(advance).await?;
             run.sent = Some(advance);
             run.alone = 0;
         }
@@ -45,7 +49,10 @@ impl Applier<'_> {
     /// Commits the batch that was sent, if there is one.
     pub(super) async fn settle(&mut self, run: &mut Run) -> Result<Flow, Fault> {
         let Some(advance) = run.sent else { return Ok(Flow::On) };
-        if let Err(refused) = run.session.commit(advance.end).await {
+        if let Err(refused) = run.lanes.settle().await {
+            return self.refused(run, refused).await;
+        }
+        if let Err(refused) = run.lanes.commit(advance.end).await {
             return self.refused(run, refused).await;
         }
         run.sent = None;
@@ -60,27 +67,62 @@ impl Applier<'_> {
             Some(_) => {}
             None => self.fold_bytes = (2 * self.fold_bytes).min(FOLD_BYTES_MAX),
         }
+        self.one_lane_until = self.one_lane_until.filter(|lsn| !advance.end.covers_commit_at(*lsn));
         self.report(run);
         Ok(Flow::On)
     }
 
-    /// Makes sure that the target's transaction has begun.
+    /// Makes sure that the target's transaction has begun, over one connection, on which things happen in their order.
     pub(super) async fn open(&mut self, run: &mut Run) -> Result<Flow, Fault> {
+        if let Some(torn) = run.lanes.torn() {
+            let message =
+                format!("some lanes have committed a batch up to {}, and now it is another one", torn.end);
+            return Err(run.at(Fault::person(message)).hint(lanes::TORN_HINT));
+        }
+        if run.is_open && run.lanes.count() > 1 {
+            self.one_lane_until = Some(run.advance_until());
+            run.give_up().await?;
+            return Ok(Flow::Again);
+        }
+        self.open_over(run, 1).await
+    }
+
+    /// Makes sure that the target's transactions have begun, over so many lanes where none has.
+    pub(super) async fn open_over(&mut self, run: &mut Run, lanes: u32) -> Result<Flow, Fault> {
         if run.is_open {
             return Ok(Flow::On);
         }
         let flow = self.settle(run).await?;
         if flow == Flow::On {
             run.is_open = true;
-            run.session.begin().await?;
+            run.lanes.begin(lanes).await?;
         }
         Ok(flow)
+    }
+
+    /// Over how many lanes what was folded shall go. Live, source transactions stay whole on the target.
+    pub(super) fn lanes_for(&self, run: &Run) -> u32 {
+        let is_plain =
+            self.careful_until.is_none() && self.one_lane_until.is_none() && run.captured.is_none();
+        let is_worth_it = !self.applied.is_live && run.fold.rows() >= LANE_ROWS_MIN;
+        if is_plain && is_worth_it { self.lanes } else { 1 }
+    }
+
+    /// Sends what was folded, over one connection: what follows must find it applied.
+    pub(super) async fn barrier(&mut self, run: &mut Run) -> Result<Flow, Fault> {
+        if !run.is_open && run.fold.is_empty() {
+            return Ok(Flow::On);
+        }
+        match self.open(run).await? {
+            Flow::On => self.unfold(run).await,
+            other => Ok(other),
+        }
     }
 
     pub(super) fn report(&mut self, run: &Run) {
         let has_more = run.is_open || run.sent.is_some() || !run.fold.is_empty();
         let read = if has_more { Position::ZERO } else { run.read };
-        self.applied.position = self.applied.position.max(run.session.progress()).max(read);
+        self.applied.position = self.applied.position.max(run.lanes.main.progress()).max(read);
         run.told.send_replace(self.applied);
     }
 }

@@ -33,7 +33,7 @@ impl Applier<'_> {
             }
         }
         if run.captured.is_none() {
-            let (tail, progress) = (self.tail.clone(), run.session.progress());
+            let (tail, progress) = (self.tail.clone(), run.lanes.main.progress());
             let read = tokio::task::block_in_place(|| Captured::read(self.archive, tail, progress, begin));
             run.captured = Some(read?);
         }
@@ -46,7 +46,7 @@ impl Applier<'_> {
             }
             Action::Stop { reason, .. } => Fault::stop(reason),
             Action::Run(statement) => {
-                let flow = self.unfold(run).await?;
+                let flow = self.barrier(run).await?;
                 if flow != Flow::On {
                     return Ok(flow);
                 }
@@ -54,12 +54,12 @@ impl Applier<'_> {
                 if flow != Flow::On {
                     return Ok(flow);
                 }
-                if let Err(refused) = run.session.verdict().await {
+                if let Err(refused) = run.lanes.main.verdict().await {
                     return self.refused(run, refused).await;
                 }
                 // All that was looked up may be otherwise now.
                 self.planner.unbind();
-                run.session.forget_prepared().await?;
+                run.lanes.main.forget_prepared().await?;
                 match run.within(async |client| ddl::run(client, &statement).await).await {
                     Ok(()) => {
                         tracing::info!(%lsn, sql = %statement.sql, "ddl applied");

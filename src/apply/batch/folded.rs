@@ -4,6 +4,7 @@ use crate::model::Fault;
 use crate::pgoutput::Message;
 use crate::transform::{GroupKind, Parameters, Step};
 
+use super::super::session::Session;
 use super::{Applier, Flow, Run};
 
 /// Bytes of net changes after which a batch goes out although the log has more: this many, but fewer after a refusal or a lost
@@ -18,8 +19,21 @@ pub(super) const PART_BYTES: usize = 2 * FOLD_BYTES_MAX;
 const COPY_ROWS: usize = 4;
 
 impl Applier<'_> {
-    /// Sends all that was folded.
+    /// Sends all that was folded, over the connections that the batch has, or should have where it is not open yet.
     pub(super) async fn unfold(&mut self, run: &mut Run) -> Result<Flow, Fault> {
+        if run.fold.is_empty() {
+            return Ok(Flow::On);
+        }
+        // Settles the batch before, after which fewer lanes may be wanted.
+        let flow = self.settle(run).await?;
+        if flow != Flow::On {
+            return Ok(flow);
+        }
+        let lanes = self.lanes_for(run);
+        let flow = self.open_over(run, lanes).await?;
+        if flow != Flow::On {
+            return Ok(flow);
+        }
         for oid in run.fold.tables() {
             let flow = self.unfold_table(run, oid).await?;
             if flow != Flow::On {
@@ -30,20 +44,22 @@ impl Applier<'_> {
         Ok(Flow::On)
     }
 
-    /// Sends what was folded of one table: deletes, updates, inserts.
+    /// Sends what was folded of one table into the batch, which is open: deletes, updates, inserts.
     pub(super) async fn unfold_table(&mut self, run: &mut Run, oid: u32) -> Result<Flow, Fault> {
-        let flow = self.open(run).await?;
-        if flow != Flow::On {
-            return Ok(flow);
-        }
         let fold = std::mem::take(&mut run.fold);
+        let together = (!self.planner.is_divisible(oid)).then_some(oid);
         let mut parameters = Parameters::default();
         for group in fold.groups(oid) {
             let copies = group.kind == GroupKind::Insert && group.rows.len() >= COPY_ROWS;
             // A row without columns has no form there.
             let copies = copies && self.planner.copy(oid).is_some();
-            for message in group.rows.iter().filter_map(|row| row.message(oid)) {
-                let flow = self.send_row(run, &message, &mut parameters, copies).await?;
+            for row in &group.rows {
+                let lane = run.lanes.lane_of(row, together);
+                let Some(message) = row.message(oid) else { continue };
+                if !run.lanes.takes(lane, oid, row) {
+                    continue;
+                }
+                let flow = self.send_row(run, lane, &message, &mut parameters, copies).await?;
                 if flow != Flow::On {
                     return Ok(flow);
                 }
@@ -52,7 +68,7 @@ impl Applier<'_> {
         run.fold = fold;
         run.fold.clear_table(oid);
         // What comes next may be about the same rows.
-        run.session.end_run()?;
+        run.lanes.end_runs()?;
         Ok(Flow::On)
     }
 
@@ -60,12 +76,16 @@ impl Applier<'_> {
     async fn send_row<'m>(
         &mut self,
         run: &mut Run,
+        lane: usize,
         message: &Message<'m>,
         parameters: &mut Parameters<'m>,
         copies: bool,
     ) -> Result<Flow, Fault> {
         loop {
             match self.planner.plan(message, parameters) {
+                Err(refusal) if run.lanes.torn().is_some() && self.is_fresh => {
+                    return Err(run.refusal(refusal));
+                }
                 // Of which single change this came nobody knows: they are gone through one by one.
                 Err(refusal) => {
                     tracing::info!(error = refusal.message, "going through the batch change by change");
@@ -76,9 +96,12 @@ impl Applier<'_> {
                     Flow::On => continue,
                     other => return Ok(other),
                 },
-                Ok(Step::Execute(_)) if copies => self.copy(run, message, parameters).await?,
+                Ok(Step::Execute(_)) if copies => {
+                    let row = parameters.values();
+                    self.copy(run.lanes.session(lane), message, row).await?;
+                }
                 Ok(Step::Execute(statement)) => {
-                    run.session.execute_in_run(statement, parameters.values()).await?;
+                    run.lanes.session(lane).execute_in_run(statement, parameters.values()).await?;
                 }
             }
             return self.go_on(run, message).await;
@@ -87,13 +110,13 @@ impl Applier<'_> {
 
     async fn copy(
         &mut self,
-        run: &mut Run,
+        session: &mut Session,
         message: &Message<'_>,
-        row: &Parameters<'_>,
+        row: &[Option<&[u8]>],
     ) -> Result<(), Fault> {
         match *message {
             Message::Insert { relation, .. } if let Some(copy) = self.planner.copy(relation) => {
-                run.session.copy(copy, row.values()).await
+                session.copy(copy, row).await
             }
             _ => Err(Fault::stop("a row has no COPY to go by")),
         }

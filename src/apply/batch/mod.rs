@@ -10,12 +10,13 @@ mod run;
 use std::collections::BTreeSet;
 
 use crate::archive::{Archive, Frame, Reader, Tail};
-use crate::model::{Fault, Lsn, Position, Relation};
+use crate::model::{Fault, Lsn, Position, Relation, Remedy};
 use crate::pg::{self, counterpart};
 use crate::pgoutput::{Begin, Message, decode};
 use crate::transform::{Fold, Parameters, Planner, Step, Way};
 
 use super::ddl::is_captured;
+use super::lanes::Lanes;
 use super::session::{Advance, Session, Stream};
 use super::{Applied, Control, Target, describe, sequences};
 use run::Run;
@@ -35,6 +36,10 @@ pub(super) struct Applier<'a> {
     applied: Applied,
     /// A batch up to the commit at this LSN was refused: until it is passed, one source transaction is a batch, row by row.
     careful_until: Option<Lsn>,
+    /// A batch up to the commit at this LSN can't be divided.
+    one_lane_until: Option<Lsn>,
+    /// Over how many connections a batch may go.
+    lanes: u32,
     /// Bytes of net changes that make a batch.
     fold_bytes: usize,
     /// What the planner knows of the target was looked up since the last batch.
@@ -79,6 +84,8 @@ impl<'a> Applier<'a> {
             planner: Planner::default(),
             applied: Applied::default(),
             careful_until: None,
+            one_lane_until: None,
+            lanes: 1,
             fold_bytes: folded::FOLD_BYTES_MAX,
             is_fresh: false,
             seen: BTreeSet::new(),
@@ -101,19 +108,20 @@ impl<'a> Applier<'a> {
 
     /// One connection to the target, from its progress on.
     pub(super) async fn run(&mut self, control: &mut Control) -> Result<Flow, Fault> {
-        self.planner.unbind();
+        // The log tells all definitions again, from where the target stands.
+        self.planner = Planner::default();
         let manifest = self.archive.manifest();
         let stream = Stream { name: self.target.stream.clone(), archive_id: manifest.archive_id.to_string() };
-        let session =
+        let (main, torn) =
             Session::open(&self.target.conninfo, stream, &manifest.server_encoding, self.had_session).await?;
         if std::mem::replace(&mut self.had_session, true) {
             self.make_batches_smaller();
         }
         let catalog = pg::control::connect(&self.target.conninfo, "pgsluice apply").await?;
         let has_counterparts = manifest.plugin == "pgoutput" && counterpart::prepare(&catalog).await?;
-        let read = session.progress();
+        let read = main.progress();
         let mut run = Run {
-            session,
+            lanes: Lanes::new(main, torn),
             catalog,
             has_counterparts,
             is_open: false,
@@ -126,9 +134,10 @@ impl<'a> Applier<'a> {
             captured: None,
             read,
         };
+        self.connect_lanes(&mut run).await?;
         loop {
             run.inside = Inside::Nothing;
-            run.read = run.session.progress();
+            run.read = run.lanes.main.progress();
             let reader = Reader::open(self.archive, run.read, self.tail.clone())?;
             let flow = self.read(&mut run, reader, control).await;
             self.applied.is_live = false;
@@ -136,15 +145,37 @@ impl<'a> Applier<'a> {
             match flow? {
                 Flow::On | Flow::Again => {}
                 end @ (Flow::Reached | Flow::Stopped) => {
-                    run.session.make_durable().await?;
+                    run.lanes.main.make_durable().await?;
                     if end == Flow::Reached && self.target.sequences {
                         let (tail, sample) = (self.tail.clone(), self.sequences.clone());
-                        let progress = run.session.progress();
+                        let progress = run.lanes.main.progress();
                         sequences::set(self.archive, tail, &run.catalog, progress, sample, control).await?;
                     }
                     return Ok(end);
                 }
             }
+        }
+    }
+
+    /// Connects the lanes that were asked for; where they are not to be had, one is enough.
+    async fn connect_lanes(&mut self, run: &mut Run) -> Result<(), Fault> {
+        self.lanes = self.target.lanes;
+        if self.lanes == 1 {
+            return Ok(());
+        }
+        let connected = if pg::lane::prepare(&run.catalog).await? {
+            let encoding = &self.archive.manifest().server_encoding;
+            run.lanes.connect(&self.target.conninfo, encoding, self.lanes).await
+        } else {
+            Err(Fault::stop("the user of the target may not create pgsluice.lane"))
+        };
+        match connected {
+            Err(fault) if fault.remedy == Remedy::Stop || fault.sqlstate.is_some() => {
+                tracing::warn!(error = %fault, "no lanes: everything goes over one connection");
+                self.lanes = 1;
+                Ok(())
+            }
+            other => other,
         }
     }
 
@@ -170,6 +201,9 @@ impl<'a> Applier<'a> {
             if flow != Flow::On {
                 return Ok(flow);
             }
+            if *control.stop.borrow() && run.lanes.torn().is_some() {
+                return Ok(Flow::Stopped);
+            }
             if *control.stop.borrow() && matches!(run.inside, Inside::Nothing) {
                 return Ok(match self.finish(run).await? {
                     Flow::On => Flow::Stopped,
@@ -186,13 +220,19 @@ impl<'a> Applier<'a> {
         reader: &mut Reader,
         control: &mut Control,
     ) -> Result<Flow, Fault> {
-        let flow = self.finish(run).await?;
-        if flow != Flow::On {
-            return Ok(flow);
+        let end = reader.durable();
+        // A torn batch goes on where it went on before.
+        if run.lanes.torn().is_none() {
+            let flow = self.finish(run).await?;
+            // What took long may have left a backlog.
+            if flow != Flow::On || reader.durable() > end {
+                return Ok(flow);
+            }
+            self.applied.is_live = true;
         }
-        self.applied.is_live = true;
         self.report(run);
-        let endpos = *control.endpos.borrow_and_update();
+        control.endpos.mark_unchanged();
+        let endpos = run.endpos(control);
         if endpos.is_some_and(|endpos| run.read >= endpos) {
             return Ok(Flow::Reached);
         }
@@ -215,7 +255,7 @@ impl<'a> Applier<'a> {
     /// Applies what is in a frame, committing where a batch is full.
     async fn frame(&mut self, run: &mut Run, frame: &Frame, control: &Control) -> Result<Flow, Fault> {
         let mut parameters = Parameters::default();
-        if run.session.is_answered() {
+        if run.lanes.is_answered() {
             let flow = self.settle(run).await?;
             if flow != Flow::On {
                 return Ok(flow);
@@ -228,7 +268,7 @@ impl<'a> Applier<'a> {
                 Message::Begin(begin) => self.begin(run, *begin, control).await?,
                 Message::Commit(commit) => match std::mem::replace(&mut run.inside, Inside::Nothing) {
                     Inside::Applying(begin) => {
-                        if control.endpos.borrow().is_some_and(|endpos| commit.end > endpos) {
+                        if run.endpos(control).is_some_and(|endpos| commit.end > endpos) {
                             return self.overshot(run, begin).await;
                         }
                         run.advance.end = commit.end;
@@ -237,9 +277,10 @@ impl<'a> Applier<'a> {
                         run.advance.transactions += 1;
                         // What the DDL made new can be used only after its commit (a value of an enum).
                         let ends = run.captured.is_some() || self.careful_until.is_some();
-                        match ends {
+                        let torn = run.lanes.torn().map(|torn| torn.end);
+                        match torn.map_or(ends, |end| commit.end >= end) {
                             true => self.finish(run).await?,
-                            false if self.is_full(run) => self.send(run).await?,
+                            false if torn.is_none() && self.is_full(run) => self.send(run).await?,
                             false => Flow::On,
                         }
                     }
@@ -273,14 +314,14 @@ impl<'a> Applier<'a> {
 
     async fn begin(&mut self, run: &mut Run, begin: Begin, control: &Control) -> Result<Flow, Fault> {
         // The commit ends after it starts, so one that starts at endpos ends behind it.
-        if control.endpos.borrow().is_some_and(|endpos| !endpos.covers_commit_at(begin.commit_lsn)) {
+        if run.endpos(control).is_some_and(|endpos| !endpos.covers_commit_at(begin.commit_lsn)) {
             return Ok(match self.finish(run).await? {
                 Flow::On => Flow::Reached,
                 other => other,
             });
         }
         run.captured = None;
-        let progress = run.session.progress();
+        let progress = run.lanes.main.progress();
         run.inside =
             if progress.covers_commit_at(begin.commit_lsn) { Inside::Known } else { Inside::Applying(begin) };
         Ok(Flow::On)
@@ -304,7 +345,7 @@ impl<'a> Applier<'a> {
     /// Takes note of a definition. What came under the one before, maybe by another table's name, must have gone out.
     async fn define(&mut self, run: &mut Run, relation: &Relation) -> Result<Flow, Fault> {
         if self.planner.relation(relation.oid).is_some_and(|known| known != relation) {
-            let flow = self.unfold(run).await?;
+            let flow = self.barrier(run).await?;
             if flow != Flow::On {
                 return Ok(flow);
             }
@@ -336,8 +377,11 @@ impl<'a> Applier<'a> {
                     }
                     return self.unfold(run).await;
                 }
-                Ok(Way::Fold(oid, _)) => break self.unfold_table(run, oid).await?,
-                Ok(Way::Alone) => break self.unfold(run).await?,
+                Ok(Way::Fold(oid, _)) => match self.open(run).await? {
+                    Flow::On => break self.unfold_table(run, oid).await?,
+                    other => break other,
+                },
+                Ok(Way::Alone) => break self.barrier(run).await?,
             }
         };
         if flow != Flow::On {
@@ -352,7 +396,7 @@ impl<'a> Applier<'a> {
                     other => return Ok(other),
                 },
                 Ok(Step::Execute(statement)) => {
-                    if !run.is_open {
+                    if !run.is_open || run.lanes.count() > 1 {
                         match self.open(run).await? {
                             Flow::On => continue,
                             other => return Ok(other),
@@ -360,7 +404,7 @@ impl<'a> Applier<'a> {
                     }
                     run.advance.changes += 1;
                     run.alone += 1;
-                    run.session.execute(statement, parameters.values()).await?;
+                    run.lanes.main.execute(statement, parameters.values()).await?;
                     return self.go_on(run, message).await;
                 }
             }
@@ -371,10 +415,12 @@ impl<'a> Applier<'a> {
     async fn go_on(&mut self, run: &mut Run, message: &Message<'_>) -> Result<Flow, Fault> {
         // Where DDL is between the changes they can't be counted, so each is asked for.
         let alone = self.careful_until.is_some() && run.has_altered();
-        if !run.session.is_lost() && !alone {
-            return Ok(Flow::On);
-        }
-        match run.session.verdict().await {
+        let session = match run.lanes.lost() {
+            Some(lost) => lost,
+            None if alone => &mut run.lanes.main,
+            None => return Ok(Flow::On),
+        };
+        match session.verdict().await {
             Ok(()) => Ok(Flow::On),
             Err(mut refused) => {
                 if let Inside::Applying(begin) = run.inside

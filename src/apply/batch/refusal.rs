@@ -18,7 +18,8 @@ struct Place {
 impl Applier<'_> {
     /// Gives the batch up: what is known of the target is looked up anew, and each source transaction up to here is a batch.
     pub(super) async fn go_carefully(&mut self, run: &mut Run) -> Result<Flow, Fault> {
-        self.careful_until = Some(run.advance_until());
+        // A torn batch can only be repeated as it was.
+        self.careful_until = run.lanes.torn().is_none().then(|| run.advance_until());
         self.make_batches_smaller();
         run.give_up().await?;
         self.planner.unbind();
@@ -33,7 +34,14 @@ impl Applier<'_> {
             return Err(fault);
         }
         self.refusals += 1;
-        if self.careful_until.is_none() || !self.is_fresh {
+        if fault.remedy == Remedy::Reread {
+            return Err(fault);
+        }
+        if run.lanes.torn().is_some() && (self.is_fresh || fault.remedy != Remedy::Stop) {
+            run.give_up().await?;
+            return Err(fault.context("ending a batch that other lanes have committed"));
+        }
+        if (self.careful_until.is_none() && run.lanes.torn().is_none()) || !self.is_fresh {
             tracing::info!(error = %fault, "batch refused, going through it transaction by transaction");
             return self.go_carefully(run).await;
         }
@@ -75,7 +83,7 @@ impl Applier<'_> {
 
     /// Which change was number `statement` of the first transaction after the target's progress that has any for it.
     async fn locate(&mut self, run: &mut Run, statement: Option<u64>) -> Option<Place> {
-        let progress = run.session.progress();
+        let progress = run.lanes.main.progress();
         let mut reader = Reader::open(self.archive, progress, self.tail.clone()).ok()?;
         let (mut begun, mut is_empty) = (None, true);
         let mut remaining = statement?.checked_sub(FIRST_CHANGE);

@@ -7,14 +7,15 @@ use crate::model::{Fault, Lsn, Position};
 use crate::transform::{Fold, Refusal};
 
 use super::super::ddl::Captured;
-use super::super::session::{Advance, Session};
-use super::super::{Applied, describe, inside};
+use super::super::lanes::Lanes;
+use super::super::session::Advance;
+use super::super::{Applied, Control, describe, inside};
 use super::Inside;
 use super::binding::fault_of;
 
 /// One connection and the batch in hand.
 pub(super) struct Run {
-    pub(super) session: Session,
+    pub(super) lanes: Lanes,
     /// For looking at the target's catalog while the session is busy.
     pub(super) catalog: Client,
     /// Whether the target remembers which of its tables took which table's changes. Only pgoutput gives the OIDs for that.
@@ -53,9 +54,15 @@ impl Run {
             captured.inside = Some(inside::Inside::open().await?);
         }
         match &mut captured.inside {
-            Some(inside) => self.session.inside(inside, work).await,
+            Some(inside) => self.lanes.main.inside(inside, work).await,
             None => Err(Fault::stop("no ddl is under way")),
         }
+    }
+
+    /// Where to end: not before the end of a torn batch.
+    pub(super) fn endpos(&self, control: &Control) -> Option<Position> {
+        let endpos = *control.endpos.borrow();
+        endpos.map(|endpos| self.lanes.torn().map_or(endpos, |torn| endpos.max(torn.end)))
     }
 
     pub(super) async fn give_up(&mut self) -> Result<(), Fault> {
@@ -64,7 +71,7 @@ impl Run {
         self.alone = 0;
         self.captured = None;
         if self.sent.take().is_some() | std::mem::replace(&mut self.is_open, false) {
-            self.session.rollback().await?;
+            self.lanes.rollback().await?;
         }
         Ok(())
     }

@@ -67,7 +67,7 @@ pub(crate) fn target_findings(
         )),
         Place::Table { usable: false } => findings.push(error(
             format!("role {role} may not write pgsluice.progress on the target"),
-            format!("GRANT USAGE ON SCHEMA pgsluice TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON pgsluice.progress TO {role};"),
+            format!("GRANT USAGE ON SCHEMA pgsluice TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA pgsluice TO {role};"),
         )),
         Place::Absent | Place::Schema { .. } | Place::Table { .. } => {}
     }

@@ -96,6 +96,11 @@ impl Fold {
         self.tables.iter().all(|table| table.entries.is_empty())
     }
 
+    /// About how many rows have changed.
+    pub fn rows(&self) -> usize {
+        self.tables.iter().map(|table| table.entries.len()).sum()
+    }
+
     /// About how much memory it takes.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -27,6 +27,7 @@ pub enum GroupKind {
 #[derive(Clone, Copy, Debug)]
 pub struct NetRow<'f> {
     kind: GroupKind,
+    key: &'f [u8],
     old: Old<'f>,
     new: Option<Tuple<'f>>,
 }
@@ -41,7 +42,28 @@ impl<'f> NetRow<'f> {
             (_, None) => return None,
         })
     }
+
+    /// A number that is the same for all changes of a row, in any batch, and mostly for rows that lie together.
+    pub fn block(&self) -> u32 {
+        match (Rank::of(Some(self.key)), self.new) {
+            (Rank::Integer(number, _), _) => crc32c::crc32c(&(number >> BLOCK_BITS).to_be_bytes()),
+            // Rows without a key are inserted only.
+            (Rank::Other(&[]), Some(new)) => new.extend_checksum(0),
+            (Rank::Other(key), _) => crc32c::crc32c(key),
+        }
+    }
+
+    /// A checksum over rows: that of those before, and this one.
+    pub fn digest(&self, relation: u32, before: u32) -> u32 {
+        let mut digest = crc32c::crc32c_append(before, &relation.to_be_bytes());
+        digest = crc32c::crc32c_append(digest, &[self.kind as u8]);
+        digest = crc32c::crc32c_append(digest, self.key);
+        self.new.map_or(digest, |new| new.extend_checksum(digest))
+    }
 }
+
+/// Integer keys that differ in these bits only are one block.
+const BLOCK_BITS: u32 = 8;
 
 pub(super) fn groups(table: &Table) -> Vec<Group<'_>> {
     let mut sorted: Vec<(Rank<'_>, &Entry)> =
@@ -57,7 +79,8 @@ pub(super) fn groups(table: &Table) -> Vec<Group<'_>> {
             None => Old::Absent,
         };
         let new = entry.new.and_then(|span| table.arena.tuple(span));
-        let row = |kind| NetRow { kind, old, new };
+        let key = table.arena.get(entry.key).unwrap_or_default();
+        let row = |kind| NetRow { kind, key, old, new };
         if matches!(entry.state, State::Deleted | State::Replaced) {
             deletes.push(row(GroupKind::Delete));
         }

@@ -86,6 +86,7 @@ fn found(planner: &Planner, oid: u32) -> (Found, Choice) {
         columns: columns.collect(),
         fires: false,
         unique: relation.columns.first().map(|column| vec![column.name.clone()]).into_iter().collect(),
+        apart: Vec::new(),
         primary_key: relation.columns.first().map(|column| column.name.clone()).into_iter().collect(),
     };
     let arriving = relation.columns.iter().map(|column| {
