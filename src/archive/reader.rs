@@ -122,7 +122,8 @@ impl Reader {
             return Ok(Some(Some(frame)));
         }
         let durable = self.watched.as_mut().map(|watched| watched.borrow_and_update().mark);
-        let ends_here = durable.is_some_and(|mark| (mark.segment, mark.offset) == (self.segment, self.offset));
+        let ends_here =
+            durable.is_some_and(|mark| (mark.segment, mark.offset) == (self.segment, self.offset));
         Ok(if ends_here && self.sealed.is_none() && self.definitions.is_empty() { Some(None) } else { None })
     }
 

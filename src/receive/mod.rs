@@ -142,7 +142,8 @@ async fn connections(
         }
         let started = writer.received();
         whole_until = whole_until.filter(|until| *until > started);
-        let ended = connection(archive, &mut writer, source, &sampled, &mut control, whole_until, elsewhere).await;
+        let ended =
+            connection(archive, &mut writer, source, &sampled, &mut control, whole_until, elsewhere).await;
         // What came of a transaction that is not whole will be sent again.
         writer.discard();
         let fault = match ended {

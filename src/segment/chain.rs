@@ -70,7 +70,14 @@ mod tests {
     fn the_value_is_that_of_all_bytes_in_a_row() {
         let mut chain = Chain::default();
         let mut value = [0; 32];
-        for lengths in [&[3][..], &[0, 1], &[RUN_BYTES - 36], &[RUN_BYTES - 35, 7], &[RUN_BYTES, 5 * RUN_BYTES + 1], &[500; 200]] {
+        for lengths in [
+            &[3][..],
+            &[0, 1],
+            &[RUN_BYTES - 36],
+            &[RUN_BYTES - 35, 7],
+            &[RUN_BYTES, 5 * RUN_BYTES + 1],
+            &[500; 200],
+        ] {
             chain.message(b"not to be");
             chain.discard();
             let mut said = value.to_vec();
