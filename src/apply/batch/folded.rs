@@ -30,6 +30,13 @@ impl Applier<'_> {
             return Ok(flow);
         }
         let lanes = self.lanes_for(run);
+        tracing::debug!(
+            rows = run.fold.rows(),
+            bytes = run.fold.bytes(),
+            lanes,
+            is_live = self.applied.is_live,
+            "sending net changes"
+        );
         let flow = self.open_over(run, lanes).await?;
         if flow != Flow::On {
             return Ok(flow);
