@@ -116,17 +116,36 @@ impl Reader {
         Ok(reader)
     }
 
+    /// What [`Reader::try_next`] would give, as far as it can be told without the disk; `None` where it can't.
+    pub fn try_next_in_memory(&mut self) -> Result<Option<Option<Frame>>, Fault> {
+        if let Some(frame) = self.next_of_tail()? {
+            return Ok(Some(Some(frame)));
+        }
+        let durable = self.watched.as_mut().map(|watched| watched.borrow_and_update().mark);
+        let ends_here =
+            durable.is_some_and(|mark| (mark.segment, mark.offset) == (self.segment, self.offset));
+        Ok(if ends_here && self.sealed.is_none() && self.definitions.is_empty() { Some(None) } else { None })
+    }
+
+    fn next_of_tail(&mut self) -> Result<Option<Frame>, Fault> {
+        let Some(tail) = self.tail.as_ref().filter(|_| self.sealed.is_none() && self.definitions.is_empty())
+        else {
+            return Ok(None);
+        };
+        match tail.get((self.segment, self.offset)) {
+            Some((frame, next)) => self.give(frame, next).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// The next frame, or `None` at the durable end of the log. Blocks on the disk.
     pub fn try_next(&mut self) -> Result<Option<Frame>, Fault> {
         if let Some(frame) = self.definitions.pop_front() {
             return Ok(Some(frame));
         }
         loop {
-            if self.sealed.is_none()
-                && let Some((frame, next)) =
-                    self.tail.as_ref().and_then(|tail| tail.get((self.segment, self.offset)))
-            {
-                return self.give(frame, next).map(Some);
+            if let Some(frame) = self.next_of_tail()? {
+                return Ok(Some(frame));
             }
             match self.limit()? {
                 Limit::Sealed(end) if self.offset >= end.offset => self.cross(end),

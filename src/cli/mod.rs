@@ -96,7 +96,10 @@ fn run(cli: &Cli, password: bool) -> Result<(), Fault> {
             "a password was typed on the command line, where other users can read it; use PGSLUICE_SOURCE and PGSLUICE_TARGET, PGPASSFILE or --config"
         );
     }
+    // One worker: what has much to do has a thread of its own, and a second one would be woken again and again to find nothing,
+    // which a live applier feels.
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_all()
         .build()
         .map_err(|error| Fault::stop(format!("starting the runtime: {error}")))?;

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::apply::{self, Applied, Outcome, Target};
 use crate::archive::{Archive, Durable, Tail, WriterOptions};
@@ -18,6 +19,8 @@ pub use machine::{Command, Event, Machine, Mode, Role};
 
 /// How often the sentinel is looked at.
 const POLL: Duration = Duration::from_millis(200);
+/// The shortest time between two looks at a position, which a live source moves a thousand times a second.
+const PACE: Duration = Duration::from_millis(10);
 /// How often positions are written to it, and progress is told.
 const TELL: Duration = Duration::from_secs(1);
 
@@ -64,6 +67,7 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Standing)) -> Result<St
     let (mut poll, mut second) = (tokio::time::interval(POLL), tokio::time::interval(TELL));
     let mut event = Event::Started;
     let mut signals = 0;
+    let (mut flushed_at, mut applied_at) = (Instant::now(), Instant::now());
     loop {
         signals += u32::from(event == Event::Signal);
         if signals > 1 {
@@ -83,8 +87,12 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Standing)) -> Result<St
             _ = interrupt.recv() => Event::Signal,
             _ = terminate.recv() => Event::Signal,
             Some(ended) = runner.ended.recv() => runner.ended(ended),
-            Ok(()) = runner.flushed.changed() => Event::Durable(*runner.flushed.borrow_and_update()),
-            Ok(()) = runner.applied.changed() => {
+            Ok(()) = paced(flushed_at, runner.flushed.changed()) => {
+                flushed_at = Instant::now();
+                Event::Durable(*runner.flushed.borrow_and_update())
+            }
+            Ok(()) = paced(applied_at, runner.applied.changed()) => {
+                applied_at = Instant::now();
                 let applied = *runner.applied.borrow_and_update();
                 Event::Applied { position: applied.position, log: applied.log, met: applied.is_live }
             }
@@ -109,6 +117,12 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Standing)) -> Result<St
             },
         };
     }
+}
+
+/// Waits for it, but not before some time has gone by since the last one.
+async fn paced<T>(last: Instant, event: impl Future<Output = T>) -> T {
+    tokio::time::sleep_until(last + PACE).await;
+    event.await
 }
 
 /// An event that tells nothing new.

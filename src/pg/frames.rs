@@ -75,15 +75,15 @@ impl Incoming {
         Ok(frame.split_at_checked(5).and_then(|(head, body)| Some(Frame { tag: *head.first()?, body })))
     }
 
-    /// Reads more. Fails where the connection is closed. Cancel-safe.
-    pub(super) async fn fill(&mut self) -> Result<(), Fault> {
+    /// Reads more and says how many bytes. Fails where the connection is closed. Cancel-safe.
+    pub(super) async fn fill(&mut self) -> Result<usize, Fault> {
         self.make_room()?;
         let room = self.buffer.get_mut(self.end..).unwrap_or_default();
         match self.half.read(room).await {
             Ok(0) => Err(Fault::retry("the server closed the connection")),
             Ok(count) => {
                 self.end += count;
-                Ok(())
+                Ok(count)
             }
             Err(error) => Err(Fault::retry(format!("connection to the server lost: {error}"))),
         }

@@ -319,7 +319,7 @@ impl PipelineReader {
 
     /// Reads more from the connection. Cancel-safe.
     pub async fn fill(&mut self) -> Result<(), Fault> {
-        self.incoming.fill().await.map_err(outcome_unknown)
+        self.incoming.fill().await.map(drop).map_err(outcome_unknown)
     }
 
     /// The next answer, waiting for it. Cancel-safe.

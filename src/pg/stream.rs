@@ -54,8 +54,8 @@ impl ReplicationReceiver {
         self.incoming.try_next()?.map(|frame| event(frame, slot)).transpose()
     }
 
-    /// Reads more from the connection. Cancel-safe.
-    pub async fn fill(&mut self) -> Result<(), Fault> {
+    /// Reads more from the connection and says how many bytes. Cancel-safe.
+    pub async fn fill(&mut self) -> Result<usize, Fault> {
         self.incoming.fill().await
     }
 

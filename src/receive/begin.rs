@@ -44,7 +44,7 @@ pub(super) async fn begin(
     let mut known = published::read(archive)?;
     let (seen, found) = facts::published(&client, &source.publication).await?;
     if known.see_all(&seen, found.into_iter().map(|(schema, name)| TableName { schema, name }).collect()) {
-        tokio::task::block_in_place(|| published::write(archive, &known))?;
+        published::write(archive, &known)?;
     }
     let catalog = Catalog { client, publication: source.publication.clone(), published: known };
     Ok(Begun { events, status, door: Door::translating(archive, dialect, catalog)? })

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -36,13 +37,14 @@ struct Shared {
 
 impl Herald {
     pub(super) fn start(
+        runtime: &Handle,
         sender: StatusSender,
         durable: watch::Receiver<Durable>,
         applied: watch::Receiver<Position>,
     ) -> Herald {
         let shared = Arc::new(Shared::default());
         let (received, seen) = watch::channel(durable.borrow().position);
-        let task = tokio::spawn(run(sender, Arc::clone(&shared), seen, durable, applied.clone()));
+        let task = runtime.spawn(run(sender, Arc::clone(&shared), seen, durable, applied.clone()));
         Herald { shared, task, received, applied }
     }
 

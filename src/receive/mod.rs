@@ -1,8 +1,11 @@
 //! Source to log: takes the changes off the slot as fast as they come and confirms what is durable.
 //!
-//! Three tasks that never wait for each other: the pump reads messages into the log's frame in hand; the log's own thread
+//! Three that never wait for each other: the pump reads messages into the log's frame in hand; the log's own thread
 //! compresses and syncs; the herald tells the source how far that is. When the disk can't keep up the pump stops
 //! reading, and the herald still answers, so that the source waits instead of hanging up.
+//!
+//! The pump has a thread and a runtime of its own. There it may block: on the disk, and for a moment while the source is ahead, so
+//! that nothing wakes for each of the small pieces in which a source sends. The herald is a task elsewhere.
 //!
 //! Invariants: nothing is confirmed before it is durable; a transaction enters the log whole and once, by the end LSN of its
 //! commit; the log is continued only from the source that it came from, without a gap ([`admit`]).
@@ -19,7 +22,8 @@ mod sequences;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
 
 use crate::archive::{Archive, Durable, Manifest, Writer, WriterOptions, WriterState};
 use crate::model::{Fault, Format, Position, Remedy, quote_literal};
@@ -83,6 +87,8 @@ enum Again {
 struct Asked {
     streaming: bool,
     format: Format,
+    /// Up to here only.
+    whole_until: Option<Position>,
 }
 
 /// Opens the log for writing. A log that holds nothing yet asks the source for its timeline; none where stopped meanwhile.
@@ -121,9 +127,31 @@ pub async fn open_log(
 /// Receives until stopped or until endpos, across lost connections. Returns how far the log is durable.
 pub async fn receive(
     archive: &Archive,
+    writer: Writer,
+    source: &Source,
+    control: Control,
+) -> Result<Position, Fault> {
+    let (archive, source, elsewhere) = (archive.clone(), source.clone(), Handle::current());
+    let (sender, ended) = oneshot::channel();
+    let unstarted = |error| Fault::stop(format!("cannot start the receiver's thread: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unstarted)?;
+    let thread = std::thread::Builder::new().name("receive".into());
+    let receiving = thread.spawn(move || {
+        let received = runtime.block_on(connections(&archive, writer, &source, control, &elsewhere));
+        // Who asked may be gone.
+        let _ = sender.send(received);
+    });
+    receiving.map_err(unstarted)?;
+    ended.await.unwrap_or_else(|_| Err(Fault::stop("the receiver has panicked")))
+}
+
+/// One connection after the other. What they leave to do `elsewhere` does not wait for this thread.
+async fn connections(
+    archive: &Archive,
     mut writer: Writer,
     source: &Source,
     mut control: Control,
+    elsewhere: &Handle,
 ) -> Result<Position, Fault> {
     let mut backoff = BACKOFF_MIN;
     let sampled = Arc::new(Mutex::new(Sampled::default()));
@@ -135,9 +163,8 @@ pub async fn receive(
         }
         let started = writer.received();
         whole_until = whole_until.filter(|until| *until > started);
-        let asked = Asked { streaming: source.streaming && whole_until.is_none(), format };
-        let ended =
-            connection(archive, &mut writer, source, asked, &sampled, &mut control, whole_until).await;
+        let asked = Asked { streaming: source.streaming && whole_until.is_none(), format, whole_until };
+        let ended = connection(archive, &mut writer, source, asked, &sampled, &mut control, elsewhere).await;
         // What came of a transaction that is not whole will be sent again.
         writer.discard();
         let fault = match ended {
@@ -184,8 +211,7 @@ fn is_complete(writer: &Writer, control: &Control) -> bool {
     control.endpos.borrow().is_some_and(|endpos| writer.received() >= endpos)
 }
 
-/// One connection from start to end; whole transactions that came over it stay in the log. With `whole_until` it goes
-/// only to there.
+/// One connection from start to end; whole transactions that came over it stay in the log.
 async fn connection(
     archive: &Archive,
     writer: &mut Writer,
@@ -193,7 +219,7 @@ async fn connection(
     asked: Asked,
     sampled: &Arc<Mutex<Sampled>>,
     control: &mut Control,
-    whole_until: Option<Position>,
+    elsewhere: &Handle,
 ) -> Result<Ended, Fault> {
     let mut stop = control.stop.clone();
     let Begun { mut events, status, door } = tokio::select! {
@@ -201,9 +227,9 @@ async fn connection(
         _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Finished),
         started = start(archive, writer, source, asked) => started?,
     };
-    let herald = Herald::start(status, writer.durable(), control.applied.clone());
+    let herald = Herald::start(elsewhere, status, writer.durable(), control.applied.clone());
     let sampler = Sampler::new(source, sampled);
-    let ended = pump::pump(&mut events, door, writer, control, &herald, whole_until, sampler).await;
+    let ended = pump::pump(&mut events, door, writer, control, &herald, asked.whole_until, sampler).await;
     if let Ok(Ended::Finished | Ended::Again(_)) = ended {
         // Before the connection ends the source shall know all that will be kept.
         let durable = settled(writer).await?;

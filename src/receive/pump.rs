@@ -13,6 +13,12 @@ use super::herald::Herald;
 use super::sequences::Sampler;
 use super::{Control, Ended, healthy, is_complete, log_ended};
 
+/// While the source is ahead of us it sends message by message. For so long they gather in the socket, unless the last read has
+/// brought so much that there is no need: then one read brings many, and neither side pays for each.
+const GATHER: Duration = Duration::from_millis(1);
+const GATHERED_BYTES: usize = 64 << 10;
+/// Behind so many bytes of one transaction its commit is no longer a matter of an instant.
+const LONG_BYTES: usize = 1 << 20;
 /// How long a frame may wait for more when the source is ahead of us and latency means nothing.
 const LINGER: Duration = Duration::from_millis(100);
 /// A commit that the source sends within this time is live: it goes to the disk as soon as that is idle.
@@ -30,6 +36,8 @@ struct Pump<'w> {
     door: Door,
     /// The last commit was sent right after it was made.
     live: bool,
+    /// Bytes of messages since the last commit.
+    uncommitted: usize,
     /// Progress without a transaction that the log does not hold yet.
     idle: Option<Position>,
     idle_written: Instant,
@@ -59,6 +67,7 @@ pub(super) async fn pump(
         writer,
         door,
         live: false,
+        uncommitted: 0,
         idle: None,
         idle_written: now,
         heard: now,
@@ -67,7 +76,12 @@ pub(super) async fn pump(
     };
     let mut tick = tokio::time::interval(LINGER);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut gather = false;
     loop {
+        if std::mem::take(&mut gather) && !pump.live {
+            // All of the thread, so that its runtime does not wake for each piece either.
+            std::thread::sleep(GATHER);
+        }
         if until.is_some_and(|until| pump.writer.received() >= until) {
             return Ok(Ended::Finished);
         }
@@ -92,13 +106,15 @@ pub(super) async fn pump(
                     sampler.tick(std::mem::take(&mut pump.committed));
                 }
             }
-            changed = durable.changed() => {
+            // Only where something waits for the disk; the rest is seen at a tick.
+            changed = durable.changed(), if pump.writer.frame_bytes() > 0 || pump.writer.is_full() => {
                 changed.map_err(|_| log_ended())?;
                 healthy(&durable.borrow_and_update())?;
             }
             filled = events.fill(), if pump.takes() => {
-                if let Err(fault) = filled {
-                    return Ok(Ended::Cut(fault));
+                match filled {
+                    Ok(bytes) => gather = bytes < GATHERED_BYTES,
+                    Err(fault) => return Ok(Ended::Cut(fault)),
                 }
                 pump.heard = Instant::now();
             }
@@ -158,13 +174,17 @@ impl Pump<'_> {
     }
 
     fn data(&mut self, arrival: Arrival<'_>) -> Result<(), Fault> {
+        self.uncommitted += arrival.message.len();
         let committed = self.door.take(arrival, self.writer)?;
         if !self.door.is_between_transactions() {
             self.idle = None;
         }
         if let Some(commit_time) = committed {
             self.committed = true;
+            self.uncommitted = 0;
             self.live = arrival.send_time.seconds_since(commit_time) < LIVE_SECONDS;
+        } else if self.uncommitted >= LONG_BYTES {
+            self.live = false;
         }
         Ok(())
     }

@@ -51,8 +51,38 @@ async fn with_open_segment(folder: &Path, count: u64) -> (Archive, Vec<u8>) {
     // The begin of a transaction that never ends.
     writer.append(&begin(end(count + 1), 1)).unwrap();
     drop(writer);
-    let bytes = fs::read(archive.segment_path(SegmentName::open(START))).unwrap();
+    let path = archive.segment_path(SegmentName::open(START));
+    let mut bytes = fs::read(&path).unwrap();
+    // Space is taken ahead. Most tests here are about every byte, and do without.
+    let space = bytes.split_off(Mark::read(folder).unwrap().unwrap().offset as usize);
+    assert!(!space.is_empty() && space.iter().all(|byte| *byte == 0));
+    fs::write(path, &bytes).unwrap();
     (archive, bytes)
+}
+
+#[tokio::test]
+async fn space_taken_ahead_is_no_part_of_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let (archive, mut bytes) = with_open_segment(folder.path(), 4).await;
+    let path = archive.segment_path(SegmentName::open(START));
+    let mark = fs::read(folder.path().join("durable")).unwrap();
+    for space in [1, 43, 44, 1 << 20] {
+        let _ = fs::remove_dir_all(folder.path().join("segments"));
+        fs::create_dir(folder.path().join("segments")).unwrap();
+        fs::write(folder.path().join("durable"), &mark).unwrap();
+        let end_of_frames = bytes.len();
+        bytes.resize(end_of_frames + space, 0);
+        fs::write(&path, &bytes).unwrap();
+        bytes.truncate(end_of_frames);
+        assert_eq!(said(&frames(&archive, START)), flat(&transactions(4)), "{space}");
+        assert!(verify(&archive, |_| ()).unwrap().problems.is_empty(), "{space}");
+        // Recovered, and sealed without it.
+        assert_eq!(reopen(&archive).unwrap(), end(4));
+        let sealed = fs::metadata(archive.segment_path(SegmentName::sealed(START, end(4)))).unwrap();
+        assert!(sealed.len() < end_of_frames as u64 + 4096, "{space}");
+        assert_eq!(said(&frames(&archive, START)), flat(&transactions(4)), "{space}");
+        assert!(verify(&archive, |_| ()).unwrap().problems.is_empty(), "{space}");
+    }
 }
 
 #[tokio::test]

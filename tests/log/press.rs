@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use pgsluice::archive::{Archive, Reader, Writer, WriterOptions, reindex, show};
+use pgsluice::archive::{Archive, Mark, Reader, Writer, WriterOptions, reindex, show};
 use pgsluice::catalog::Catalog;
 use pgsluice::model::Position;
 use pgsluice::segment::SegmentName;
@@ -59,7 +59,7 @@ async fn short_frames_become_one() {
     let expected = live(&mut writer, &transactions(200));
     durable(&writer, end(200)).await;
     let before = verify(&archive, |_| ()).unwrap();
-    let written = fs::metadata(archive.segment_path(SegmentName::open(START))).unwrap().len();
+    let written = Mark::read(folder.path()).unwrap().unwrap().offset;
     writer.close().await.unwrap();
     let name = archive.segments().unwrap()[0];
     assert_eq!(raw_bytes(&archive, name).len(), 1);

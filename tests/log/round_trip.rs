@@ -64,14 +64,16 @@ async fn a_reader_follows_a_living_writer() {
         assert_eq!(reader.try_next().unwrap(), None);
         let expected = flat(&sent);
         let reading = tokio::spawn(async move {
-            let mut got = Vec::new();
+            let (mut got, mut ends_in_memory) = (Vec::new(), 0);
             while said(&got).len() < 300 * 5 {
-                match reader.try_next().unwrap() {
+                let in_memory = reader.try_next_in_memory().unwrap();
+                ends_in_memory += usize::from(in_memory == Some(None));
+                match in_memory.map_or_else(|| reader.try_next(), Ok).unwrap() {
                     Some(frame) => got.push(frame),
                     None => reader.wait().await,
                 }
             }
-            got
+            (got, ends_in_memory)
         });
         for (number, messages) in sent.iter().enumerate() {
             append(&mut writer, messages);
@@ -83,9 +85,11 @@ async fn a_reader_follows_a_living_writer() {
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             }
         }
-        let got = tokio::time::timeout(std::time::Duration::from_secs(20), reading).await.unwrap().unwrap();
+        let (got, ends_in_memory) =
+            tokio::time::timeout(std::time::Duration::from_secs(20), reading).await.unwrap().unwrap();
         assert_eq!(said(&got), expected);
         assert_eq!(got.iter().any(|frame| frame.from_memory), with_tail);
+        assert_eq!(ends_in_memory > 0, with_tail);
         writer.close().await.unwrap();
     }
 }

@@ -189,7 +189,12 @@ impl<'a> Applier<'a> {
         self.report(run);
         loop {
             self.applied.log = self.applied.log.max(reader.durable());
-            let flow = match tokio::task::block_in_place(|| reader.try_next())? {
+            let next = match reader.try_next_in_memory()? {
+                Some(next) => next,
+                // Leaves this thread to the disk, which costs more than most transactions do.
+                None => tokio::task::block_in_place(|| reader.try_next())?,
+            };
+            let flow = match next {
                 Some(frame) => self.frame(run, &frame, control).await?,
                 None => self.at_the_end(run, &mut reader, control).await?,
             };

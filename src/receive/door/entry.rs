@@ -131,7 +131,7 @@ impl Entry {
     /// Goes on with what could not be done at once: a bounded part of it. Blocks on the disk.
     pub(super) fn work(&mut self, writer: &mut Writer) -> Result<(), Fault> {
         if let Some(join) = &mut self.joining
-            && tokio::task::block_in_place(|| join.step(&self.newest, writer))?
+            && join.step(&self.newest, writer)?
         {
             self.joining = None;
         }

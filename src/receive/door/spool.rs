@@ -161,13 +161,10 @@ impl Spooled {
             self.file = Some(SpoolFile { file: disk::create_new(path)?, path: path.into(), length: 0 });
         }
         let Some(file) = &mut self.file else { return Ok(0) };
-        tokio::task::block_in_place(|| {
-            let written = file.file.write_all_at(&self.memory, file.length);
-            if written.is_err() {
-                file.file.set_len(file.length)?;
-            }
-            written
-        })?;
+        if let Err(error) = file.file.write_all_at(&self.memory, file.length) {
+            file.file.set_len(file.length)?;
+            return Err(error);
+        }
         file.length += self.memory.len() as u64;
         Ok(std::mem::take(&mut self.memory).len())
     }

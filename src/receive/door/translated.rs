@@ -135,7 +135,7 @@ impl Translated {
         if let Some(answer) = answer
             && let Some(published) = self.translator.learn(question.table.clone(), answer?)
         {
-            tokio::task::block_in_place(|| published::write(&self.archive, published))?;
+            published::write(&self.archive, published)?;
         }
         let parsed = self.dialect.parse(&message, start).map_err(|error| self.malformed(start, &error))?;
         if let Said::NotBefore(next) = self.say(&parsed, start, entry, writer)? {

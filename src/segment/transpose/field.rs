@@ -24,29 +24,30 @@ pub(super) fn split(value: &[u8], template: &mut Vec<u8>, numbers: &mut Vec<Digi
         return false;
     }
     let negative = matches!(value, [b'-', b'1'..=b'9', ..]);
-    let mut rest = if negative { value.get(1..).unwrap_or_default() } else { value };
-    while !rest.is_empty() {
-        let literal = rest.iter().position(u8::is_ascii_digit).unwrap_or(rest.len());
-        let (text, behind) = rest.split_at(literal);
-        if text.contains(&MARK) {
-            return false;
-        }
-        template.extend_from_slice(text);
-        let digits = behind.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(behind.len());
-        if digits == 0 {
-            break;
-        }
-        if digits > DIGITS_MAX || numbers.len() == NUMBERS_MAX {
-            return false;
-        }
-        let (run, behind) = behind.split_at(digits);
-        let number = run.iter().fold(0i64, |number, digit| number * 10 + i64::from(digit - b'0'));
+    let (mut number, mut digits) = (0i64, 0);
+    let mut end = |number: i64, digits: u8, template: &mut Vec<u8>| {
         let value = if negative && numbers.is_empty() { -number } else { number };
-        numbers.push(Digits { value, digits: digits as u8 });
+        numbers.push(Digits { value, digits });
         template.push(MARK);
-        rest = behind;
+        numbers.len() <= NUMBERS_MAX
+    };
+    for byte in value.iter().skip(negative.into()) {
+        if byte.is_ascii_digit() {
+            // What wraps is refused below.
+            number = number.wrapping_mul(10).wrapping_add((byte - b'0').into());
+            digits += 1;
+            continue;
+        }
+        if usize::from(digits) > DIGITS_MAX || *byte == MARK {
+            return false;
+        }
+        if digits > 0 && !end(number, digits, template) {
+            return false;
+        }
+        (number, digits) = (0, 0);
+        template.push(*byte);
     }
-    true
+    usize::from(digits) <= DIGITS_MAX && (digits == 0 || end(number, digits, template))
 }
 
 /// How the numbers of one place of a template are written.
