@@ -396,3 +396,24 @@ fn a_type_that_changes_on_the_target_meanwhile() {
     insert(200);
     road.finish(running);
 }
+
+/// An array that once held a null and a NaN that was computed have other bytes than their equals on the target.
+#[test]
+fn whole_rows_are_found_whose_bytes_differ() {
+    let schema = "create table w(a int[], f float8, v int); alter table w replica identity full;";
+    let road = Road::with_settings(
+        &format!("{schema} insert into w values ('{{7}}', 'Infinity'::float8 - 'Infinity', 1)"),
+        &format!("{schema} insert into w values ('{{7}}', 'NaN', 1)"),
+        &[("PGSLUICE_FORMAT", "binary")],
+    );
+    for change in [
+        "insert into w values ('{1,NULL}', 0, 2), (('{1,2,NULL}'::int[])[1:2], 0, 3)",
+        "update w set a[2] = 5 where v = 2",
+        "update w set v = v + 10",
+        "delete from w where v = 12",
+        "delete from w",
+    ] {
+        road.change(change);
+        road.arrives();
+    }
+}

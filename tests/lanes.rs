@@ -150,14 +150,16 @@ fn a_torn_batch_is_not_ended_with_other_filters() {
     road.arrives();
 }
 
-/// Keeps a live applier waiting for this table, so that a backlog comes behind it. `touch` changes a row of it.
-fn hold_up(road: &Road, table: &str, touch: &str) -> Session {
+/// Keeps a live applier waiting for this table, so that a backlog comes behind it. `touch` changes a row of it. The applier goes on
+/// when the session goes back to savepoint `s`, and keeps what `first` has locked.
+fn hold_up(road: &Road, table: &str, touch: &str, first: &str) -> Session {
     // What is known of the target must have been looked up.
     road.source.run_script(touch);
     road.wait_for(&format!("select sum(hashtextextended(x::text, 0)::numeric)::text from {table} x"));
     let lock = road.target.session();
-    lock.query("begin");
-    lock.query(&format!("lock table {table} in share row exclusive mode"));
+    for sql in ["begin", first, "savepoint s", &format!("lock table {table} in share row exclusive mode")] {
+        lock.query(sql);
+    }
     road.source.run_script(touch);
     let waits = "select count(*) from pg_locks where not granted and locktype = 'relation'";
     wait_until(seconds(20), "the applier waits for the lock", || road.target.value(waits) != "0");
@@ -173,7 +175,7 @@ fn lanes_of_an_earlier_epoch_do_not_commit() {
     let running = road.follow();
     wait_until(seconds(20), "live", || running.log().contains("live"));
     road.target.query("update pgsluice.lane set epoch = epoch + 1");
-    let lock = hold_up(&road, "t", "update t set v = v || '!' where id = 300");
+    let lock = hold_up(&road, "t", "update t set v = v || '!' where id = 300", "select 1");
     change(&road, "two");
     std::thread::sleep(seconds(1));
     lock.query("commit");
@@ -246,7 +248,7 @@ fn lanes_that_wait_for_each_other_give_way() {
     road.arrives();
     let running = road.follow();
     wait_until(seconds(20), "live", || running.log().contains("live"));
-    let lock = hold_up(&road, "t", "update t set email = email || '?' where id = 300");
+    let lock = hold_up(&road, "t", "update t set email = email || '?' where id = 300", "select 1");
     // The last rows take over the addresses that the first ones leave.
     road.source.run_script(
         "begin; update t set email = 'free' || id where id between 1 and 9;
@@ -260,6 +262,63 @@ fn lanes_that_wait_for_each_other_give_way() {
     let log = running.log();
     assert!(log.contains("batch refused"), "{log}");
     road.finish(running);
+}
+
+/// A lane waits for a user, who waits for another lane, which waits in the applier.
+#[test]
+fn lanes_that_wait_for_each_other_by_way_of_a_user_give_way() {
+    let road = road();
+    change(&road, "one");
+    road.arrives();
+    let running = road.follow();
+    wait_until(seconds(20), "live", || running.log().contains("live"));
+    let user =
+        hold_up(&road, "t", "update t set v = v || '!' where id = 300", "update t set v = v where id = 600");
+    road.source.run_script("begin; update t set v = v || '?'; update u set v = v || '?'; commit");
+    std::thread::sleep(seconds(1));
+    user.query("rollback to s");
+    std::thread::sleep(seconds(1));
+    user.query("update u set v = v");
+    user.query("commit");
+    road.wait_for("select sum(hashtextextended(v, 0)::numeric)::text from u");
+    assert!(running.log().contains("lanes wait for each other"), "{}", running.log());
+    road.finish(running);
+}
+
+#[test]
+fn who_else_waits_is_left_alone() {
+    let road = road();
+    change(&road, "one");
+    road.arrives();
+    road.target.query("create table other(id int)");
+    road.target.query("insert into other values (1)");
+    let running = road.follow();
+    let (first, second) = (road.target.session(), road.target.session());
+    first.query("begin");
+    first.query("update other set id = 2");
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| second.try_query("update other set id = 3").map(drop));
+        std::thread::sleep(seconds(4));
+        first.query("commit");
+        waits.join().unwrap().unwrap();
+    });
+    road.target.query("drop table other");
+    road.finish(running);
+}
+
+/// What of a torn batch is under way at a stop is rolled back.
+#[test]
+fn a_torn_batch_survives_stops_in_its_middle() {
+    let road = road();
+    road.source.run_script("insert into u select i, repeat('x', 200) from generate_series(1, 300000) i");
+    tear(&road).kill();
+    clear_the_commit(&road.target);
+    for round in 1..7 {
+        let running = road.program.start(&["follow"]);
+        std::thread::sleep(std::time::Duration::from_millis(150 * round));
+        running.terminate(seconds(40)).done();
+    }
+    road.arrives();
 }
 
 /// A DELETE carries only its key: nothing in it tells that the row that is inserted next takes its address over.

@@ -15,7 +15,8 @@ use crate::pg::Conninfo;
 use crate::transform::NetRow;
 
 /// What makes a torn batch whole.
-pub(super) const TORN_HINT: &str = "run once with the options, the filters and the target's tables that it was applied with, and change them afterwards";
+pub(super) const TORN_HINT: &str = "run once with the options and filters, and with the target's tables, columns and indexes, that it was applied \
+     with, and change them afterwards; if somebody has set the progress row back, delete the stream's rows of pgsluice.lane";
 
 /// A batch that only some lanes have committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +88,7 @@ impl Lanes {
             self.others.push(self.main.open_lane(target, client_encoding, lane).await?);
         }
         if self.referee.is_none() {
-            let pids = self.sessions().map(|session| session.backend_pid().to_owned()).collect();
+            let pids = self.sessions().filter_map(|session| session.backend_pid().parse().ok()).collect();
             self.referee = Some(tokio::spawn(referee::watch(target.clone(), pids)).abort_handle());
         }
         Ok(())

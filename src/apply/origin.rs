@@ -114,16 +114,13 @@ pub(super) async fn torn(
     if kept.as_deref() != Some("t") {
         return Ok(None);
     }
+    let rows = format!("SELECT EXISTS (SELECT FROM pgsluice.lane WHERE stream = {})", quote_literal(stream));
+    if value(connection, &rows).await.map_err(lane_fault)?.as_deref() != Some("t") {
+        return Ok(None);
+    }
     let mut lanes = Vec::new();
     connection.simple(&format!("SET lock_timeout = {}", TAKEOVER.as_millis())).await?;
-    let rows = connection.simple(&lane::take_over(stream)).await.map_err(|fault| {
-        let denied = fault.sqlstate.as_deref() == Some("42501");
-        if denied {
-            fault.hint("GRANT SELECT, INSERT, UPDATE ON pgsluice.lane to the role that applies")
-        } else {
-            fault
-        }
-    })?;
+    let rows = connection.simple(&lane::take_over(stream)).await.map_err(lane_fault)?;
     connection.simple("RESET lock_timeout").await?;
     for row in rows {
         let [Some(lane), Some(lanes_of_batch), Some(lsn), Some(digest)] = row.as_slice() else { continue };
@@ -138,6 +135,15 @@ pub(super) async fn torn(
         Fault::person(format!("the lanes of '{stream}' on the target don't fit each other: {message}"))
             .hint("if somebody has set the progress back, delete the stream's rows of pgsluice.lane")
     })
+}
+
+fn lane_fault(fault: Fault) -> Fault {
+    match fault.sqlstate.as_deref() {
+        Some("42501") => {
+            fault.hint("GRANT SELECT, INSERT, UPDATE, DELETE ON pgsluice.lane to the role that applies")
+        }
+        _ => fault,
+    }
 }
 
 /// Where a lane's row stands, which is made where it is missing, and its epoch.

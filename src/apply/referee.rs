@@ -1,6 +1,6 @@
 //! Lanes that wait for each other: what no lane may do, since each commits only when all are done, and what the target can't see,
-//! since the one that is waited for waits for nothing on the target. It should not happen, as lanes change different rows; but
-//! an index that somebody has just made may bind two rows together.
+//! since the one that is waited for waits for nothing on the target. Lanes change different rows, but an index that somebody has
+//! just made may bind two rows together, and a lane may wait for somebody who waits for another lane.
 
 use std::time::Duration;
 
@@ -9,29 +9,40 @@ use crate::pg::{Conninfo, control};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Cancels, for as long as it runs, what waits for the end of a transaction of another of these backends.
-pub(super) async fn watch(target: Conninfo, pids: Vec<String>) {
+/// A lane that waits, by way of any others, for another lane. Locks for extending a table are over in no time.
+const TIED: &str = "
+with recursive waiting as materialized (
+    select distinct pid from pg_locks
+     where pid = any ($1) and not granted and locktype in ('transactionid', 'tuple', 'relation', 'virtualxid')),
+chain(lane, pid) as (
+    select w.pid, b.pid from waiting w, unnest(pg_blocking_pids(w.pid)) as b(pid)
+    union
+    select c.lane, b.pid from chain c, unnest(pg_blocking_pids(c.pid)) as b(pid) where c.pid <> all ($1))
+select min(lane) from chain where pid = any ($1) and pid <> lane";
+
+/// Cancels, for as long as it runs, what one of these backends waits for in vain.
+pub(super) async fn watch(target: Conninfo, lanes: Vec<i32>) {
     loop {
-        if let Err(fault) = look(&target, &pids).await {
-            tracing::debug!(error = %fault, "nobody watches the lanes for now");
+        if let Err(fault) = look(&target, &lanes).await {
+            tracing::warn!(error = %fault, "nobody sees for now whether lanes wait for each other");
         }
         tokio::time::sleep(INTERVAL).await;
     }
 }
 
-async fn look(target: &Conninfo, pids: &[String]) -> Result<(), Fault> {
+async fn look(target: &Conninfo, lanes: &[i32]) -> Result<(), Fault> {
     let client = control::connect(target, "pgsluice apply").await?;
-    let cancel = format!(
-        "SELECT pid FROM pg_locks WHERE pid = ANY ('{{{0}}}') AND NOT granted AND locktype IN ('transactionid', 'tuple') \
-         AND pg_blocking_pids(pid) && '{{{0}}}' AND pg_cancel_backend(pid)",
-        pids.join(",")
-    );
-    let cancel = client.prepare(&cancel).await.map_err(|error| control::fault(&error))?;
+    let doing = |error: tokio_postgres::Error| control::fault(&error);
+    let tied = client.prepare(TIED).await.map_err(doing)?;
+    let mut suspect = None;
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let cancelled = client.query(&cancel, &[]).await.map_err(|error| control::fault(&error))?;
-        if !cancelled.is_empty() {
-            tracing::warn!("lanes waited for each other: their batch goes over one connection");
+        let lane: Option<i32> = client.query_one(&tied, &[&lanes]).await.map_err(doing)?.get(0);
+        // Seen twice, so that it is no passing moment.
+        if lane.is_some() && lane == suspect {
+            tracing::warn!("lanes wait for each other: their batch goes over one connection");
+            client.execute("select pg_cancel_backend($1)", &[&lane]).await.map_err(doing)?;
         }
+        suspect = lane;
     }
 }

@@ -244,7 +244,8 @@ impl Scribe {
         self.write(&bytes, end, false)?;
         let length = end.saturating_add(bytes.len() as u64);
         self.file.set_len(length).map_err(|error| self.fault("cannot cut", &error))?;
-        self.file.sync_data().map_err(|error| self.fault("cannot make durable", &error))?;
+        // All, since the length that it now has must be durable too.
+        self.file.sync_all().map_err(|error| self.fault("cannot make durable", &error))?;
         let name = SegmentName::sealed(after, trailer.through);
         let (old, new) =
             (self.archive.segment_path(SegmentName::open(after)), self.archive.segment_path(name));

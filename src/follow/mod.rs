@@ -3,6 +3,7 @@
 
 mod machine;
 
+use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -66,6 +67,7 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Standing)) -> Result<St
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     let (mut poll, mut second) = (tokio::time::interval(POLL), tokio::time::interval(TELL));
     let mut event = Event::Started;
+    let mut waiting = VecDeque::new();
     let mut signals = 0;
     let (mut flushed_at, mut applied_at) = (Instant::now(), Instant::now());
     loop {
@@ -82,19 +84,29 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Standing)) -> Result<St
             }
             runner.execute(command);
         }
+        if let Some(next) = waiting.pop_front() {
+            event = next;
+            continue;
+        }
         event = tokio::select! {
             biased;
             _ = interrupt.recv() => Event::Signal,
             _ = terminate.recv() => Event::Signal,
-            Some(ended) = runner.ended.recv() => runner.ended(ended),
+            Some(ended) = runner.ended.recv() => {
+                // What the stages have said before comes before the end.
+                if runner.applied.has_changed().unwrap_or(true) {
+                    waiting.push_back(runner.applied());
+                }
+                waiting.push_back(runner.ended(ended));
+                Event::Durable(*runner.flushed.borrow_and_update())
+            }
             Ok(()) = paced(flushed_at, runner.flushed.changed()) => {
                 flushed_at = Instant::now();
                 Event::Durable(*runner.flushed.borrow_and_update())
             }
             Ok(()) = paced(applied_at, runner.applied.changed()) => {
                 applied_at = Instant::now();
-                let applied = *runner.applied.borrow_and_update();
-                Event::Applied { position: applied.position, log: applied.log, met: applied.is_live }
+                runner.applied()
             }
             _ = second.tick() => {
                 runner.publish(&sentinel, &machine);
@@ -256,6 +268,11 @@ impl Runner {
             let result = stage.await.unwrap_or_else(|_| Err(Fault::stop(format!("the {name} has panicked"))));
             let _ = ends.send(ended(result));
         });
+    }
+
+    fn applied(&mut self) -> Event {
+        let applied = *self.applied.borrow_and_update();
+        Event::Applied { position: applied.position, log: applied.log, met: applied.is_live }
     }
 
     fn ended(&mut self, ended: Ended) -> Event {

@@ -22,8 +22,7 @@ const INFINITE_INTERVALS_SINCE: u32 = 170_000;
 const INTERVAL: u32 = 1186;
 const INTERVAL_ARRAY: u32 = 1187;
 
-/// Built-in types (`pg_type.dat`) whose binary form means the same value on every server of the versions that are supported, and
-/// is the same whenever the value is: what the type's receive function makes of it is sent again byte for byte. Not among
+/// Built-in types (`pg_type.dat`) whose binary form means the same value on every server of the versions that are supported. Not among
 /// them:
 ///
 /// - types of users and extensions, domains and enums, whose OIDs are each server's own, and composites, arrays and ranges that

@@ -135,8 +135,8 @@ fn map(column: &Column, found: Option<&TargetColumn>, source: Option<&ColumnType
 /// How values go to the column in binary form. That says nothing of its type, so it must be the same on both sides.
 fn binary(column: &Column, found: &TargetColumn) -> Option<Binary> {
     let of = &found.column_type;
-    let send = found.send.clone().filter(|_| of.oid == column.type_oid && is_portable(of.oid))?;
-    Some(Binary { type_oid: of.oid, declared_oid: found.declared_oid, is_array: of.element != 0, send })
+    let same = found.send.is_some() && of.oid == column.type_oid && is_portable(of.oid);
+    same.then_some(Binary { type_oid: of.oid, declared_oid: found.declared_oid, is_array: of.element != 0 })
 }
 
 /// The refusal of a value in binary form that the target's column would take for another one, or not at all.

@@ -92,13 +92,10 @@ pub(super) struct Binary {
     /// The target's column's own, where that is a domain.
     pub(super) declared_oid: u32,
     pub(super) is_array: bool,
-    /// The type's send function.
-    pub(super) send: String,
 }
 
-/// `text` and `bytea`.
+/// `text`.
 const TEXT: u32 = 25;
-const BYTEA: u32 = 17;
 
 /// How the row to change is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -393,11 +390,11 @@ fn find(sql: &mut Sql, place: Place<'_>, found_by: &Match, fixed: &[(usize, Sour
                 } else if column.equality.exact {
                     equal_by_operator(column, &sql.parameter(old, column))
                 } else {
-                    match &column.binary {
-                        Some(binary) if sql.format == Format::Binary => {
-                            equal_by_bytes(column, binary, &sql.typed(old, BYTEA))
-                        }
-                        _ => equal_by_text(column, &sql.parameter(old, column)),
+                    let parameter = sql.parameter(old, column);
+                    match sql.format {
+                        Format::Text => equal_by_text(column, &parameter),
+                        // Equal values may differ in their bytes: NaN, arrays that once held a null.
+                        Format::Binary => equal_by_text(column, &printed(&parameter)),
                     }
                 });
             }
@@ -429,10 +426,10 @@ fn operator(column: &Mapped) -> String {
 fn equal_by_text(column: &Mapped, parameter: &str) -> String {
     let name = &column.quoted;
     let there = if column.equality.record { A_RECORD } else { "IS NOT NULL" };
-    format!("({name} {there} AND pg_catalog.format('%s', {name}) COLLATE pg_catalog.\"C\" = {parameter})")
+    format!("({name} {there} AND {} = {parameter})", printed(name))
 }
 
-/// The same for what was sent in binary form: equal bytes are equal values, of all types that come so.
-fn equal_by_bytes(column: &Mapped, binary: &Binary, parameter: &str) -> String {
-    format!("pg_catalog.{}({}) = {parameter}", quote_ident(&binary.send), column.quoted)
+/// A value's text, by its type's output function.
+fn printed(value: &str) -> String {
+    format!("pg_catalog.format('%s', {value}) COLLATE pg_catalog.\"C\"")
 }

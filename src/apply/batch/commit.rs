@@ -28,6 +28,9 @@ impl Applier<'_> {
         if flow != Flow::On {
             return Ok(flow);
         }
+        if !run.is_open && run.lanes.torn().is_some() {
+            return self.open(run).await;
+        }
         // Transactions without changes for this target leave no mark on it.
         let advance = std::mem::take(&mut run.advance);
         if std::mem::replace(&mut run.is_open, false) {

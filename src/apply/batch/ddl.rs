@@ -74,7 +74,7 @@ impl Applier<'_> {
             return Err(run.at(fault));
         }
         // What comes before this transaction is kept.
-        if run.advance.transactions > 0 {
+        if run.advance.transactions > 0 && run.lanes.torn().is_none() {
             return self.go_carefully(run).await;
         }
         Err(match &run.captured {

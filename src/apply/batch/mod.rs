@@ -145,6 +145,7 @@ impl<'a> Applier<'a> {
             match flow? {
                 Flow::On | Flow::Again => {}
                 end @ (Flow::Reached | Flow::Stopped) => {
+                    assert!(!run.is_open, "would commit a part of a batch");
                     run.lanes.main.make_durable().await?;
                     if end == Flow::Reached && self.target.sequences {
                         let (tail, sample) = (self.tail.clone(), self.sequences.clone());
@@ -202,6 +203,7 @@ impl<'a> Applier<'a> {
                 return Ok(flow);
             }
             if *control.stop.borrow() && run.lanes.torn().is_some() {
+                run.give_up().await?;
                 return Ok(Flow::Stopped);
             }
             if *control.stop.borrow() && matches!(run.inside, Inside::Nothing) {

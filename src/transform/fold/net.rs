@@ -47,10 +47,12 @@ impl<'f> NetRow<'f> {
     /// A number that is the same for all changes of a row, in any batch, and mostly for rows that lie together.
     pub fn block(&self) -> u32 {
         match (Rank::of(Some(self.key), self.format), self.new) {
-            (Rank::Integer(number, _), _) => crc32c::crc32c(&(number >> BLOCK_BITS).to_be_bytes()),
+            (Rank::Integer(number, _), _) if is_single(self.key) => {
+                crc32c::crc32c(&(number >> BLOCK_BITS).to_be_bytes())
+            }
             // Rows without a key are inserted only.
             (Rank::Other(&[]), Some(new)) => new.extend_checksum(0),
-            (Rank::Other(key), _) => crc32c::crc32c(key),
+            _ => crc32c::crc32c(self.key),
         }
     }
 
@@ -61,6 +63,12 @@ impl<'f> NetRow<'f> {
         digest = crc32c::crc32c_append(digest, self.key);
         self.new.map_or(digest, |new| new.extend_checksum(digest))
     }
+}
+
+/// Whether a key is of one column.
+fn is_single(key: &[u8]) -> bool {
+    let length = key.first_chunk().map(|length| u32::from_be_bytes(*length) as usize);
+    length.is_some_and(|length| length + 4 == key.len())
 }
 
 /// Integer keys that differ in these bits only are one block.
