@@ -198,8 +198,8 @@ fn values_in_binary_form_go_to_columns_of_the_same_type() {
         target(vec![binary("id", 25), binary("a", 25), inexact]),
         &[("DO", &["\\1", "-", "\\x"])],
         "WITH one AS MATERIALIZED (SELECT ctid AS row, tableoid AS part FROM ONLY public.t WHERE id = $1 AND a IS NULL \
-         AND (b IS NOT NULL AND pg_catalog.format('%s', b) COLLATE pg_catalog.\"C\" \
-         = pg_catalog.format('%s', $2) COLLATE pg_catalog.\"C\") LIMIT 1) \
+         AND (b IS NOT NULL AND pg_catalog.format('%s', b) COLLATE pg_catalog.C \
+         = pg_catalog.format('%s', $2) COLLATE pg_catalog.C) LIMIT 1) \
          DELETE FROM ONLY public.t AS t USING one WHERE t.ctid = one.row AND t.tableoid = one.part | \\1 \\x",
     );
 }

@@ -8,8 +8,8 @@ from backlog import NAME, PROGRAM, Backlog
 from processes import Watch
 from servers import BIN
 
-# Returns when the last row of the load can be seen.
-SEEN = "do $$ begin while not exists (select from finish) loop perform pg_sleep(0.005); end loop; end $$"
+# Returns when the last row of the load can be seen. Each look is a transaction of its own: an open one would keep dead rows from being pruned.
+SEEN = "do $$ begin while not exists (select from finish) loop commit; perform pg_sleep(0.005); end loop; end $$"
 
 
 @dataclass
