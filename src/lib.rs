@@ -17,5 +17,6 @@ pub mod plugin;
 pub mod receive;
 pub mod segment;
 pub mod sentinel;
+pub mod store;
 pub mod transform;
 pub mod verify;

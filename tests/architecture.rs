@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 const LEVELS: [&[&str]; 7] = [
     &["model"],
     &["pgoutput"],
-    &["segment", "transform", "plugin", "ddl", "pg", "catalog"],
+    &["segment", "transform", "plugin", "ddl", "pg", "catalog", "store"],
     &["archive", "sentinel"],
     &["receive", "apply", "verify"],
     &["follow"],
