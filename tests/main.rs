@@ -23,5 +23,6 @@ mod schema;
 mod segment;
 mod semantics;
 mod sequences;
+mod store;
 mod streaming;
 mod support;
