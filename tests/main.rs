@@ -24,5 +24,6 @@ mod schema;
 mod segment;
 mod semantics;
 mod sequences;
+mod store;
 mod streaming;
 mod support;

@@ -49,6 +49,17 @@ servers_folder() {
     fi
 }
 
+# Servers of object stores, for tests.
+stores_folder() {
+    if [ -n "${PGSLUICE_STORES:-}" ]; then
+        printf '%s\n' "$PGSLUICE_STORES"
+    elif is_root; then
+        printf '%s\n' /var/cache/pgsluice/stores
+    else
+        printf '%s\n' "$cache_folder/stores"
+    fi
+}
+
 # install_packages PACKAGE... : by apt as root, else says what somebody who may should do.
 install_packages() {
     [ $# -gt 0 ] || return 0
@@ -76,6 +87,28 @@ need_postgres() {
 
 need_python() {
     has python3 || install_packages python3
+}
+
+# The S3 server moto, where it isn't yet. Tests of stores fail without it, and name tools/stores.
+need_stores() {
+    # moto's own extra for its server brings the packages of all of Amazon's services.
+    local folder packages=('moto[s3]==5.2.5' flask==3.1.3 flask-cors==6.0.5)
+    folder=$(stores_folder)
+    [ "$(cat "$folder/moto/packages" 2>/dev/null)" != "${packages[*]}" ] || return 0
+    need_python
+    python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3-venv
+    step "installing ${packages[0]} into $folder"
+    mkdir -p "$folder"
+    # Somebody else may be about it too.
+    (
+        flock 9
+        [ "$(cat "$folder/moto/packages" 2>/dev/null)" != "${packages[*]}" ] || exit 0
+        rm -rf "$folder/moto.partial" "$folder/moto"
+        python3 -m venv "$folder/moto.partial" &&
+            "$folder/moto.partial/bin/python" -m pip install -q --disable-pip-version-check "${packages[@]}" >&2 &&
+            printf '%s\n' "${packages[*]}" >"$folder/moto.partial/packages" &&
+            mv "$folder/moto.partial" "$folder/moto"
+    ) 9>"$folder/lock" || die "${packages[0]} could not be had from PyPI" 'PGSLUICE_STORES names another folder'
 }
 
 # The output plugin wal2json for the newest packaged server; the tests run without it too, and say so.

@@ -63,7 +63,7 @@ impl Place {
         if rest.contains(['%', '\\']) || rest.contains(|c: char| c.is_control()) {
             return refuse("percent signs, backslashes and control characters are not allowed in it");
         }
-        let prefix = path.trim_matches('/');
+        let prefix = path.strip_suffix('/').unwrap_or(path);
         if !prefix.is_empty() && prefix.split('/').any(|part| matches!(part, "" | "." | "..")) {
             return refuse("each part of the path must have a name");
         }

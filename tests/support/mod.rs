@@ -1,4 +1,5 @@
-//! What the tests on real servers stand on: throw-away clusters, sessions, the built program, comparison.
+//! What the tests on real servers stand on: throw-away clusters, object stores, sessions, the built
+//! program, comparison.
 //!
 //! Everything started here ends with the test that started it: by `Drop` when it returns or panics, and by a
 //! watcher process when the test itself is killed. Nothing listens but on loopback and on sockets in the
@@ -7,9 +8,12 @@
 #![allow(dead_code, unused_imports, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod bucket;
 mod cluster;
 mod compare;
+pub mod http;
 pub mod ledger;
+mod moto;
 mod process;
 mod program;
 mod road;
@@ -21,8 +25,10 @@ use std::time::{Duration, Instant};
 
 pub use rustix::process::Signal;
 
+pub use bucket::{Bucket, Misdeed};
 pub use cluster::{Cluster, Preparation, StopMode};
 pub use compare::{assert_tables_equal, difference_between, tables_difference};
+pub use moto::Moto;
 pub use process::{Outcome, Running};
 pub use program::Pgsluice;
 pub use road::Road;

@@ -17,7 +17,7 @@ impl Calls {
     /// Under a lock on the file's folder, which all that replace files there take.
     pub(super) async fn update_file(&self, path: &Path, body: &Bytes, read: &Tag) -> Result<bool, Trouble> {
         let file = format!("/{path}");
-        let locked = tokio::task::spawn_blocking(move || {
+        let lock = blocking(move || {
             let folder = FilePath::new(&file).parent().unwrap_or(FilePath::new("/"));
             match File::open(folder) {
                 Ok(folder) => folder.lock().map(|()| Some(folder)),
@@ -25,9 +25,7 @@ impl Calls {
                 Err(error) => Err(error),
             }
         });
-        let refuse = |error: &dyn std::fmt::Display| Trouble::new(Kind::Refused, error.to_string());
-        let lock = locked.await.map_err(|error| refuse(&error))?.map_err(|error| refuse(&error))?;
-        let Some(_lock) = lock else { return Ok(false) };
+        let Some(_lock) = lock.await? else { return Ok(false) };
         match present(self.look(path).await)? {
             Some(meta) if tag(&meta) == *read => {
                 self.put(path, body, PutMode::Overwrite).await.map(|()| true)
@@ -35,6 +33,23 @@ impl Calls {
             _ => Ok(false),
         }
     }
+}
+
+/// Makes the name of a file durable whose writer may have been killed before it could do so.
+pub(super) async fn sync(path: &Path) -> Result<(), Trouble> {
+    let file = format!("/{path}");
+    blocking(move || {
+        FilePath::new(&file).ancestors().skip(1).try_for_each(|folder| File::open(folder)?.sync_all())
+    })
+    .await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Trouble> {
+    let refuse = |error: &dyn std::fmt::Display| Trouble::new(Kind::Refused, error.to_string());
+    let done = tokio::task::spawn_blocking(work).await.map_err(|error| refuse(&error))?;
+    done.map_err(|error| refuse(&error))
 }
 
 /// A writer who is that slow has lost its lease on any lock.

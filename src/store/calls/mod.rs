@@ -105,11 +105,14 @@ impl Calls {
         if !trouble.is_unclear() {
             return Err(trouble);
         }
-        match self.holds(path, body).await? {
-            Some(true) => Ok(Put::Done),
-            Some(false) => Ok(Put::Exists),
+        match self.holds(path, body).await {
+            Ok(Some(true)) if self.keeper == Keeper::Folder => folder::sync(path).await.map(|()| Put::Done),
+            Ok(Some(true)) => Ok(Put::Done),
+            Ok(Some(false)) => Ok(Put::Exists),
             // Not made; a conflict with another writer who then made none is no more than that.
-            None => Err(trouble.passing()),
+            Ok(None) => Err(trouble.passing()),
+            Err(again) if again.may_pass() => Err(trouble.passing()),
+            Err(refusal) => Err(refusal),
         }
     }
 
