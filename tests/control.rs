@@ -405,7 +405,10 @@ fn flags_win_over_environment_over_file() {
         std::fs::write(&config, wrong).unwrap();
         program.run(&["status", "--config", &config_text]).ends_with(2);
     }
-    program.run(&["setup", "--archive", "s3://bucket/prefix"]).ends_with(2);
+    for archive in ["ftp://bucket/prefix", "s3://", "s3://user:hunter2@bucket/prefix"] {
+        let outcome = program.run(&["setup", "--archive", archive]).ends_with(2);
+        assert!(!outcome.stderr.contains("hunter2"), "{outcome}");
+    }
     program.run(&["setup", "--plugin", "decoderbufs"]).ends_with(2);
     program.run(&["setup", "--name", "Not/A/Name"]).ends_with(2);
     let outcome = program.run(&["setup", "--source", "postgresql://u:hunter2@127.0.0.1:1/d"]).ends_with(1);

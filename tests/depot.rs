@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::support::ledger::{self, Dice};
-use crate::support::{Cluster, Pgsluice, Road, assert_tables_equal, seconds, wait_until};
+use crate::support::{
+    Bucket, Cluster, Misdeed, Moto, Pgsluice, Road, assert_tables_equal, seconds, wait_until,
+};
 
 const TABLE: &str = "create table t(id int primary key, v text);";
 const STORE: [(&str, &str); 2] = [("PGSLUICE_SPOOL", "spool"), ("PGSLUICE_DURABLE", "store")];
@@ -13,6 +15,19 @@ const RECEIVE: [&str; 3] = ["receive", "--segment-age", "1"];
 
 fn road() -> Road {
     Road::with_settings(TABLE, TABLE, &STORE)
+}
+
+/// A road with its archive in a bucket.
+fn road_to(bucket: &[(String, String)]) -> Road {
+    let variables = bucket.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let place = [("PGSLUICE_ARCHIVE", "s3://bucket/some/prefix"), ("PGSLUICE_SPOOL", "spool")];
+    Road::with_settings(TABLE, TABLE, &variables.chain(place).collect::<Vec<_>>())
+}
+
+/// The program with that archive, on another machine.
+fn elsewhere_by(bucket: &[(String, String)], road: &Road, target: &Cluster) -> Pgsluice {
+    let program = elsewhere(road, target).env("PGSLUICE_ARCHIVE", "s3://bucket/some/prefix");
+    bucket.iter().fold(program, |program, (name, value)| program.env(name, value))
 }
 
 /// The program with the same archive, on what might be another machine.
@@ -80,8 +95,8 @@ fn a_target_elsewhere_is_fed_by_the_store_alone_and_its_spool_is_bounded() {
     let largest = copies.iter().map(|path| path.metadata().unwrap().len()).max().unwrap_or_default();
     assert!(bytes <= (1 << 20) + 2 * largest, "{bytes} bytes of copies: {copies:?}");
     // What is not here is read where it is.
-    let here = elsewhere.run(&["archive", "verify", "--json"]).done().json();
-    assert_eq!(here, road.program.run(&["archive", "verify", "--json"]).done().json());
+    let chain = |program: &Pgsluice| program.run(&["archive", "verify", "--json"]).done().json()["chain"].clone();
+    assert_eq!(chain(&elsewhere), chain(&road.program));
 }
 
 #[test]
@@ -220,7 +235,8 @@ fn kill_9_with_a_store_loses_nothing_and_doubles_nothing() {
 #[test]
 fn a_store_with_another_archive_or_without_the_spools_own_is_refused() {
     let (one, other) = (road(), road());
-    let crossed = elsewhere(&one, &other.target).source(&other.source.conninfo());
+    let stranger = Cluster::prepare_source().fresh().start();
+    let crossed = elsewhere(&one, &one.target).source(&stranger.conninfo());
     let outcome = crossed.run(&["setup"]).ends_with(4);
     assert!(outcome.stderr.contains("another source's"), "{}", outcome.stderr);
     let outcome = elsewhere(&one, &one.target)
@@ -244,4 +260,131 @@ fn cleanup_removes_what_the_store_has_when_asked() {
     road.program.run(&["cleanup", "--archive-too"]).done();
     assert_eq!(files(&road.program.archive()), [] as [PathBuf; 0]);
     assert!(!road.program.folder().join("spool").exists());
+}
+
+#[test]
+fn an_s3_server_holds_an_archive() {
+    let moto = Moto::with_bucket("bucket");
+    let road = road_to(&moto.environment());
+    for batch in 0..6 {
+        rows(&road, batch * 20_000 + 1, (batch + 1) * 20_000);
+    }
+    let receive = ["receive", "--endpos", "current", "--segment-size", "1", "--durable", "store"];
+    road.program.run(&receive).done();
+    // Longer than what goes in one piece, in one transaction.
+    rows(&road, 200_001, 400_000);
+    road.program.run(&["follow", "--endpos", "current"]).done();
+    assert_tables_equal(&road.source, &road.target);
+
+    let target = another_target(TABLE);
+    let elsewhere = elsewhere_by(&moto.environment(), &road, &target);
+    let status = road.program.status();
+    let endpos = status["archive"]["last_lsn"].as_str().unwrap();
+    assert_eq!(status["archive"]["stored_lsn"], endpos);
+    elsewhere.run(&["apply", "--endpos", endpos]).done();
+    assert_tables_equal(&road.source, &target);
+    elsewhere.run(&["archive", "verify"]).done();
+    std::fs::remove_dir_all(elsewhere.folder().join("spool/segments")).unwrap();
+    std::fs::create_dir(elsewhere.folder().join("spool/segments")).unwrap();
+    // By ranges of the objects.
+    elsewhere.run(&["archive", "verify"]).done();
+    let sealed = |program: &Pgsluice| {
+        let list = program.run(&["archive", "list"]).done().stdout;
+        list.lines().filter(|line| line.contains("sealed")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(sealed(&elsewhere), sealed(&road.program));
+    assert!(sealed(&elsewhere).len() > 2);
+}
+
+#[test]
+fn a_store_that_is_away_fills_the_spool_up_to_its_limit_and_then_the_source_waits() {
+    let bucket = Bucket::start();
+    let road = road_to(&bucket.environment());
+    road.source.query("alter system set wal_sender_timeout = '3s'");
+    road.source.query("select pg_reload_conf()");
+    bucket.misdeeds("PUT", std::iter::repeat_n(Misdeed::Cut, 100_000));
+    let receiver = road.program.start(&["receive", "--segment-size", "1", "--spool-limit", "2"]);
+    for batch in 0..8 {
+        rows(&road, batch * 20_000 + 1, (batch + 1) * 20_000);
+    }
+    wait_until(seconds(60), "the spool is full", || receiver.log().contains("--spool-limit"));
+    let walsender = "select pid from pg_stat_replication";
+    let (pid, full) = (road.source.value(walsender), confirmed(&road));
+    std::thread::sleep(seconds(8));
+    assert_eq!((road.source.value(walsender), confirmed(&road)), (pid.clone(), full), "{}", receiver.log());
+    let spool = sealed(&road.program.folder().join("spool"));
+    let bytes: u64 = spool.iter().map(|path| path.metadata().unwrap().len()).sum();
+    assert!((2 << 20..6 << 20).contains(&bytes), "{bytes} in {spool:?}");
+    assert!(!bucket.has("segments"));
+
+    bucket.clear_misdeeds("PUT");
+    let end = road.source.current_lsn();
+    wait_until(seconds(90), "it has gone on by itself", || {
+        road.source.value(&format!("select '{}'::pg_lsn >= '{end}'", confirmed(&road))) == "t"
+    });
+    assert_eq!(road.source.value(walsender), pid);
+    receiver.terminate(seconds(30)).done();
+    road.arrives();
+}
+
+#[test]
+fn a_store_that_answers_wrongly_is_asked_again() {
+    let bucket = Bucket::start();
+    let road = road_to(&bucket.environment());
+    let target = another_target(TABLE);
+    let elsewhere = elsewhere_by(&bucket.environment(), &road, &target);
+    for batch in 0..4 {
+        bucket.misdeeds(
+            "PUT",
+            [
+                Misdeed::DoneThenCut,
+                Misdeed::DoneBut(500, "InternalError"),
+                Misdeed::Refuse(503, "SlowDown"),
+                Misdeed::Cut,
+                Misdeed::DoneBut(409, "OperationAborted"),
+            ],
+        );
+        bucket.misdeeds("GET", [Misdeed::Cut, Misdeed::Refuse(500, "InternalError"), Misdeed::Shorten(10)]);
+        bucket.misdeeds("HEAD", [Misdeed::Cut]);
+        rows(&road, batch * 20_000 + 1, (batch + 1) * 20_000);
+        road.program.run(&["receive", "--endpos", "current", "--segment-size", "1"]).done();
+        let endpos = road.program.status()["archive"]["last_lsn"].as_str().unwrap().to_owned();
+        bucket.misdeeds("GET", [Misdeed::Shorten(10), Misdeed::Refuse(503, "SlowDown"), Misdeed::Shorten(1)]);
+        elsewhere.run(&["apply", "--endpos", &endpos]).done();
+        assert_tables_equal(&road.source, &target);
+    }
+    elsewhere.run(&["archive", "verify"]).done();
+}
+
+#[test]
+fn a_store_that_overwrites_is_refused_unless_that_is_wanted() {
+    let bucket = Bucket::start();
+    bucket.ignore_conditions();
+    let (source, target) = (Cluster::source(), Cluster::target());
+    let program = Pgsluice::between(&source, &target).env("PGSLUICE_ARCHIVE", "s3://bucket/p");
+    let program =
+        bucket.environment().iter().fold(program, |program, (name, value)| program.env(name, value));
+    let outcome = program.run(&["setup"]).ends_with(1);
+    assert!(outcome.stderr.contains("--single-writer"), "{}", outcome.stderr);
+    assert_eq!(source.value("select count(*) from pg_replication_slots"), "0");
+    program.run(&["setup", "--single-writer"]).done();
+}
+
+#[test]
+fn a_segment_that_the_store_has_changed_is_not_applied() {
+    let road = road();
+    rows(&road, 1, 20_000);
+    road.program.run(&["receive", "--endpos", "current"]).done();
+    let stored = sealed(&road.program.archive());
+    let mut bytes = std::fs::read(&stored[0]).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&stored[0], bytes).unwrap();
+    let target = another_target(TABLE);
+    let elsewhere = elsewhere(&road, &target);
+    let endpos = road.program.status()["archive"]["last_lsn"].as_str().unwrap().to_owned();
+    let outcome = elsewhere.run(&["apply", "--endpos", &endpos]).ends_with(4);
+    assert!(outcome.stderr.contains("damaged at offset"), "{}", outcome.stderr);
+    assert_eq!(target.value("select count(*) from t"), "0");
+    elsewhere.run(&["archive", "verify"]).ends_with(3);
 }

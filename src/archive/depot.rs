@@ -64,11 +64,6 @@ impl Depot {
         Depot { store, known: Mutex::default(), looking: Mutex::default(), is_ours: AtomicBool::new(false) }
     }
 
-    /// Whether the store refuses to overwrite an object. Writes a small one to find out.
-    pub(super) fn puts_once(&self) -> Result<bool, Fault> {
-        Ok(self.store.probe()?.put_once)
-    }
-
     pub(super) fn manifest(&self) -> Result<Option<Bytes>, Fault> {
         self.store.get(MANIFEST)
     }

@@ -53,13 +53,6 @@ impl Archive {
         }
         let text = manifest.to_json()?;
         let stored = Stored::open(location)?;
-        if let Some(stored) = &stored
-            && !location.single_writer
-            && !stored.depot.puts_once()?
-        {
-            return Err(Fault::stop(format!("{location} overwrites an object that is there already: two receivers could not be told apart"))
-                .hint("use another store; or give --single-writer, and let only the slot on the source keep them apart"));
-        }
         let manifest = match &stored {
             Some(stored) => Manifest::read(&stored.depot.put_manifest(Bytes::from(text))?)?,
             None => manifest,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::model::Fault;
-use crate::store::Place;
+use crate::store::{Place, Store};
 
 use super::{Archive, Manifest};
 
@@ -43,6 +43,17 @@ impl Location {
             Fault::stop(format!("there is no archive in {self}"))
                 .hint("run `pgsluice setup` first, or give its place with --archive")
         })
+    }
+
+    /// Refuses a place where no archive can be made, or where one would not be safe.
+    pub fn try_out(&self) -> Result<(), Fault> {
+        let Some(place) = &self.store else { return Ok(()) };
+        if Store::open(place)?.probe()?.put_once || self.single_writer {
+            return Ok(());
+        }
+        Err(Fault::stop(format!("{self} overwrites what is there already, so two receivers can't be told apart")).hint(
+            "use another store; or give --single-writer, and let nothing but the source's slot keep them apart",
+        ))
     }
 
     /// Makes the archive, or opens it where one of the same source and slot is there already; then the manifest that

@@ -52,6 +52,8 @@ struct Source {
 /// The archive's part, with its sentinel and whether a receiver holds its lock.
 struct Log {
     totals: ArchiveTotals,
+    /// How far it is in its store; none without one.
+    stored: Option<Position>,
     /// None without a target to be behind.
     pending: Option<Pending>,
     control: Option<Control>,
@@ -80,6 +82,7 @@ struct Status {
     mode: Mode,
     source: Found<Source>,
     archive: Found<ArchiveTotals>,
+    stored: Option<Position>,
     pending: Option<Pending>,
     applier: Found<Applier>,
 }
@@ -134,6 +137,10 @@ fn archive_part(place: &Place, applied: Option<Position>) -> Found<Log> {
         let replay = applied.map(|lsn| replay(lsn, control.as_ref()));
         Ok::<_, Fault>(Log {
             totals: totals(&archive)?,
+            stored: match place.archive.store {
+                Some(_) => Some(archive.stored_through()?.unwrap_or(archive.manifest().start)),
+                None => None,
+            },
             pending: replay.map(|replay| Pending::read(&archive, replay)).transpose()?,
             control,
             receiving: archive.has_receiver()?,
@@ -162,6 +169,7 @@ fn assemble(source: Found<Source>, log: Found<Log>, progress: Found<Progress>, n
         _ => None,
     };
     let pending = log.as_ref().ok().and_then(|log| log.pending.clone());
+    let stored = log.as_ref().ok().and_then(|log| log.stored);
     let applier = progress.map(|progress| {
         let lsn = replay(progress.lsn, control.as_ref());
         let idle = pending.as_ref().is_some_and(|pending| pending.transactions == 0);
@@ -179,7 +187,7 @@ fn assemble(source: Found<Source>, log: Found<Log>, progress: Found<Progress>, n
         }
     });
     let mode = mode(log.as_ref().ok(), applier.as_ref().ok());
-    Status { mode, source, archive: log.map(|log| log.totals), pending, applier }
+    Status { mode, source, archive: log.map(|log| log.totals), stored, pending, applier }
 }
 
 fn mode(log: Option<&Log>, applier: Option<&Applier>) -> Mode {
@@ -224,6 +232,7 @@ impl Status {
             "archive": part(archive.map(|contents| json!({
                 "first_lsn": contents.first_lsn,
                 "last_lsn": contents.last_lsn,
+                "stored_lsn": self.stored,
                 "segments": contents.segments,
                 "bytes": contents.bytes,
                 "raw_bytes": contents.raw_bytes,
@@ -266,9 +275,10 @@ impl Status {
         };
         let archive = match &self.archive {
             Ok(contents) => format!(
-                "{} to {}, {} segments, {} ({} raw), {} transactions, {} changes",
+                "{} to {}{}, {} segments, {} ({} raw), {} transactions, {} changes",
                 contents.first_lsn,
                 contents.last_lsn,
+                self.stored.map(|lsn| format!(" (in the store up to {lsn})")).unwrap_or_default(),
                 contents.segments,
                 print::size(contents.bytes),
                 print::size(contents.raw_bytes),
@@ -317,6 +327,7 @@ mod tests {
                 changes: 1,
                 tables: Vec::new(),
             },
+            stored: None,
             pending: Some(Pending { transactions: 1, ..Pending::default() }),
             control: Some(Control { apply, endpos: Position(endpos), ..Control::default() }),
             receiving,

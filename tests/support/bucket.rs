@@ -92,6 +92,11 @@ impl Bucket {
         self.state.lock().unwrap().objects.get(key).cloned()
     }
 
+    /// Whether there is an object with this in its key.
+    pub fn has(&self, part: &str) -> bool {
+        self.state.lock().unwrap().objects.keys().any(|key| key.contains(part))
+    }
+
     pub fn count(&self) -> usize {
         self.state.lock().unwrap().objects.len()
     }

@@ -24,6 +24,9 @@ impl Survey<'_> {
             tracing::warn!(mend = %finding.mend, "{}", finding.what);
         }
         let options = self.options;
+        if self.archive.is_none() {
+            options.archive.try_out()?;
+        }
         let mut created = Vec::new();
         self.set_identities(&mut created).await?;
         self.publish(&mut created).await?;
