@@ -8,6 +8,7 @@ mod binary;
 mod conformance;
 mod control;
 mod ddl;
+mod depot;
 mod endpos;
 mod filters;
 mod fold;

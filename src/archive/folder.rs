@@ -1,56 +1,143 @@
 //! The archive's folder: its manifest and the listing of its segments.
 
+use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::model::{Fault, Position};
+use bytes::Bytes;
+
+use crate::model::{Fault, Position, Remedy};
 use crate::segment::SegmentName;
+use crate::store::Store;
 
-use super::{Manifest, SegmentFile, disk};
+use super::copies::Copies;
+use super::depot::Depot;
+use super::{Location, Manifest, SegmentFile, disk};
 
-/// An archive on local disk. Cheap to clone.
-#[derive(Clone, Debug)]
+/// An archive on local disk, or with its sealed segments in a store. Cheap to clone.
+#[derive(Clone)]
 pub struct Archive {
     root: Arc<Path>,
     manifest: Arc<Manifest>,
+    stored: Option<Arc<Stored>>,
+}
+
+/// What an archive with a store has besides its folder.
+struct Stored {
+    depot: Depot,
+    copies: Copies,
+    spool_bytes_max: u64,
 }
 
 const MANIFEST: &str = "manifest.json";
+/// How old a listing of the store may be.
+const LISTING_AGE: Duration = Duration::from_secs(1);
 
 impl Archive {
-    /// Makes the archive, or opens it where one of the same source and slot is there already; then the manifest that
-    /// it has stays. An archive of another source is refused.
+    /// [`Location::create`] in a folder.
     pub fn create(root: &Path, manifest: Manifest) -> Result<Archive, Fault> {
-        if root.join(MANIFEST).exists() {
-            let archive = Archive::open(root)?;
-            if let Some(difference) = archive.manifest.difference(&manifest) {
-                return Err(Fault::person(format!(
-                    "the archive {} is another source's: {difference}",
-                    root.display()
-                ))
-                .hint("give another --archive or --name"));
-            }
-            return Ok(archive);
+        Location::folder(root).create(manifest)
+    }
+
+    /// [`Location::open`] of a folder.
+    pub fn open(root: &Path) -> Result<Archive, Fault> {
+        Location::folder(root).open()
+    }
+
+    pub(super) fn make(location: &Location, manifest: Manifest) -> Result<Archive, Fault> {
+        if let Some(archive) = Archive::find(location)? {
+            return archive.unless_another(&manifest);
         }
+        let text = manifest.to_json()?;
+        let stored = Stored::open(location)?;
+        if let Some(stored) = &stored
+            && !location.single_writer
+            && !stored.depot.puts_once()?
+        {
+            return Err(Fault::stop(format!("{location} overwrites an object that is there already: two receivers could not be told apart"))
+                .hint("use another store; or give --single-writer, and let only the slot on the source keep them apart"));
+        }
+        let manifest = match &stored {
+            Some(stored) => Manifest::read(&stored.depot.put_manifest(Bytes::from(text))?)?,
+            None => manifest,
+        };
+        // Another may have made it at this moment.
+        Archive::settle(location, manifest.clone(), stored)?.unless_another(&manifest)
+    }
+
+    pub(super) fn find(location: &Location) -> Result<Option<Archive>, Fault> {
+        let path = location.folder.join(MANIFEST);
+        let here = match std::fs::read(&path) {
+            Ok(text) => Some(Manifest::read(&text)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(disk::fault("cannot read", &path, &error)),
+        };
+        let stored = Stored::open(location)?;
+        let Some(kept) = &stored else {
+            return Ok(here.map(|manifest| Archive {
+                root: location.folder.as_path().into(),
+                manifest: manifest.into(),
+                stored: None,
+            }));
+        };
+        let there = match kept.depot.manifest() {
+            Err(fault) if fault.remedy == Remedy::Retry && here.is_some() => {
+                tracing::warn!(error = %fault, "the archive's store can't be reached: going on with its spool");
+                here.as_ref().map(|manifest| manifest.to_json().map(Bytes::from)).transpose()?
+            }
+            there => there?,
+        };
+        let there = there.map(|text| Manifest::read(&text)).transpose()?;
+        match (here, there) {
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(Fault::person(format!(
+                "{} is the spool of an archive, but there is none in {location}",
+                location.folder.display()
+            ))
+            .hint("check --archive and --spool; what the spool holds is not lost")),
+            (None, Some(manifest)) => Archive::settle(location, manifest, stored).map(Some),
+            (Some(here), Some(manifest)) if here.archive_id == manifest.archive_id => Ok(Some(Archive {
+                root: location.folder.as_path().into(),
+                manifest: manifest.into(),
+                stored,
+            })),
+            (Some(here), Some(manifest)) => Err(Fault::person(format!(
+                "the spool {} is of archive {}, but {location} is archive {}",
+                location.folder.display(),
+                here.archive_id,
+                manifest.archive_id
+            ))
+            .hint("give this archive a spool of its own with --spool")),
+        }
+    }
+
+    /// Makes the folder.
+    fn settle(
+        location: &Location,
+        manifest: Manifest,
+        stored: Option<Arc<Stored>>,
+    ) -> Result<Archive, Fault> {
+        let root = location.folder.as_path();
         for folder in [root, &root.join("segments"), &root.join("catalog")] {
             disk::create_folder(folder)?;
         }
         disk::write_once(root, MANIFEST, manifest.to_json()?.as_bytes())
             .map_err(|error| disk::fault("cannot write the manifest in", root, &error))?;
-        Ok(Archive { root: root.into(), manifest: Arc::new(manifest) })
+        Ok(Archive { root: root.into(), manifest: manifest.into(), stored })
     }
 
-    pub fn open(root: &Path) -> Result<Archive, Fault> {
-        let path = root.join(MANIFEST);
-        let text = std::fs::read(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Fault::stop(format!("there is no archive in {}", root.display()))
-                .hint("run `pgsluice setup` first, or give its place with --archive"),
-            _ => disk::fault("cannot read", &path, &error),
-        })?;
-        let manifest = Manifest::from_json(&String::from_utf8_lossy(&text))?;
-        Ok(Archive { root: root.into(), manifest: Arc::new(manifest) })
+    fn unless_another(self, manifest: &Manifest) -> Result<Archive, Fault> {
+        match self.manifest.difference(manifest) {
+            Some(difference) => Err(Fault::person(format!(
+                "the archive {} is another source's: {difference}",
+                self.root.display()
+            ))
+            .hint("give another --archive or --name")),
+            None => Ok(self),
+        }
     }
 
     /// The source's timeline in the newest segment; none where there is no segment.
@@ -113,8 +200,19 @@ impl Archive {
         Ok(self.listing()?.into_iter().filter(|name| name.through.is_some()).collect())
     }
 
-    /// All segments, sorted: the open one comes last where all is well.
+    /// All segments, sorted, whether they are in the folder, in the store or in both: the open one comes last where all is well.
     pub fn listing(&self) -> Result<Vec<SegmentName>, Fault> {
+        let mut names = self.folder_listing()?;
+        if let Some(stored) = &self.stored {
+            names.extend(stored.depot.segments(LISTING_AGE)?);
+            names.sort_by_key(order);
+            names.dedup();
+        }
+        Ok(names)
+    }
+
+    /// Those that are in the folder, sorted.
+    pub(super) fn folder_listing(&self) -> Result<Vec<SegmentName>, Fault> {
         let folder = self.segments_folder();
         let fault = |error: &io::Error| disk::fault("cannot list", &folder, error);
         let mut names = Vec::new();
@@ -133,8 +231,42 @@ impl Archive {
                 None => {}
             }
         }
-        names.sort_by_key(|name| (name.after, name.through.unwrap_or(Position(u64::MAX))));
+        names.sort_by_key(order);
         Ok(names)
+    }
+
+    /// The archive's part in its store, if it has one.
+    pub(super) fn depot(&self) -> Option<&Depot> {
+        self.stored.as_ref().map(|stored| &stored.depot)
+    }
+
+    /// Where the log in the store ends; none where there is no store, or nothing in it. Blocks on the network.
+    pub fn stored_through(&self) -> Result<Option<Position>, Fault> {
+        let Some(depot) = self.depot() else { return Ok(None) };
+        depot.segments(LISTING_AGE)?;
+        Ok(depot.end())
+    }
+
+    /// How many bytes of sealed segments the folder may hold where there is a store.
+    pub(super) fn spool_bytes_max(&self) -> u64 {
+        self.stored.as_ref().map_or(u64::MAX, |stored| stored.spool_bytes_max)
+    }
+
+    /// Brings a sealed segment that only the store has into the folder, and the next one behind the scenes.
+    pub(super) fn bring(&self, name: SegmentName, next_too: bool) -> Result<(), Fault> {
+        let Some(stored) = &self.stored else { return Ok(()) };
+        if stored.depot.size_bytes(name).is_some() {
+            stored.copies.bring(self, &stored.depot, name)?;
+        }
+        if next_too {
+            Copies::bring_next(self, &stored.depot, name);
+        }
+        Ok(())
+    }
+
+    /// Removes what the store has of it; the folder is for the caller to remove.
+    pub fn remove_stored(&self) -> Result<(), Fault> {
+        self.depot().map_or(Ok(()), Depot::remove)
     }
 
     /// Refuses a listing with a gap, an overlap, or an open segment that is not the last.
@@ -152,6 +284,25 @@ impl Archive {
         }
         Ok(())
     }
+}
+
+impl Stored {
+    fn open(location: &Location) -> Result<Option<Arc<Stored>>, Fault> {
+        let Some(place) = &location.store else { return Ok(None) };
+        let depot = Depot::new(Store::open(place)?);
+        let copies = Copies::default();
+        Ok(Some(Arc::new(Stored { depot, copies, spool_bytes_max: location.spool_bytes_max })))
+    }
+}
+
+impl fmt::Debug for Archive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Archive").field("root", &self.root).finish_non_exhaustive()
+    }
+}
+
+fn order(name: &SegmentName) -> (Position, Position) {
+    (name.after, name.through.unwrap_or(Position(u64::MAX)))
 }
 
 /// The log misses what lies between `end` and the segment `next`.

@@ -1,11 +1,11 @@
-//! What is done with a segment when it is sealed, on a thread of its own: it is pressed, and then entered into the catalog.
-//! The log waits for neither.
+//! What is done with a segment when it is sealed, on a thread of its own: it is pressed, handed on to where it is brought into the
+//! archive's store, and entered into the catalog. The log waits for none of it.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use crate::catalog::{Catalog, FrameRow, RelationRow, SegmentRow, SegmentRows};
@@ -40,11 +40,17 @@ impl Stop<'_> {
 
 /// Presses what was left over, brings the catalog up to date, then does both with each segment that is sealed. A fault
 /// of the catalog is for the next start to heal: the log does without it.
-fn run(archive: &Archive, zstd_level: i32, sealed: &Receiver<SegmentName>, closing: &AtomicBool) {
+fn run(
+    archive: &Archive,
+    zstd_level: i32,
+    sealed: &Receiver<SegmentName>,
+    pressed: &Sender<SegmentName>,
+    closing: &AtomicBool,
+) {
     let stop = Stop { closing, since: Cell::new(None) };
     let press = |name: SegmentName| {
-        let pressed = press::press(archive, name, zstd_level, || stop.waits(PRESS_PATIENCE));
-        pressed.unwrap_or_else(|error| {
+        let done = press::press(archive, name, zstd_level, || stop.waits(PRESS_PATIENCE));
+        done.unwrap_or_else(|error| {
             tracing::warn!(%error, segment = %name, "a segment stays larger than it need be");
             false
         })
@@ -57,9 +63,10 @@ fn run(archive: &Archive, zstd_level: i32, sealed: &Receiver<SegmentName>, closi
         let catalog = Catalog::open(&archive.catalog_folder(), archive.manifest().archive_id.0)?;
         reconcile(archive, &catalog, |_, _| stop.waits(CATALOG_PATIENCE))?;
         while let Ok(name) = sealed.recv() {
-            if press(name)
-                && let Some(row) = catalog.segments()?.iter().find(|row| row.after == name.after)
-            {
+            let was_pressed = press(name);
+            // Without a store nobody listens.
+            let _ = pressed.send(name);
+            if was_pressed && let Some(row) = catalog.segments()?.iter().find(|row| row.after == name.after) {
                 // It was sealed before the catalog was looked through.
                 catalog.forget(row)?;
             }
@@ -73,6 +80,7 @@ fn run(archive: &Archive, zstd_level: i32, sealed: &Receiver<SegmentName>, closi
         tracing::warn!(%error, "the catalog is not kept up to date; it is derived and will be healed at the next start");
         for name in sealed {
             press(name);
+            let _ = pressed.send(name);
         }
     }
 }
@@ -191,11 +199,14 @@ pub(super) fn spawn(
     archive: Archive,
     zstd_level: i32,
     sealed: Receiver<SegmentName>,
+    pressed: Sender<SegmentName>,
     closing: Arc<AtomicBool>,
     lock: Arc<std::fs::File>,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new().name("sealed".into()).spawn(move || {
-        run(&archive, zstd_level, &sealed, &closing);
+        run(&archive, zstd_level, &sealed, &pressed, &closing);
+        // Who waits for more of it shall not wait for the lock.
+        drop(pressed);
         drop(lock);
     })
 }

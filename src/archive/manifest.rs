@@ -19,6 +19,13 @@ impl ArchiveId {
         read().map_err(|error| Fault::stop(format!("cannot read random bytes: {error}")))?;
         Ok(ArchiveId(id))
     }
+
+    /// Reads what [`fmt::Display`] writes.
+    pub(super) fn parse(text: &str) -> Option<ArchiveId> {
+        let valid = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let number = valid.then(|| u128::from_str_radix(text, 16).ok()).flatten()?;
+        Some(ArchiveId(number.to_be_bytes()))
+    }
 }
 
 impl fmt::Display for ArchiveId {
@@ -36,10 +43,7 @@ impl Serialize for ArchiveId {
 impl<'de> Deserialize<'de> for ArchiveId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ArchiveId, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let valid = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        let number = valid.then(|| u128::from_str_radix(&text, 16).ok()).flatten();
-        let number = number.ok_or_else(|| serde::de::Error::custom("not an archive id"))?;
-        Ok(ArchiveId(number.to_be_bytes()))
+        ArchiveId::parse(&text).ok_or_else(|| serde::de::Error::custom("not an archive id"))
     }
 }
 
@@ -81,7 +85,11 @@ impl Manifest {
             .map_err(|error| Fault::stop(format!("cannot write the manifest: {error}")))
     }
 
-    pub(super) fn from_json(text: &str) -> Result<Manifest, Fault> {
+    pub(super) fn read(text: &[u8]) -> Result<Manifest, Fault> {
+        Manifest::from_json(&String::from_utf8_lossy(text))
+    }
+
+    fn from_json(text: &str) -> Result<Manifest, Fault> {
         let corrupted = |what: String| {
             Fault::person(format!("the archive's manifest is corrupted: {what}"))
                 .hint("restore manifest.json from a copy; the log itself is in segments/ and is not touched")

@@ -14,11 +14,14 @@
 //! place in a file and nothing else; a reader without it sees the same frames, later.
 
 mod builder;
+mod copies;
+mod depot;
 pub(crate) mod disk;
 mod folder;
 mod frame;
 mod indexer;
 mod inspect;
+mod location;
 mod lookup;
 mod manifest;
 mod mark;
@@ -28,6 +31,7 @@ mod reader;
 mod recovery;
 mod scribe;
 mod segment_file;
+mod shipper;
 mod tail;
 mod writer;
 
@@ -39,10 +43,11 @@ pub use inspect::{
     ArchiveTotals, Events, FrameSummary, RelationSummary, SegmentDetail, SegmentState, SegmentSummary,
     TableTotals, list, show, totals,
 };
+pub use location::Location;
 pub use lookup::{Found, Lookup, find};
 pub use manifest::{ArchiveId, Manifest};
 pub use mark::Mark;
 pub use reader::Reader;
 pub use segment_file::SegmentFile;
 pub use tail::Tail;
-pub use writer::{Durable, Writer, WriterOptions, WriterState};
+pub use writer::{Durability, Durable, Writer, WriterOptions, WriterState};

@@ -293,6 +293,9 @@ impl Reader {
     /// Opens the current segment's file, unless it is open. `false` where it was renamed meanwhile.
     fn open_file(&mut self, name: SegmentName) -> Result<bool, Fault> {
         if self.file.is_none() {
+            if name.through.is_some() {
+                self.archive.bring(name, true)?;
+            }
             let Some(file) = SegmentFile::open(&self.archive, name)? else { return Ok(false) };
             if self.chain.is_some_and(|chain| chain != file.header().chain) {
                 return Err(Fault::person(format!(

@@ -1,8 +1,9 @@
 //! What a crash has left: the open file is cut to its longest valid prefix and sealed, or removed when it holds nothing.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 
-use crate::model::{Fault, Position};
+use crate::model::{Fault, Position, Remedy};
 use crate::segment::{Damage, SegmentName, valid_prefix};
 
 use super::segment_file::damaged;
@@ -32,7 +33,7 @@ impl From<Damage> for Trouble {
 /// Brings the log into the state in which all segments are sealed. The caller holds the lock.
 pub(super) fn recover(archive: &Archive, zstd_level: i32) -> Result<End, Fault> {
     press::sweep(archive)?;
-    let listing = archive.listing()?;
+    let listing = listing(archive)?;
     let mut end = sealed_end(archive, &listing)?;
     match listing.last() {
         Some(name) if name.through.is_none() => {
@@ -50,6 +51,29 @@ pub(super) fn recover(archive: &Archive, zstd_level: i32) -> Result<End, Fault> 
         _ => check_mark(archive, end.position)?,
     }
     Ok(end)
+}
+
+/// All segments. While the store can't be reached, those of the spool: the newest are there, and whether another receiver has
+/// gone on from elsewhere shows at the next upload.
+fn listing(archive: &Archive) -> Result<Vec<SegmentName>, Fault> {
+    let here = archive.folder_listing()?;
+    let all = match archive.listing() {
+        Err(fault) if fault.remedy == Remedy::Retry && !here.is_empty() => {
+            tracing::warn!(error = %fault, "the archive's store can't be reached: going on with its spool");
+            return Ok(here);
+        }
+        all => all?,
+    };
+    if let Some(depot) = archive.depot()
+        && let Some(end) = depot.end()
+        && let Some(other) = here.iter().find(|name| name.after < end && depot.size_bytes(**name).is_none())
+    {
+        return Err(Fault::person(format!(
+            "another receiver has extended this archive up to {end}, and this spool has {other}, which was never in the store"
+        ))
+        .hint(format!("move the spool {} away: the archive has all that it holds", archive.root().display())));
+    }
+    Ok(all)
 }
 
 /// The end of the last sealed segment.
@@ -126,4 +150,17 @@ fn seal_left_over(
     tracing::info!(segment = %sealed, dropped_bytes = prefix.dropped_bytes, "sealed what a stopped receiver left");
     let timeline = Some(prefix.encoder.header().timeline);
     Ok(Some(End { position: trailer.through, chain: trailer.chain, timeline }))
+}
+
+/// The sealed segments of the folder that the archive's store does not have, with their lengths; none where there is no store.
+pub(super) fn unstored(archive: &Archive) -> Result<BTreeMap<SegmentName, u64>, Fault> {
+    let Some(depot) = archive.depot() else { return Ok(BTreeMap::new()) };
+    let names = archive.folder_listing()?.into_iter();
+    let unstored = names.filter(|name| name.through.is_some() && depot.size_bytes(*name).is_none());
+    let measured = unstored.map(|name| {
+        let path = archive.segment_path(name);
+        let metadata = std::fs::metadata(&path);
+        Ok((name, metadata.map_err(|error| disk::fault("cannot look at", &path, &error))?.len()))
+    });
+    measured.collect()
 }

@@ -32,7 +32,9 @@ pub(super) struct Scribe {
     zstd_level: i32,
     shared: Arc<Shared>,
     tail: Tail,
-    durable: watch::Sender<Durable>,
+    durable: Arc<watch::Sender<Durable>>,
+    /// What is durable here may be confirmed.
+    confirms: bool,
     mark: MarkFile,
     /// Sealed segments go to the catalog's thread.
     sealed: Sender<SegmentName>,
@@ -60,7 +62,8 @@ pub(super) struct Start {
     pub(super) zstd_level: i32,
     pub(super) shared: Arc<Shared>,
     pub(super) tail: Tail,
-    pub(super) durable: watch::Sender<Durable>,
+    pub(super) durable: Arc<watch::Sender<Durable>>,
+    pub(super) confirms: bool,
     pub(super) queue: Queue,
     pub(super) sealed: Sender<SegmentName>,
     pub(super) end: End,
@@ -69,7 +72,8 @@ pub(super) struct Start {
 impl Scribe {
     /// Begins a segment where the log ends.
     pub(super) fn open(start: Start) -> Result<Scribe, Fault> {
-        let Start { archive, timeline, zstd_level, shared, tail, durable, queue, sealed, end } = start;
+        let Start { archive, timeline, zstd_level, shared, tail, durable, confirms, queue, sealed, end } =
+            start;
         let mark = MarkFile::open(archive.root())
             .map_err(|error| disk::fault("cannot open the durable mark in", archive.root(), &error))?;
         let encoder = Encoder::new(header(&archive, timeline, end), zstd_level);
@@ -84,6 +88,7 @@ impl Scribe {
             shared,
             tail,
             durable,
+            confirms,
             mark,
             sealed,
             file: Arc::new(file),
@@ -160,8 +165,11 @@ impl Scribe {
                 self.encoder.ledger().through()
             ))
         })?;
-        self.take_space(entry.offset.saturating_add(entry.header.len()));
-        let written = self.write(&buffer, entry.offset, !entry.header.ends_on_commit)?;
+        let unfinished = !entry.header.ends_on_commit;
+        let written = self.wait_for_store(unfinished)? && {
+            self.take_space(entry.offset.saturating_add(entry.header.len()));
+            self.write(&buffer, entry.offset, unfinished)?
+        };
         self.buffer = buffer;
         if !written {
             self.abandoned = true;
@@ -221,12 +229,16 @@ impl Scribe {
     fn publish(&self) -> Result<(), Fault> {
         let mark = self.written;
         self.mark.write(mark).map_err(|error| disk::fault("cannot write", &self.mark.path, &error))?;
-        let state = if self.stalled { self.durable.borrow().state.clone() } else { WriterState::Running };
-        self.durable.send_replace(Durable {
-            position: mark.position,
-            mark,
-            queued_bytes: self.shared.queued_bytes.load(Ordering::Acquire),
-            state,
+        self.durable.send_modify(|durable| {
+            durable.position = mark.position;
+            if self.confirms {
+                durable.confirmable = mark.position;
+            }
+            durable.mark = mark;
+            durable.queued_bytes = self.shared.queued_bytes.load(Ordering::Acquire);
+            if !self.stalled && !matches!(durable.state, WriterState::Failed(_)) {
+                durable.state = WriterState::Running;
+            }
         });
         Ok(())
     }
@@ -253,6 +265,9 @@ impl Scribe {
         self.insist(false, || std::fs::rename(&old, &new))?;
         disk::sync_folder(&folder).map_err(|error| self.fault("cannot rename", &error))?;
         tracing::debug!(segment = %name, transactions = trailer.totals.transactions, "sealed a segment");
+        if self.archive.depot().is_some() {
+            self.shared.unstored().insert(name, length);
+        }
         let _ = self.sealed.send(name);
         if begin_next {
             let end = End { position: trailer.through, chain: trailer.chain, timeline: Some(self.timeline) };
@@ -282,6 +297,18 @@ impl Scribe {
             .write_all_at(&bytes, 0)
             .and_then(|()| self.file.sync_data())
             .map_err(|error| self.fault("cannot write", &error))
+    }
+
+    /// Waits while too much waits for the archive's store. Only for what is sealed: a transaction larger than that must come to its end.
+    fn wait_for_store(&mut self, unfinished: bool) -> Result<bool, Fault> {
+        let (shared, bytes_max) = (Arc::clone(&self.shared), self.archive.spool_bytes_max());
+        self.insist(unfinished, || match shared.unstored().values().sum::<u64>() {
+            bytes if bytes >= bytes_max => Err(io::Error::new(
+                io::ErrorKind::QuotaExceeded,
+                format!("{bytes} bytes wait for the archive's store, and --spool-limit is {bytes_max}"),
+            )),
+            _ => Ok(()),
+        })
     }
 
     /// Takes the space up to `end` and more. Where it can't be had, the file grows as it is written.

@@ -1,4 +1,4 @@
-//! A segment's file, opened to be read.
+//! A segment, opened to be read: its file, or where the folder has none its object in the store.
 
 use std::fs::File;
 use std::io;
@@ -12,11 +12,18 @@ use crate::segment::{
 
 use super::{Archive, disk};
 
-/// The file is held open, so it can be read on when the segment is sealed and thus renamed.
+/// A file is held open, so it can be read on when the segment is sealed and thus renamed. Of an object each part that is asked
+/// for is fetched by itself.
 pub struct SegmentFile {
-    file: File,
+    bytes: Bytes,
     name: SegmentName,
     header: Header,
+}
+
+/// Where a segment's bytes are.
+enum Bytes {
+    File(File),
+    Object { archive: Archive, length: u64 },
 }
 
 /// Damage, told with the segment, the place and the range that is in doubt.
@@ -30,21 +37,23 @@ pub(super) fn damaged(name: SegmentName, offset: u64, damage: &Damage) -> Fault 
 }
 
 impl SegmentFile {
-    /// Opens and checks the header against the name and the manifest. `None` where there is no such file (any more).
+    /// Opens and checks the header against the name and the manifest. `None` where there is no such segment (any more).
     pub fn open(archive: &Archive, name: SegmentName) -> Result<Option<SegmentFile>, Fault> {
         let path = archive.segment_path(name);
-        let file = match disk::open_to_read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(disk::fault("cannot open", &path, &error)),
-            Ok(file) => file,
-        };
-        let mut bytes = [0; HEADER_BYTES];
-        let header = match file.read_exact_at(&mut bytes, 0) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(Damage::Short("the segment header"))
+        let bytes = match disk::open_to_read(&path) {
+            Ok(file) => Bytes::File(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                match archive.depot().and_then(|depot| depot.size_bytes(name)) {
+                    Some(length) => Bytes::Object { archive: archive.clone(), length },
+                    None => return Ok(None),
+                }
             }
-            Err(error) => return Err(disk::fault("cannot read", &path, &error)),
-            Ok(()) => Header::decode(&bytes),
+            Err(error) => return Err(disk::fault("cannot open", &path, &error)),
+        };
+        let mut start = [0; HEADER_BYTES];
+        let header = match bytes.read_exact_at(&mut start, 0, name)? {
+            true => Header::decode(&start),
+            false => Err(Damage::Short("the segment header")),
         };
         let header = header.map_err(|damage| damaged(name, 0, &damage))?;
         let manifest = archive.manifest();
@@ -61,7 +70,7 @@ impl SegmentFile {
         if header.after != name.after {
             return Err(foreign(&format!("its header says that it begins after {}", header.after)));
         }
-        Ok(Some(SegmentFile { file, name, header }))
+        Ok(Some(SegmentFile { bytes, name, header }))
     }
 
     pub fn name(&self) -> SegmentName {
@@ -73,8 +82,13 @@ impl SegmentFile {
     }
 
     pub fn size_bytes(&self) -> Result<u64, Fault> {
-        let length = self.file.metadata().map(|metadata| metadata.len());
-        length.map_err(|error| Fault::stop(format!("cannot read segment {}: {error}", self.name)))
+        match &self.bytes {
+            Bytes::File(file) => file
+                .metadata()
+                .map(|metadata| metadata.len())
+                .map_err(|error| Fault::stop(format!("cannot read segment {}: {error}", self.name))),
+            Bytes::Object { length, .. } => Ok(*length),
+        }
     }
 
     fn damaged(&self, offset: u64, damage: &Damage) -> Fault {
@@ -82,10 +96,10 @@ impl SegmentFile {
     }
 
     fn read(&self, offset: u64, bytes: &mut [u8], what: &'static str) -> Result<(), Fault> {
-        self.file.read_exact_at(bytes, offset).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => self.damaged(offset, &Damage::Short(what)),
-            _ => Fault::stop(format!("cannot read segment {} at offset {offset}: {error}", self.name)),
-        })
+        match self.bytes.read_exact_at(bytes, offset, self.name)? {
+            true => Ok(()),
+            false => Err(self.damaged(offset, &Damage::Short(what))),
+        }
     }
 
     /// The header of the frame at `offset`, which must end at or before `limit`. Its checksum is not looked at.
@@ -158,5 +172,30 @@ impl SegmentFile {
         let mut bytes = vec![0; length];
         self.read(offset, &mut bytes, "the segment")?;
         Ok(bytes)
+    }
+}
+
+impl Bytes {
+    /// `false` where it ends before that.
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64, name: SegmentName) -> Result<bool, Fault> {
+        match self {
+            Bytes::File(file) => match file.read_exact_at(bytes, offset) {
+                Ok(()) => Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+                Err(error) => {
+                    Err(Fault::stop(format!("cannot read segment {name} at offset {offset}: {error}")))
+                }
+            },
+            Bytes::Object { archive, length } => {
+                let end = offset.saturating_add(bytes.len() as u64);
+                let Some(depot) = archive.depot().filter(|_| end <= *length) else { return Ok(false) };
+                let found = depot.range(name, offset, bytes.len())?;
+                let whole = found.len() == bytes.len();
+                if whole {
+                    bytes.copy_from_slice(&found);
+                }
+                Ok(whole)
+            }
+        }
     }
 }

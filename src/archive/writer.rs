@@ -1,20 +1,22 @@
 //! The receiver's end of the log.
 
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
 use crate::model::{Fault, Position};
-use crate::segment::Cut;
+use crate::segment::{Cut, SegmentName};
 
 use super::builder::Builder;
 use super::queue::{Command, Queue};
 use super::scribe::{Scribe, Start};
+use super::shipper::Shipper;
 use super::{Archive, Mark, Tail, disk, indexer, recovery};
 
 #[derive(Clone, Debug)]
@@ -29,6 +31,18 @@ pub struct WriterOptions {
     pub queue_bytes: usize,
     pub tail_bytes: usize,
     pub zstd_level: i32,
+    /// What must hold a transaction before the source is told that it may forget it.
+    pub durability: Durability,
+}
+
+/// Where a transaction is safe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// In the folder, synced.
+    #[default]
+    Local,
+    /// In the archive's store, so that the loss of this machine's disk loses nothing.
+    Store,
 }
 
 impl Default for WriterOptions {
@@ -40,6 +54,7 @@ impl Default for WriterOptions {
             queue_bytes: 16 << 20,
             tail_bytes: 32 << 20,
             zstd_level: 1,
+            durability: Durability::Local,
         }
     }
 }
@@ -54,10 +69,12 @@ pub enum WriterState {
     Failed(Arc<str>),
 }
 
-/// How far the log is durable. What a receiver may acknowledge.
+/// How far the log is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Durable {
     pub position: Position,
+    /// What a receiver may confirm to the source: as far, or less far where the [`Durability`] asked for wants more.
+    pub confirmable: Position,
     /// Where in the open segment that is.
     pub mark: Mark,
     /// Bytes of records that waited for the disk when this was published; 0: all that was sent is durable.
@@ -75,6 +92,14 @@ pub(super) struct Shared {
     pub(super) sealed: AtomicU64,
     pub(super) failed: AtomicBool,
     pub(super) closing: Arc<AtomicBool>,
+    /// Sealed segments that the archive's store does not have yet, with their lengths.
+    unstored: Mutex<BTreeMap<SegmentName, u64>>,
+}
+
+impl Shared {
+    pub(super) fn unstored(&self) -> MutexGuard<'_, BTreeMap<SegmentName, u64>> {
+        self.unstored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// How often the lock is tried, 50 ms apart.
@@ -93,6 +118,7 @@ pub struct Writer {
     commands: Option<Sender<Command>>,
     thread: Option<JoinHandle<Result<Position, Fault>>>,
     indexer: Option<JoinHandle<()>>,
+    shipper: Option<JoinHandle<()>>,
     timeline: u32,
     /// Segments that were asked to be sealed.
     seals: u64,
@@ -100,6 +126,7 @@ pub struct Writer {
     /// When the open segment got its first transaction, and how many it has.
     segment_since: Option<Instant>,
     segment_transactions: u64,
+    sealed_at: Instant,
 }
 
 impl Writer {
@@ -110,14 +137,23 @@ impl Writer {
         let end = recovery::recover(archive, options.zstd_level)?;
         let timeline = end.timeline.unwrap_or(timeline);
         let shared = Arc::new(Shared::default());
+        let unstored = recovery::unstored(archive)?;
+        let confirmable = match options.durability {
+            Durability::Local => end.position,
+            Durability::Store => unstored.first_key_value().map_or(end.position, |(name, _)| name.after),
+        };
+        *shared.unstored() = unstored;
         let (durable_sender, durable) = watch::channel(Durable {
             position: end.position,
+            confirmable,
             mark: Mark::default(),
             queued_bytes: 0,
             state: WriterState::Running,
         });
         let tail = Tail::new(options.tail_bytes, durable.clone());
+        let durable_sender = Arc::new(durable_sender);
         let (sealed, sealed_segments) = channel();
+        let (pressed, pressed_segments) = channel();
         let (commands, receiver) = channel();
         let scribe = Scribe::open(Start {
             archive: archive.clone(),
@@ -125,7 +161,8 @@ impl Writer {
             zstd_level: options.zstd_level,
             shared: Arc::clone(&shared),
             tail: tail.clone(),
-            durable: durable_sender,
+            durable: Arc::clone(&durable_sender),
+            confirms: options.durability == Durability::Local,
             queue: Queue::new(receiver),
             sealed,
             end,
@@ -133,8 +170,20 @@ impl Writer {
         let failed = |error| Fault::stop(format!("cannot start the log's threads: {error}"));
         let closing = Arc::clone(&shared.closing);
         let (level, lock_too) = (options.zstd_level, Arc::clone(&lock));
-        let indexer = indexer::spawn(archive.clone(), level, sealed_segments, closing, lock_too);
+        for name in shared.unstored().keys() {
+            let _ = pressed.send(*name);
+        }
+        let indexer = indexer::spawn(archive.clone(), level, sealed_segments, pressed, closing, lock_too);
         let indexer = indexer.map_err(failed)?;
+        let shipper = Shipper {
+            archive: archive.clone(),
+            shared: Arc::clone(&shared),
+            durable: durable_sender,
+            sealed: pressed_segments,
+            confirms: options.durability == Durability::Store,
+        };
+        let shipper =
+            archive.depot().map(|_| shipper.spawn(Arc::clone(&lock))).transpose().map_err(failed)?;
         let writing = std::thread::Builder::new().name("log".into()).spawn(move || {
             let result = scribe.run();
             drop(lock);
@@ -149,11 +198,13 @@ impl Writer {
             commands: Some(commands),
             thread: Some(writing.map_err(failed)?),
             indexer: Some(indexer),
+            shipper,
             timeline,
             seals: 0,
             seal_wanted: false,
             segment_since: None,
             segment_transactions: 0,
+            sealed_at: Instant::now(),
         })
     }
 
@@ -231,8 +282,10 @@ impl Writer {
         let age = Duration::from_secs(self.options.segment_age_seconds);
         let old = self.segment_since.is_some_and(|since| since.elapsed() >= age);
         let idle = self.segment_since.is_none() && self.stored_bytes() >= IDLE_BYTES_MAX;
-        if old || idle {
-            self.seal_now(idle);
+        // Else a source that has nothing to tell would keep its WAL.
+        let overdue = self.options.durability == Durability::Store && self.sealed_at.elapsed() >= age;
+        if old || idle || overdue {
+            self.seal_now(idle || overdue);
         }
     }
 
@@ -251,6 +304,7 @@ impl Writer {
             let _ = self.send_frame(cut);
         }
         if self.segment_since.take().is_some() || idle_too {
+            self.sealed_at = Instant::now();
             self.builder.start_segment();
             self.segment_transactions = 0;
             self.seals += 1;
@@ -290,10 +344,12 @@ impl Writer {
         self.shared.closing.store(true, Ordering::Release);
         self.commands = None;
         let Some(thread) = self.thread.take() else { return Ok(self.builder.received()) };
-        let indexer = self.indexer.take();
+        let others = [self.indexer.take(), self.shipper.take()];
         let joined = tokio::task::spawn_blocking(move || {
             let result = thread.join();
-            let _ = indexer.map(JoinHandle::join);
+            for other in others.into_iter().flatten() {
+                let _ = other.join();
+            }
             result
         })
         .await;
@@ -337,8 +393,8 @@ impl Drop for Writer {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        if let Some(indexer) = self.indexer.take() {
-            let _ = indexer.join();
+        for other in [self.indexer.take(), self.shipper.take()].into_iter().flatten() {
+            let _ = other.join();
         }
     }
 }

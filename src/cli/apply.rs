@@ -10,9 +10,10 @@ use super::conduct::{
 use super::config::File;
 use super::setup;
 use crate::apply::Target;
-use crate::archive::{Archive, WriterOptions};
+use crate::archive::WriterOptions;
 use crate::follow::Options;
 use crate::model::Fault;
+use crate::sentinel::{Control, Sentinel};
 
 /// Apply the archive to the target: what is there, then what a receiver adds. Run it again to resume
 #[derive(Debug, clap::Args)]
@@ -47,7 +48,12 @@ impl ApplyCommand {
         let stream = self.stream.names(&place, file)?.origin;
         let target = needed_target(self.target.conninfo(file)?)?;
         let rules = self.rules.rules(&self.filter, file)?;
-        let archive = Archive::open(&place.archive)?;
+        let archive = place.archive.open()?;
+        if place.archive.store.is_some() {
+            // On a machine that has no receiver there is none yet.
+            let startpos = archive.manifest().start;
+            Sentinel::create(archive.root(), Control { startpos, apply: true, ..Control::default() })?;
+        }
         setup::prepare_target(&target, &stream, &archive).await?;
         let endpos = self.endpos.position(self.source.optional(file)?.as_ref()).await?;
         let sequences = self.sequences.are_on(file);

@@ -61,7 +61,7 @@ enum Verb {
 
 impl ArchiveCommand {
     pub(crate) fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
-        let open = |archive: &ArchiveArguments| Archive::open(&archive.place(file)?.archive);
+        let open = |archive: &ArchiveArguments| archive.place(file)?.archive.open();
         match &self.verb {
             Verb::List { archive } => print_list(everywhere, &archive::list(&open(archive)?)?),
             Verb::Show { segment, lsn, time, xid, archive } => {

@@ -1,17 +1,18 @@
 //! The flags that several commands share, and what they mean once environment, file and defaults have been asked too.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use super::config::File;
 use super::setup::KeylessPolicy;
 use crate::apply::{OnSchemaChange, Rules};
-use crate::archive::Archive;
+use crate::archive::{Archive, Location};
 use crate::model::{Fault, Format, OutputPlugin, Position, UnknownPlugin};
 use crate::pg::Conninfo;
 use crate::pg::filter::{ColumnList, RowFilter};
 use crate::pg::pattern::Pattern;
+use crate::store;
 
 /// Flags of every command.
 #[derive(Debug, clap::Args)]
@@ -80,9 +81,20 @@ fn conninfo(flag: &str, text: Option<&String>) -> Result<Option<Conninfo>, Fault
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ArchiveArguments {
-    /// The archive's folder: a path or a file: URL [default: $XDG_DATA_HOME/pgsluice/NAME]
+    /// The archive: a path, a file: URL, or s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, whose credentials are
+    /// taken from the environment [default: $XDG_DATA_HOME/pgsluice/NAME]
     #[arg(long, env = "PGSLUICE_ARCHIVE", value_name = "URL")]
     archive: Option<String>,
+    /// The folder on this machine for what is not in the archive's store yet, and for copies of what was read last; with it
+    /// a folder can be a store too, as on a network disk [default: $XDG_STATE_HOME/pgsluice/NAME where the archive is a URL of a store]
+    #[arg(long, env = "PGSLUICE_SPOOL", value_name = "DIR")]
+    spool: Option<PathBuf>,
+    /// Sealed segments that the spool may hold. While more wait for the store, nothing is received
+    #[arg(long, env = "PGSLUICE_SPOOL_LIMIT", value_name = "MIB", default_value_t = Location::SPOOL_BYTES_MAX >> 20)]
+    spool_limit: u64,
+    /// Make the archive in a store that can't refuse to overwrite. Then nothing but the source's slot keeps two receivers apart
+    #[arg(long)]
+    single_writer: bool,
     /// The pipeline's name; slot, publication, origin and archive are named after it [default: pgsluice]
     #[arg(long, env = "PGSLUICE_NAME", value_name = "NAME")]
     name: Option<String>,
@@ -92,7 +104,7 @@ pub(crate) struct ArchiveArguments {
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) name: String,
-    pub(crate) archive: PathBuf,
+    pub(crate) archive: Location,
 }
 
 impl ArchiveArguments {
@@ -102,42 +114,80 @@ impl ArchiveArguments {
             return Err(Fault::usage(format!("'{name}' can't be a pipeline's name"))
                 .hint("use lower-case letters, digits and underscores"));
         }
-        let archive = match self.archive.as_ref().or(file.archive.as_ref()) {
+        let environment = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+        let typed = self.archive.as_ref().or(file.archive.as_ref());
+        let spool = self.spool.clone().or_else(|| file.spool.as_ref().map(PathBuf::from));
+        let folder = match typed {
             Some(url) => local_archive(url)?,
-            None => default_archive(name, &|variable| std::env::var_os(variable).map(PathBuf::from))?,
+            None => Some(default_folder("XDG_DATA_HOME", ".local/share", name, &environment)?),
+        };
+        let limits = |folder: PathBuf, store: Option<store::Place>| Location {
+            folder,
+            store,
+            spool_bytes_max: self.spool_limit.saturating_mul(1 << 20),
+            single_writer: self.single_writer,
+        };
+        let archive = match (folder, spool) {
+            (Some(folder), None) => limits(folder, None),
+            (Some(folder), Some(spool)) => {
+                let store = store_in(&folder)?;
+                if std::path::absolute(&spool).ok() == std::path::absolute(&folder).ok() {
+                    return Err(Fault::usage("the spool can't be the archive's own folder")
+                        .hint("leave out --spool: without it the archive is that folder and nothing else"));
+                }
+                limits(spool, Some(store))
+            }
+            (None, spool) => {
+                let store = typed.map(|url| store::Place::parse(url)).transpose()?.flatten();
+                let spool = match spool {
+                    Some(spool) => spool,
+                    None => default_folder("XDG_STATE_HOME", ".local/state", name, &environment)?,
+                };
+                limits(spool, store)
+            }
         };
         Ok(Place { name: name.to_owned(), archive })
     }
 }
 
-fn default_archive(name: &str, environment: &dyn Fn(&str) -> Option<PathBuf>) -> Result<PathBuf, Fault> {
-    // As the XDG base directory specification says, a relative path is as good as none.
-    let absolute = |variable: &str| environment(variable).filter(|path| path.is_absolute());
-    let data = absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
-    let data = data.ok_or_else(|| {
-        Fault::usage("no archive was given, and HOME is not set").hint("give --archive DIR")
-    })?;
-    Ok(data.join("pgsluice").join(name))
+/// A folder as a store.
+fn store_in(folder: &Path) -> Result<store::Place, Fault> {
+    let path = std::path::absolute(folder)
+        .map_err(|error| Fault::usage(format!("--archive {}: {error}", folder.display())))?;
+    let url = format!("file://{}", path.display());
+    store::Place::parse(&url)?.ok_or_else(|| Fault::usage(format!("'{url}' is no store")))
 }
 
-fn local_archive(url: &str) -> Result<PathBuf, Fault> {
+/// Ours in one of the user's folders.
+fn default_folder(
+    variable: &str,
+    at_home: &str,
+    name: &str,
+    environment: &dyn Fn(&str) -> Option<PathBuf>,
+) -> Result<PathBuf, Fault> {
+    // As the XDG base directory specification says, a relative path is as good as none.
+    let absolute = |variable: &str| environment(variable).filter(|path| path.is_absolute());
+    let folder = absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(at_home)));
+    let folder = folder.ok_or_else(|| {
+        Fault::usage("it is not known where the archive is, and HOME is not set").hint("give --archive DIR")
+    })?;
+    Ok(folder.join("pgsluice").join(name))
+}
+
+/// The folder that is meant; none by the URL of a store.
+fn local_archive(url: &str) -> Result<Option<PathBuf>, Fault> {
     let path = match url.split_once(':') {
         Some(("file", rest)) => match rest.strip_prefix("//") {
             Some(rest) => rest.strip_prefix("localhost").filter(|path| path.starts_with('/')).unwrap_or(rest),
             None => rest,
         },
-        Some((scheme, rest)) if rest.starts_with("//") => {
-            return Err(Fault::usage(format!(
-                "an archive of {scheme}:// is not supported: this version has local archives only"
-            ))
-            .hint("give a path or a file: URL"));
-        }
+        Some((_, rest)) if rest.starts_with("//") => return Ok(None),
         _ => url,
     };
     if path.is_empty() || (url.starts_with("file://") && !path.starts_with('/')) {
         return Err(Fault::usage(format!("'{url}' names no folder")).hint("give a path, or file:///path"));
     }
-    Ok(PathBuf::from(path))
+    Ok(Some(PathBuf::from(path)))
 }
 
 #[derive(Debug, clap::Args)]
@@ -171,7 +221,7 @@ impl StreamArguments {
         let parse =
             |text: &String| text.parse().map_err(|error: UnknownPlugin| Fault::usage(error.to_string()));
         let written = file.plugin.as_ref().map(parse).transpose()?;
-        let archive = Archive::open(&place.archive).ok();
+        let archive = place.archive.find()?;
         let manifest = archive.as_ref().map(Archive::manifest);
         let choose = |typed: &Option<String>, written: &Option<String>, kept: Option<&String>| {
             typed.as_ref().or(written.as_ref()).or(kept).unwrap_or(&place.name).clone()
@@ -419,14 +469,14 @@ pub(crate) fn holds_password(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::model::Remedy;
 
     #[test]
-    fn archives_are_local() {
-        let check = |url: &str, path: &str| assert_eq!(local_archive(url).unwrap(), Path::new(path), "{url}");
+    fn archives_are_folders_or_stores() {
+        let check = |url: &str, path: &str| {
+            assert_eq!(local_archive(url).unwrap().as_deref(), Some(Path::new(path)), "{url}");
+        };
         check("/a/b", "/a/b");
         check("a/b", "a/b");
         check("file:/a", "/a");
@@ -434,8 +484,11 @@ mod tests {
         check("file:///a/b", "/a/b");
         check("file://localhost/a", "/a");
         check("c:d", "c:d");
-        for url in ["", "file:", "file://", "file://host/a", "s3://bucket/prefix", "gs://b", "az://c/d"] {
+        for url in ["", "file:", "file://", "file://host/a"] {
             assert_eq!(local_archive(url).unwrap_err().remedy, Remedy::Usage, "{url}");
+        }
+        for url in ["s3://bucket/prefix", "gs://b", "az://c/d"] {
+            assert_eq!(local_archive(url).unwrap(), None, "{url}");
         }
     }
 
@@ -446,7 +499,8 @@ mod tests {
                 "XDG_DATA_HOME" => data.map(PathBuf::from),
                 _ => home.map(PathBuf::from),
             };
-            assert_eq!(default_archive("n", &environment).ok().as_deref(), path.map(Path::new));
+            let folder = default_folder("XDG_DATA_HOME", ".local/share", "n", &environment).ok();
+            assert_eq!(folder.as_deref(), path.map(Path::new));
         };
         check(Some("/d"), Some("/h"), Some("/d/pgsluice/n"));
         check(None, Some("/h"), Some("/h/.local/share/pgsluice/n"));

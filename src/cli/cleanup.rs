@@ -1,7 +1,5 @@
 //! `cleanup`: undoes what setup made, in the opposite order, so that nothing is left behind on either server.
 
-use std::path::Path;
-
 use serde::Serialize;
 use tokio_postgres::Client;
 
@@ -10,7 +8,7 @@ use super::config::File;
 use super::keepsake::KeptIdentity;
 use super::print;
 use super::reach::Side;
-use crate::archive::Archive;
+use crate::archive::Location;
 use crate::model::{Fault, OutputPlugin, ReplicaIdentity};
 use crate::pg::capture::{self, Dropped};
 use crate::pg::{lane, origin, progress, publication, slot, tables};
@@ -47,7 +45,7 @@ impl CleanupCommand {
             Some(target) => Some(Side::Target.connect(&target, APPLICATION).await?),
             None => None,
         };
-        let kept = KeptIdentity::read(&place.archive)?;
+        let kept = KeptIdentity::read(&place.archive.folder)?;
         refuse(&client, &names.slot, names.plugin).await?;
         if self.archive_too {
             refuse_archive(&place.archive)?;
@@ -68,7 +66,7 @@ impl CleanupCommand {
             }
         }
         put_back(&client, &kept, &mut removed).await.map_err(Side::Source.says())?;
-        KeptIdentity::forget(&place.archive)?;
+        KeptIdentity::forget(&place.archive.folder)?;
         if let Some(client) = &mut target {
             if origin::drop(client, &names.origin).await.map_err(Side::Target.says())? {
                 removed.push(format!("origin {}", names.origin));
@@ -83,12 +81,10 @@ impl CleanupCommand {
         } else {
             tracing::warn!("no --target was given: origin and progress row stay where they are");
         }
-        if self.archive_too && place.archive.exists() {
-            std::fs::remove_dir_all(&place.archive)
-                .map_err(|e| Fault::stop(format!("removing {}: {e}", place.archive.display())))?;
-            removed.push(format!("archive {}", place.archive.display()));
+        if self.archive_too && remove_archive(&place.archive)? {
+            removed.push(format!("archive {}", place.archive));
         }
-        let report = Report { removed, archive: place.archive.display().to_string() };
+        let report = Report { removed, archive: place.archive.to_string() };
         print::report(everywhere.json, &report, || {
             let removed = if report.removed.is_empty() {
                 "nothing was there".to_owned()
@@ -116,17 +112,29 @@ async fn refuse(client: &Client, name: &str, plugin: OutputPlugin) -> Result<(),
     }
 }
 
-/// Only a folder that is an archive, and that nobody writes to, is removed.
-fn refuse_archive(folder: &Path) -> Result<(), Fault> {
-    if !folder.exists() {
+/// Only what is an archive, and what nobody writes to, is removed.
+fn refuse_archive(place: &Location) -> Result<(), Fault> {
+    if !place.folder.exists() && place.store.is_none() {
         return Ok(());
     }
-    let archive = Archive::open(folder)?;
-    if archive.has_receiver()? {
-        return Err(Fault::stop(format!("the archive {} is in use by a receiver", folder.display()))
+    if place.open()?.has_receiver()? {
+        return Err(Fault::stop(format!("the archive {place} is in use by a receiver"))
             .hint("stop the receiver first"));
     }
     Ok(())
+}
+
+/// Whether there was something to remove.
+fn remove_archive(place: &Location) -> Result<bool, Fault> {
+    if let (Some(_), Some(archive)) = (&place.store, place.find()?) {
+        archive.remove_stored()?;
+    }
+    let is_there = place.folder.exists();
+    if is_there {
+        std::fs::remove_dir_all(&place.folder)
+            .map_err(|e| Fault::stop(format!("removing {}: {e}", place.folder.display())))?;
+    }
+    Ok(is_there)
 }
 
 /// Gives tables the replica identity back that they had. One that is gone, or was changed since, stays as it is.

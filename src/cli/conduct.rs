@@ -10,7 +10,7 @@ use super::config::File;
 use super::print;
 use super::reach::Side;
 use crate::apply::{Ddl, DdlMode};
-use crate::archive::{Archive, WriterOptions};
+use crate::archive::{Archive, Durability, Location, WriterOptions};
 use crate::follow::{self, Mode, Options, Standing};
 use crate::model::{Fault, Lsn, Position};
 use crate::pg::{Conninfo, inspect};
@@ -27,16 +27,41 @@ pub(crate) struct SegmentArguments {
     /// Seal a segment at this age
     #[arg(long, value_name = "SECONDS", default_value_t = 600, help_heading = "Log")]
     segment_age: u64,
+    /// What must have a transaction before the source may forget it: this machine's disk, or the archive's store [default: local]
+    #[arg(
+        long,
+        env = "PGSLUICE_DURABLE",
+        value_name = "local|store",
+        hide_possible_values = true,
+        help_heading = "Log"
+    )]
+    durable: Option<Durable>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Durable {
+    Local,
+    Store,
 }
 
 impl SegmentArguments {
-    pub(crate) fn options(&self) -> Result<WriterOptions, Fault> {
+    pub(crate) fn options(&self, location: &Location, file: &File) -> Result<WriterOptions, Fault> {
         if !(1..=4096).contains(&self.segment_size) || self.segment_age == 0 {
             return Err(Fault::usage("--segment-size takes 1 to 4096 MiB, --segment-age at least a second"));
         }
+        let durability = match self.durable.or(file.durable) {
+            Some(Durable::Store) if location.store.is_none() => {
+                return Err(Fault::usage("--durable store wants an archive with a store")
+                    .hint("give --archive s3://…, gs://… or az://…, or a folder and --spool"));
+            }
+            Some(Durable::Store) => Durability::Store,
+            Some(Durable::Local) | None => Durability::Local,
+        };
         Ok(WriterOptions {
             segment_bytes_max: self.segment_size << 20,
             segment_age_seconds: self.segment_age,
+            durability,
             ..WriterOptions::default()
         })
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::arguments::{LogFormat, Manner, SchemaPolicy, ValueFormat};
-use super::conduct::{DdlChoice, Lanes, Switch};
+use super::conduct::{DdlChoice, Durable, Lanes, Switch};
 use super::setup::KeylessPolicy;
 use crate::model::Fault;
 
@@ -16,6 +16,8 @@ pub(crate) struct File {
     pub(crate) source: Option<String>,
     pub(crate) target: Option<String>,
     pub(crate) archive: Option<String>,
+    pub(crate) spool: Option<String>,
+    pub(crate) durable: Option<Durable>,
     pub(crate) name: Option<String>,
     pub(crate) slot: Option<String>,
     pub(crate) publication: Option<String>,

@@ -43,7 +43,7 @@ impl FollowCommand {
         let wanted = setup::Options { on_schema_change, ..self.road.options(&self.tables, file)? };
         let target = needed_target(wanted.target.clone())?;
         let rules = self.rules.rules(&self.tables.filter, file)?;
-        let writer = self.segments.options()?;
+        let writer = self.segments.options(&wanted.archive, file)?;
         let archive = setup::done(&wanted).await?;
         let endpos = self.endpos.position(Some(&wanted.source)).await?;
         let sequences = self.sequences.are_on(file);

@@ -23,6 +23,7 @@ use std::process::ExitCode;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use rustix::fs::Mode;
 
 use crate::model::Fault;
 use arguments::Everywhere;
@@ -70,6 +71,8 @@ impl Command {
 
 /// Runs what was typed. The exit code is 0 when done, and otherwise that of the fault.
 pub fn main() -> ExitCode {
+    // Whatever is made has rows of somebody in it.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let typed = Cli::command().try_get_matches().and_then(|matches| {
         let cli = Cli::from_arg_matches(&matches)?;
         Ok((cli, typed_a_password(&matches)))

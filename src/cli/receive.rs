@@ -46,7 +46,7 @@ impl ReceiveCommand {
                 file,
             )?
         };
-        let writer = self.segments.options()?;
+        let writer = self.segments.options(&wanted.archive, file)?;
         let archive = setup::done(&wanted).await?;
         let endpos = self.endpos.position(Some(&wanted.source)).await?;
         let (slot, publication) = (wanted.slot, wanted.publication);

@@ -80,7 +80,7 @@ impl SentinelCommand {
 }
 
 fn open(archive: &ArchiveArguments, file: &File) -> Result<Sentinel, Fault> {
-    Sentinel::open(&archive.place(file)?.archive)
+    Sentinel::open(&archive.place(file)?.archive.folder)
 }
 
 /// The position that an endpos means now.

@@ -7,7 +7,7 @@ use super::arguments::{Everywhere, Names, Place, RoadArguments};
 use super::config::File;
 use super::pending::Pending;
 use super::print;
-use crate::archive::{Archive, ArchiveTotals, totals};
+use crate::archive::{ArchiveTotals, totals};
 use crate::model::{Fault, Position, Timestamp};
 use crate::pg::progress::Progress;
 use crate::pg::{Conninfo, control, inspect, progress, slot};
@@ -125,8 +125,8 @@ async fn target_part(conninfo: Option<&Conninfo>, names: &Names) -> Found<Progre
 
 fn archive_part(place: &Place, applied: Option<Position>) -> Found<Log> {
     let look = || {
-        let archive = Archive::open(&place.archive)?;
-        let control = Sentinel::open(&place.archive).and_then(|sentinel| sentinel.read());
+        let archive = place.archive.open()?;
+        let control = Sentinel::open(&place.archive.folder).and_then(|sentinel| sentinel.read());
         if let Err(fault) = &control {
             tracing::warn!("{fault}");
         }

@@ -114,7 +114,7 @@ async fn run(
         if shared.finish.load(Ordering::Relaxed) {
             return Ok(sender);
         }
-        let held = durable.borrow_and_update().position;
+        let held = durable.borrow_and_update().confirmable;
         let mut status = acknowledge.status(*received.borrow(), held, *applied.borrow());
         status.reply_requested = shared.ask.swap(false, Ordering::Relaxed);
         sender.send(status).await?;

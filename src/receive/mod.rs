@@ -64,6 +64,9 @@ const APPLICATION: &str = "pgsluice receive";
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
+/// How long the end of a connection waits for the archive's store.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Why one connection came to its end.
 enum Ended {
     /// Stopped by the operator, or everything is in the log that it was meant to bring.
@@ -232,8 +235,8 @@ async fn connection(
     let ended = pump::pump(&mut events, door, writer, control, &herald, asked.whole_until, sampler).await;
     if let Ok(Ended::Finished | Ended::Again(_)) = ended {
         // Before the connection ends the source shall know all that will be kept.
-        let durable = settled(writer).await?;
-        herald.finish(durable).await;
+        settled(writer).await?;
+        herald.finish(stored(writer).await).await;
     }
     ended
 }
@@ -264,6 +267,19 @@ async fn settled(writer: &mut Writer) -> Result<Position, Fault> {
     let settled = durable.wait_for(reached).await.map_err(|_| log_ended())?;
     healthy(&settled)?;
     Ok(settled.position)
+}
+
+/// Seals where that is what can be confirmed, and waits for a while until the archive's store has it. How far that is.
+async fn stored(writer: &mut Writer) -> Position {
+    let (received, mut durable) = (writer.received(), writer.durable());
+    let reached =
+        |durable: &Durable| durable.confirmable >= received || durable.state != WriterState::Running;
+    if !reached(&durable.borrow()) {
+        writer.seal();
+        // Whether it came so far or not is in what is confirmed.
+        let _ = tokio::time::timeout(STORE_PATIENCE, durable.wait_for(reached)).await;
+    }
+    durable.borrow().confirmable
 }
 
 /// A log that can't be written any more is the end; a full disk is not, it is waited for.

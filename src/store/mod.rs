@@ -5,8 +5,7 @@
 //! was cut, a 5xx, a conflict), then the object is read back.
 //!
 //! Calls wait, as for a disk, and may be made from any thread. Each is tried again for a while; a `Fault::retry` after that
-//! means that the store is away, and a `Fault::stop` that it refuses. Deliberately absent: uploads in parts (objects are
-//! some 64 MiB at most, and one request either makes one or doesn't), and a cache.
+//! means that the store is away, and a `Fault::stop` that it refuses. Deliberately absent: a cache.
 
 mod access;
 mod calls;
@@ -16,6 +15,7 @@ mod trouble;
 
 use std::fmt;
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -146,6 +146,13 @@ impl Store {
             written += length as u64;
         }
         Ok(Some(size))
+    }
+
+    /// Brings a file into the store, in parts where it is long, and says how long it is. An object of this name is replaced: for names that
+    /// nobody else writes to, since parts can't be put together only where there is none.
+    pub fn upload(&self, key: &str, file: &Path) -> Result<u64, Fault> {
+        let file = file.to_owned();
+        self.call(key, "can't be written", async move |calls, key| calls.upload(&key, &file).await)
     }
 
     /// The objects in a folder (all where it is empty) and in those below it, whose keys come after the one given, in the

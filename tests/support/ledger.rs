@@ -78,6 +78,18 @@ pub fn road_between(source: Cluster, target: Cluster) -> Road {
     Road::between(source, target, &format!("{TABLES}{TRANSFER}"), TABLES)
 }
 
+/// As [`road`], with settings in the environment of every command.
+pub fn road_with(settings: &[(&str, &str)]) -> Road {
+    Road::with_settings(&format!("{TABLES}{TRANSFER}"), TABLES, settings)
+}
+
+/// Another target for it.
+pub fn another_target() -> Cluster {
+    let target = Cluster::target();
+    target.run_script(TABLES);
+    target
+}
+
 /// Starts the load: it runs until it is dropped.
 pub fn load(source: &Cluster, transactions_per_second: u32) -> (Running, tempfile::NamedTempFile) {
     let script = tempfile::NamedTempFile::new().unwrap();

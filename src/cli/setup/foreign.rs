@@ -1,10 +1,8 @@
 //! Slot, archive and progress that don't belong together: only a person can decide about them.
 
-use std::path::Path;
-
 use super::super::keepsake::Intent;
 use super::survey::Survey;
-use crate::archive::Archive;
+use crate::archive::{Archive, Location};
 use crate::model::{Fault, OutputPlugin};
 use crate::pg::inspect::Server;
 use crate::pg::slot::Slot;
@@ -13,7 +11,7 @@ impl Survey<'_> {
     /// Refuses them.
     pub(super) fn refuse_foreign(&self) -> Result<(), Fault> {
         let (options, server) = (self.options, &self.facts.server);
-        let place = options.archive.display();
+        let place = &options.archive;
         if let Some(archive) = &self.archive {
             let (manifest, plugin) = (archive.manifest(), options.plugin.to_string());
             refuse_archive_of_another(archive, server)?;
@@ -40,7 +38,7 @@ impl Survey<'_> {
             (Some(slot), archive) => {
                 refuse_slot(slot, options.plugin, server.database.as_str(), archive.is_some())?;
                 if archive.is_none() {
-                    let intended = Intent::read(&options.archive)?.is_some_and(|intent| {
+                    let intended = Intent::read(&options.archive.folder)?.is_some_and(|intent| {
                         intent.slot == slot.name
                             && intent.system_identifier == server.system_identifier.to_string()
                     });
@@ -88,8 +86,8 @@ fn refuse_slot(slot: &Slot, plugin: OutputPlugin, database: &str, archived: bool
 }
 
 /// A slot without archive may only be taken over if an earlier run of setup made it and died before the manifest.
-fn adoptable(slot: &Slot, intended: bool, archive: &Path) -> Result<(), Fault> {
-    let (name, place) = (&slot.name, archive.display());
+fn adoptable(slot: &Slot, intended: bool, archive: &Location) -> Result<(), Fault> {
+    let (name, place) = (&slot.name, archive);
     if let Some(pid) = slot.active_pid {
         return Err(Fault::person(format!(
             "slot {name} is in use by process {pid} of the source, and {place} has no archive"

@@ -31,7 +31,7 @@ impl Survey<'_> {
             created.push("ddl capture".into());
         }
         let archive = match &self.archive {
-            Some(_) => Archive::open(&options.archive)?,
+            Some(archive) => archive.clone(),
             None => self.make_archive(&mut created).await?,
         };
         if let (Published::Tables(tables), true) =
@@ -39,9 +39,12 @@ impl Survey<'_> {
         {
             receive::published::add(&archive, tables.iter().cloned())?;
         }
-        Intent::forget(&options.archive)?;
+        Intent::forget(&options.archive.folder)?;
         let start = archive.manifest().start;
-        Sentinel::create(&options.archive, Control { startpos: start, apply: true, ..Control::default() })?;
+        Sentinel::create(
+            &options.archive.folder,
+            Control { startpos: start, apply: true, ..Control::default() },
+        )?;
         let origin = match &self.target {
             Some(client) => make_progress(client, &options.origin, &archive, &mut created)
                 .await
@@ -77,7 +80,7 @@ impl Survey<'_> {
                 .collect(),
             slot: options.slot.clone(),
             start_lsn: start,
-            archive: options.archive.display().to_string(),
+            archive: options.archive.to_string(),
             archive_id: manifest.archive_id.to_string(),
             origin,
             created,
@@ -90,7 +93,7 @@ impl Survey<'_> {
         if self.options.keyless != KeylessPolicy::Full || self.plan.keyless.is_empty() {
             return Ok(());
         }
-        KeptIdentity::remember(&self.options.archive, &self.plan.keyless)?;
+        KeptIdentity::remember(&self.options.archive.folder, &self.plan.keyless)?;
         for table in &self.plan.keyless {
             tables::set_identity(&self.source, &table.schema, &table.name, ReplicaIdentity::Full, None)
                 .await
@@ -143,7 +146,7 @@ impl Survey<'_> {
                     slot: options.slot.clone(),
                     system_identifier: server.system_identifier.to_string(),
                 };
-                intent.write(&options.archive)?;
+                intent.write(&options.archive.folder)?;
                 let watch = Side::Source.connect(&options.source, APPLICATION).await?;
                 let start =
                     slot::create(&self.source, &watch, &options.slot, options.plugin, options.slot_timeout)
@@ -167,8 +170,8 @@ impl Survey<'_> {
             start,
             created: format!("{:.0}", jiff::Timestamp::now()),
         };
-        let archive = Archive::create(&options.archive, manifest)?;
-        created.push(format!("archive {}", options.archive.display()));
+        let archive = options.archive.create(manifest)?;
+        created.push(format!("archive {}", options.archive));
         Ok(archive)
     }
 }

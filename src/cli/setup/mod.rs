@@ -8,7 +8,6 @@ mod survey;
 mod target;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -22,7 +21,7 @@ use super::preflight::{self, Finding};
 use super::print;
 use super::reach::Side;
 use crate::apply::OnSchemaChange;
-use crate::archive::Archive;
+use crate::archive::{Archive, Location};
 use crate::model::{Fault, Format, OutputPlugin, Position};
 use crate::pg::filter::{ColumnList, RowFilter};
 use crate::pg::pattern::Pattern;
@@ -53,7 +52,7 @@ pub struct Options {
     pub source: Conninfo,
     /// Without one nothing is checked or made there.
     pub target: Option<Conninfo>,
-    pub archive: PathBuf,
+    pub archive: Location,
     pub name: String,
     pub slot: String,
     pub publication: String,
@@ -101,18 +100,6 @@ pub struct Report {
 /// Checks and makes everything. Refuses with the list of errors, and then has changed nothing.
 pub async fn setup(options: &Options) -> Result<Report, Fault> {
     Survey::take(options).await?.perform().await
-}
-
-/// The archive, if one was made; a damaged one is a fault, never overwritten.
-fn existing_archive(options: &Options) -> Result<Option<Archive>, Fault> {
-    let manifest = options.archive.join("manifest.json");
-    match manifest.try_exists() {
-        Ok(false) => Ok(None),
-        Ok(true) => Archive::open(&options.archive).map(Some),
-        Err(error) => {
-            Err(Fault::stop(format!("looking for the archive {}: {error}", options.archive.display())))
-        }
-    }
 }
 
 /// Check source and target, and create publication, slot, archive, sentinel and origin
@@ -190,15 +177,15 @@ pub(crate) fn options(
 
 /// The archive, after setup where that was not done.
 pub(crate) async fn done(options: &Options) -> Result<Archive, Fault> {
-    if let Some(archive) = existing_archive(options)?
-        && Sentinel::open(&options.archive).is_ok()
+    if let Some(archive) = options.archive.find()?
+        && Sentinel::open(&options.archive.folder).is_ok()
         && is_complete(options, &archive).await?
     {
         return Ok(archive);
     }
     let report = setup(options).await?;
     tracing::info!(slot = report.slot, publication = report.publication, start = %report.start_lsn, "set up");
-    Archive::open(&options.archive)
+    options.archive.open()
 }
 
 /// Whether the archive is this source's and the target has its progress. A server that is away for now is taken to belong,

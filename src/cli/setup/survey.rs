@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 
 use super::super::preflight::{self, Finding, Plan, SourceFacts, TargetFacts, Wish};
 use super::super::reach::Side;
-use super::{APPLICATION, Options, existing_archive};
+use super::{APPLICATION, Options};
 use crate::archive::Archive;
 use crate::model::Fault;
 use crate::pg::progress::{Place, Progress};
@@ -40,7 +40,7 @@ impl<'a> Survey<'a> {
                 progress = progress::read(client, &options.origin).await.map_err(Side::Target.says())?;
             }
         }
-        let archive = existing_archive(options)?;
+        let archive = options.archive.find()?;
         let wish = Wish {
             publication: &options.publication,
             slot: &options.slot,

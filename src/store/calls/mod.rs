@@ -2,6 +2,7 @@
 
 pub(super) mod folder;
 mod probe;
+mod upload;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

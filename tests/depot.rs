@@ -1,0 +1,247 @@
+//! Archives whose sealed segments are in a store, here a folder: nothing lost with the spool, targets fed from elsewhere, and one
+//! receiver at a time.
+
+use std::path::{Path, PathBuf};
+
+use crate::support::ledger::{self, Dice};
+use crate::support::{Cluster, Pgsluice, Road, assert_tables_equal, seconds, wait_until};
+
+const TABLE: &str = "create table t(id int primary key, v text);";
+const STORE: [(&str, &str); 2] = [("PGSLUICE_SPOOL", "spool"), ("PGSLUICE_DURABLE", "store")];
+/// A segment a second, so that much goes to the store.
+const RECEIVE: [&str; 3] = ["receive", "--segment-age", "1"];
+
+fn road() -> Road {
+    Road::with_settings(TABLE, TABLE, &STORE)
+}
+
+/// The program with the same archive, on what might be another machine.
+fn elsewhere(road: &Road, target: &Cluster) -> Pgsluice {
+    let program = Pgsluice::between(&road.source, target);
+    STORE
+        .iter()
+        .fold(program, |program, (name, value)| program.env(name, value))
+        .env("PGSLUICE_ARCHIVE", &road.program.archive().display().to_string())
+}
+
+fn another_target(schema: &str) -> Cluster {
+    let target = Cluster::target();
+    target.run_script(schema);
+    target
+}
+
+fn rows(road: &Road, from: u32, to: u32) {
+    road.change(&format!(
+        "insert into t select i, repeat(md5(i::text), 20) from generate_series({from}, {to}) i"
+    ));
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+fn sealed(folder: &Path) -> Vec<PathBuf> {
+    files(folder)
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))
+        .collect()
+}
+
+/// How far the log is in the store.
+fn confirmed(road: &Road) -> String {
+    road.source.value("select confirmed_flush_lsn from pg_replication_slots where slot_name = 'pgsluice'")
+}
+
+#[test]
+fn a_target_elsewhere_is_fed_by_the_store_alone_and_its_spool_is_bounded() {
+    let road = road();
+    for batch in 0..6 {
+        rows(&road, batch * 20_000 + 1, (batch + 1) * 20_000);
+    }
+    road.change("update t set v = v || 'x' where id % 5 = 0; delete from t where id % 7 = 0;");
+    road.program.run(&["follow", "--endpos", "current", "--segment-size", "1"]).done();
+    assert_tables_equal(&road.source, &road.target);
+    assert!(sealed(&road.program.archive()).len() > 2);
+
+    let target = another_target(TABLE);
+    let elsewhere = elsewhere(&road, &target);
+    let endpos = road.program.status()["archive"]["last_lsn"].as_str().unwrap().to_owned();
+    elsewhere.run(&["apply", "--spool-limit", "1", "--endpos", &endpos]).done();
+    assert_tables_equal(&road.source, &target);
+
+    let copies = sealed(&elsewhere.folder().join("spool"));
+    let bytes: u64 = copies.iter().map(|path| path.metadata().unwrap().len()).sum();
+    let largest = copies.iter().map(|path| path.metadata().unwrap().len()).max().unwrap_or_default();
+    assert!(bytes <= (1 << 20) + 2 * largest, "{bytes} bytes of copies: {copies:?}");
+    // What is not here is read where it is.
+    let here = elsewhere.run(&["archive", "verify", "--json"]).done().json();
+    assert_eq!(here, road.program.run(&["archive", "verify", "--json"]).done().json());
+}
+
+#[test]
+fn a_target_elsewhere_goes_on_with_what_is_sealed_later() {
+    let road = road();
+    let target = another_target(TABLE);
+    let receiver = road.program.start(&RECEIVE);
+    let applier = elsewhere(&road, &target);
+    let running = applier.start(&["apply"]);
+    for (from, to) in [(1, 100), (101, 200)] {
+        rows(&road, from, to);
+        wait_until(seconds(30), "the rows are there", || {
+            target.value("select count(*) from t") == to.to_string()
+        });
+    }
+    running.terminate(seconds(20)).done();
+    receiver.terminate(seconds(20)).done();
+}
+
+#[test]
+fn the_slot_moves_when_the_store_has_it_also_while_the_source_is_idle() {
+    let road = road();
+    rows(&road, 1, 1000);
+    let end = road.source.current_lsn();
+    let receiver = road.program.start(&RECEIVE);
+    wait_until(seconds(30), "the rows are confirmed", || {
+        road.source.value(&format!("select '{}'::pg_lsn >= '{end}'", confirmed(&road))) == "t"
+    });
+    assert!(!sealed(&road.program.archive()).is_empty());
+    // Another database's WAL.
+    road.source.query("create database other");
+    let end = road.source.current_lsn();
+    wait_until(seconds(60), "what is idle is confirmed", || {
+        road.source.value(&format!("select '{}'::pg_lsn >= '{end}'", confirmed(&road))) == "t"
+    });
+    receiver.terminate(seconds(20)).done();
+}
+
+#[test]
+fn a_spool_that_is_lost_with_its_machine_loses_nothing() {
+    let road = road();
+    rows(&road, 1, 5000);
+    road.program.run(&["receive", "--endpos", "current", "--segment-size", "1"]).done();
+    // This comes into the spool, and not into the store.
+    let receiver = road.program.start(&["receive", "--segment-age", "600"]);
+    rows(&road, 5001, 6000);
+    let spool = road.program.folder().join("spool");
+    let received = || road.program.status()["archive"]["transactions"].as_u64().unwrap_or_default() >= 2;
+    wait_until(seconds(20), "the second transaction is in the spool", received);
+    receiver.kill();
+    std::fs::remove_dir_all(&spool).unwrap();
+
+    road.program.run(&["follow", "--endpos", "current"]).done();
+    assert_tables_equal(&road.source, &road.target);
+    road.program.run(&["archive", "verify"]).done();
+    let claims = files(&road.program.archive().join("writers"));
+    assert_eq!(claims.len(), 2, "{claims:?}");
+}
+
+#[test]
+fn a_spool_that_is_lost_with_what_was_confirmed_is_told() {
+    let road = Road::with_settings(TABLE, TABLE, &STORE[..1]);
+    rows(&road, 1, 100);
+    let receiver = road.program.start(&["receive"]);
+    let end = road.source.current_lsn();
+    wait_until(seconds(20), "it is confirmed", || {
+        road.source.value(&format!("select '{}'::pg_lsn >= '{end}'", confirmed(&road))) == "t"
+    });
+    receiver.kill();
+    std::fs::remove_dir_all(road.program.folder().join("spool")).unwrap();
+    let outcome = road.program.run(&["receive", "--endpos", "current"]).ends_with(4);
+    assert!(outcome.stderr.contains("gap of"), "{}", outcome.stderr);
+}
+
+/// It sleeps while another takes the log over, and wakes with segments that it would still bring.
+#[test]
+fn a_receiver_that_was_thought_dead_changes_nothing() {
+    let road = road();
+    rows(&road, 1, 1000);
+    road.program.run(&["receive", "--endpos", "current"]).done();
+    let sleeper = road.program.start(&["receive", "--segment-age", "2"]);
+    rows(&road, 1001, 2000);
+    let received = || road.program.status()["archive"]["transactions"].as_u64().unwrap_or_default() >= 2;
+    wait_until(seconds(20), "the second transaction is in the spool", received);
+    sleeper.signal(rustix::process::Signal::STOP);
+    road.source.query("select pg_terminate_backend(active_pid) from pg_replication_slots where active");
+    wait_until(seconds(20), "the slot is free", || {
+        road.source.value("select count(*) from pg_replication_slots where active") == "0"
+    });
+
+    let target = another_target(TABLE);
+    let other = elsewhere(&road, &target);
+    rows(&road, 2001, 3000);
+    let running = other.start(&["follow", "--segment-age", "1"]);
+    let claims = road.program.archive().join("writers");
+    wait_until(seconds(30), "the other has claimed the log", || files(&claims).len() == 2);
+    sleeper.signal(rustix::process::Signal::CONT);
+    let outcome = sleeper.wait(seconds(60));
+    assert_ne!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("another receiver"), "{}", outcome.stderr);
+
+    rows(&road, 3001, 4000);
+    other.run(&["sentinel", "set", "endpos", "current"]).done();
+    running.wait(seconds(60)).done();
+    assert_tables_equal(&road.source, &target);
+    other.run(&["archive", "verify"]).done();
+    // The sleeper's spool is told that it was left behind.
+    let outcome = road.program.run(&["receive", "--endpos", "current"]).ends_with(4);
+    assert!(outcome.stderr.contains("another receiver"), "{}", outcome.stderr);
+}
+
+#[test]
+fn kill_9_with_a_store_loses_nothing_and_doubles_nothing() {
+    let road = ledger::road_with(&STORE);
+    let (load, _script) = ledger::load(&road.source, 400);
+    let target = ledger::another_target();
+    let elsewhere = elsewhere(&road, &target);
+    let mut dice = Dice(7);
+    for _ in 0..ledger::kills() {
+        let applier = elsewhere.start(&["apply", "--spool-limit", "1"]);
+        let running = road.program.start(&["follow", "--segment-age", "1", "--spool-limit", "1"]);
+        std::thread::sleep(dice.milliseconds(300, 3000));
+        running.kill();
+        applier.kill();
+        ledger::assert_holds(&road.target);
+        ledger::assert_holds(&target);
+    }
+    load.kill();
+    road.arrives();
+    let endpos = road.program.status()["archive"]["last_lsn"].as_str().unwrap().to_owned();
+    elsewhere.run(&["apply", "--endpos", &endpos]).done();
+    assert_tables_equal(&road.source, &target);
+    elsewhere.run(&["archive", "verify"]).done();
+}
+
+#[test]
+fn a_store_with_another_archive_or_without_the_spools_own_is_refused() {
+    let (one, other) = (road(), road());
+    let crossed = elsewhere(&one, &other.target).source(&other.source.conninfo());
+    let outcome = crossed.run(&["setup"]).ends_with(4);
+    assert!(outcome.stderr.contains("another source's"), "{}", outcome.stderr);
+    let outcome = elsewhere(&one, &one.target)
+        .env("PGSLUICE_SPOOL", &other.program.folder().join("spool").display().to_string())
+        .run(&["archive", "list"])
+        .ends_with(4);
+    assert!(outcome.stderr.contains("--spool"), "{}", outcome.stderr);
+    std::fs::remove_dir_all(one.program.archive()).unwrap();
+    let outcome = one.program.run(&["archive", "list"]).ends_with(4);
+    assert!(outcome.stderr.contains("there is none in"), "{}", outcome.stderr);
+}
+
+#[test]
+fn cleanup_removes_what_the_store_has_when_asked() {
+    let road = road();
+    rows(&road, 1, 100);
+    road.program.run(&["receive", "--endpos", "current"]).done();
+    assert!(!files(&road.program.archive()).is_empty());
+    road.program.run(&["cleanup"]).done();
+    assert!(!files(&road.program.archive()).is_empty());
+    road.program.run(&["cleanup", "--archive-too"]).done();
+    assert_eq!(files(&road.program.archive()), [] as [PathBuf; 0]);
+    assert!(!road.program.folder().join("spool").exists());
+}
