@@ -142,7 +142,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
             }
             Some(Misdeed::Shorten(count)) => {
                 let mut bytes = perform();
-                bytes.truncate(bytes.len() - count);
+                bytes.truncate(bytes.len().saturating_sub(count));
                 let _ = stream.write_all(&bytes);
                 return;
             }
