@@ -95,7 +95,8 @@ fn a_target_elsewhere_is_fed_by_the_store_alone_and_its_spool_is_bounded() {
     let largest = copies.iter().map(|path| path.metadata().unwrap().len()).max().unwrap_or_default();
     assert!(bytes <= (1 << 20) + 2 * largest, "{bytes} bytes of copies: {copies:?}");
     // What is not here is read where it is.
-    let chain = |program: &Pgsluice| program.run(&["archive", "verify", "--json"]).done().json()["chain"].clone();
+    let chain =
+        |program: &Pgsluice| program.run(&["archive", "verify", "--json"]).done().json()["chain"].clone();
     assert_eq!(chain(&elsewhere), chain(&road.program));
 }
 
