@@ -33,6 +33,7 @@ mod scribe;
 mod segment_file;
 mod shipper;
 mod tail;
+mod transfer;
 mod writer;
 
 pub use crate::segment::Records;
@@ -50,4 +51,5 @@ pub use mark::Mark;
 pub use reader::Reader;
 pub use segment_file::SegmentFile;
 pub use tail::Tail;
+pub use transfer::{Transferred, transfer};
 pub use writer::{Durability, Durable, Writer, WriterOptions, WriterState};
