@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::model::{Fault, Position};
+use crate::model::Fault;
 use crate::segment::SegmentName;
 
 use super::depot::Depot;
@@ -46,7 +46,7 @@ impl Copies {
         self.came.notify_all();
         brought?;
         tracing::debug!(segment = %name, "brought a segment from the store");
-        evict(archive, depot, name.after);
+        evict(archive, depot, Some(name));
         Ok(())
     }
 
@@ -84,9 +84,9 @@ fn download(archive: &Archive, depot: &Depot, name: SegmentName) -> Result<(), F
     })
 }
 
-/// Removes copies, oldest first, until the spool holds no more than it may; none that reaches to a position or beyond. Others may do
+/// Removes copies, oldest first, until the spool holds no more than it may; but not one that is being read, nor its neighbours. Others may do
 /// the same at this moment, and what can't be removed stays.
-pub(super) fn evict(archive: &Archive, depot: &Depot, keep_from: Position) {
+pub(super) fn evict(archive: &Archive, depot: &Depot, read: Option<SegmentName>) {
     let names = match archive.folder_listing() {
         Ok(names) => names,
         Err(error) => return tracing::warn!(%error, "the spool's copies can't be looked through"),
@@ -96,10 +96,12 @@ pub(super) fn evict(archive: &Archive, depot: &Depot, keep_from: Position) {
     let held: Vec<_> = sealed.filter_map(|name| Some((name, length(&name).ok()?))).collect();
     let mut total: u64 = held.iter().map(|(_, bytes)| bytes).sum();
     for (name, bytes) in held {
-        if total <= archive.spool_bytes_max() || name.through >= Some(keep_from) {
+        if total <= archive.spool_bytes_max() {
             break;
         }
-        if depot.size_bytes(name).is_none() {
+        let is_near =
+            read.is_some_and(|read| name.through >= Some(read.after) && Some(name.after) <= read.through);
+        if is_near || depot.size_bytes(name).is_none() {
             continue;
         }
         match std::fs::remove_file(archive.segment_path(name)) {

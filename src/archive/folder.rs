@@ -241,7 +241,7 @@ impl Archive {
     /// Where the log in the store ends; none where there is no store, or nothing in it. Blocks on the network.
     pub fn stored_through(&self) -> Result<Option<Position>, Fault> {
         let Some(depot) = self.depot() else { return Ok(None) };
-        depot.segments(LISTING_AGE)?;
+        depot.look()?;
         Ok(depot.end())
     }
 

@@ -95,7 +95,7 @@ impl Shipper {
         if self.confirms {
             self.durable.send_modify(|durable| durable.confirmable = durable.confirmable.max(through));
         }
-        copies::evict(&self.archive, depot, Position(u64::MAX));
+        copies::evict(&self.archive, depot, None);
         Ok(())
     }
 
