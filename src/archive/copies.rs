@@ -82,7 +82,7 @@ fn download(archive: &Archive, depot: &Depot, name: SegmentName) -> Result<(), F
 /// Removes copies, oldest first, until the spool holds no more than it may; none of those from a position on.
 pub(super) fn evict(archive: &Archive, depot: &Depot, keep_from: Position) -> Result<(), Fault> {
     let mut held = Vec::new();
-    for name in archive.folder_listing()?.into_iter().filter(|name| name.through.is_some()) {
+    for name in archive.folder_names()?.into_iter().filter(|name| name.through.is_some()) {
         match std::fs::metadata(archive.segment_path(name)) {
             Ok(metadata) => held.push((name, metadata.len())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -94,11 +94,10 @@ pub(super) fn evict(archive: &Archive, depot: &Depot, keep_from: Position) -> Re
         if total <= archive.spool_bytes_max() || name.through > Some(keep_from) {
             break;
         }
-        if depot.size_bytes(name).is_none() {
+        if depot.size_bytes(name).is_none() && !depot.begins_behind(name) {
             continue;
         }
-        let path = archive.segment_path(name);
-        std::fs::remove_file(&path).map_err(|error| disk::fault("cannot remove", &path, &error))?;
+        disk::remove(&archive.segment_path(name))?;
         total = total.saturating_sub(bytes);
     }
     Ok(())

@@ -4,6 +4,7 @@
 //! PREFIX/manifest.json            as in the folder; put once
 //!        writers/EPOCH.json       who extends the log, and from where on; put once
 //!        segments/EPOCH/NAME      sealed segments, as they are in the folder
+//!        appliers/, pins/, pruned.json     see `holds`
 //! ```
 //!
 //! A receiver with another spool than the last one's *claims* the log before it adds to it: it puts the next epoch, with the end of
@@ -93,18 +94,42 @@ impl Depot {
         self.known().segments.last_key_value().and_then(|(name, _)| name.through)
     }
 
+    /// Whether the log, as last seen, begins behind a segment: then what a folder has of it is a copy that was left.
+    pub(super) fn begins_behind(&self, name: SegmentName) -> bool {
+        let known = self.known();
+        known
+            .segments
+            .first_key_value()
+            .is_some_and(|(first, _)| name.through.is_some_and(|end| end <= first.after))
+    }
+
     /// The length of a segment that the store was seen to have.
     pub(super) fn size_bytes(&self, name: SegmentName) -> Option<u64> {
         self.known().segments.get(&name).map(|(_, bytes)| *bytes)
     }
 
     pub(super) fn range(&self, name: SegmentName, offset: u64, length: usize) -> Result<Bytes, Fault> {
-        self.store.range(&self.key(name)?, offset, length)?.ok_or_else(|| gone(name))
+        let range = self.store.range(&self.key(name)?, offset, length)?;
+        range.ok_or_else(|| self.forget_through(name))
     }
 
     /// Writes the segment to a file.
     pub(super) fn download(&self, name: SegmentName, file: &mut File) -> Result<(), Fault> {
-        self.store.download(&self.key(name)?, file)?.map(|_| ()).ok_or_else(|| gone(name))
+        let size = self.store.download(&self.key(name)?, file)?;
+        size.map(|_| ()).ok_or_else(|| self.forget_through(name))
+    }
+
+    /// Removes the log's first segment.
+    pub(super) fn remove_first(&self, name: SegmentName) -> Result<(), Fault> {
+        self.store.delete(&self.key(name)?)?;
+        self.forget_through(name);
+        Ok(())
+    }
+
+    /// A segment is gone, and so are those before it, since only the log's first is ever removed.
+    fn forget_through(&self, name: SegmentName) -> Fault {
+        self.known().segments.retain(|other, _| *other > name);
+        gone(name)
     }
 
     /// The segment that begins there, as last seen.
@@ -160,6 +185,11 @@ impl Depot {
             }
         }
         Ok(())
+    }
+
+    /// Where what is not a segment is kept.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -73,6 +73,7 @@ fn run(
             if let Some(rows) = segment_rows(archive, name)? {
                 catalog.index(&rows)?;
             }
+            forget_pruned(archive, &catalog)?;
         }
         Ok(())
     };
@@ -83,6 +84,13 @@ fn run(
             let _ = pressed.send(name);
         }
     }
+}
+
+/// Forgets the segments that were pruned since. Until then their rows lead nowhere, and harm nobody.
+fn forget_pruned(archive: &Archive, catalog: &Catalog) -> Result<(), Fault> {
+    let beginning = archive.beginning()?;
+    let segments = catalog.segments()?;
+    segments.iter().take_while(|row| row.through <= beginning).try_for_each(|row| catalog.forget(row))
 }
 
 /// Indexes the segments that the catalog misses and forgets those that are gone. `go_on(done, of)` may stop it.

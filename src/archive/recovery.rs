@@ -56,8 +56,10 @@ pub(super) fn recover(archive: &Archive, zstd_level: i32) -> Result<End, Fault> 
 /// All segments. While the store can't be reached, those of the spool: the newest are there, and whether another receiver has
 /// gone on from elsewhere shows at the next upload.
 fn listing(archive: &Archive) -> Result<Vec<SegmentName>, Fault> {
+    let all = archive.listing();
+    // After the look into the store, which tells what of the spool counts no more.
     let here = archive.folder_listing()?;
-    let all = match archive.listing() {
+    let all = match all {
         Err(fault) if fault.remedy == Remedy::Retry && !here.is_empty() => {
             tracing::warn!(error = %fault, "the archive's store can't be reached: going on with its spool");
             return Ok(here);
