@@ -123,7 +123,7 @@ fn planner(columns: usize) -> Planner {
                 type_name: "text".into(),
                 declared_oid: 25,
                 castable: true,
-                send: None,
+                has_send: false,
                 column_type: ColumnType { oid: 25, modifier: -1, ..ColumnType::default() },
                 must_be_given: false,
                 generated: Generated::No,

@@ -389,3 +389,43 @@ fn a_segment_that_the_store_has_changed_is_not_applied() {
     assert_eq!(target.value("select count(*) from t"), "0");
     elsewhere.run(&["archive", "verify"]).ends_with(3);
 }
+
+/// From a folder to a store and from there to another folder, where a receiver goes on; each copy is killed a few times.
+#[test]
+fn an_archive_moves_to_another_place_and_goes_on_there() {
+    let road = Road::new(TABLE);
+    for batch in 0..6 {
+        rows(&road, batch * 20_000 + 1, (batch + 1) * 20_000);
+        road.program.run(&["receive", "--endpos", "current"]).done();
+    }
+    let folder = road.program.folder().to_owned();
+    let path = |name: &str| folder.join(name).display().to_string();
+    let mut dice = Dice(3);
+    let mut copy = |program: &Pgsluice, arguments: &[&str]| {
+        for _ in 0..ledger::kills() {
+            let copying = program.start(&[&["archive", "copy"], arguments].concat());
+            std::thread::sleep(dice.milliseconds(5, 60));
+            copying.kill();
+        }
+        program.run(&[&["archive", "copy", "--json"], arguments].concat()).done().json()
+    };
+    let there = copy(&road.program, &[&path("store"), "--to-spool", &path("other-spool")]);
+    assert_eq!(there["verified"]["transactions"], 6);
+    let stored = Pgsluice::between(&road.source, &road.target)
+        .env("PGSLUICE_ARCHIVE", &path("store"))
+        .env("PGSLUICE_SPOOL", &path("other-spool"));
+    let here = copy(&stored, &[&path("second")]);
+    assert_eq!(here["verified"]["chain"], there["verified"]["chain"]);
+    // Nothing new.
+    let again = stored.run(&["archive", "copy", "--json", &path("second")]).done().json();
+    assert_eq!(again["copied"]["segments"], 0);
+
+    let second = Pgsluice::between(&road.source, &road.target).env("PGSLUICE_ARCHIVE", &path("second"));
+    rows(&road, 200_001, 200_100);
+    second.run(&["follow", "--endpos", "current"]).done();
+    assert_tables_equal(&road.source, &road.target);
+    second.run(&["archive", "verify"]).done();
+    // What has gone on is a copy no more, in neither direction.
+    stored.run(&["archive", "copy", &path("second")]).ends_with(4);
+    road.program.run(&["archive", "copy", &path("archive")]).ends_with(2);
+}

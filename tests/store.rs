@@ -70,6 +70,13 @@ fn check(store: &Store) {
     assert_eq!(store.download("log/c/long", &mut sink).unwrap(), Some(long.len() as u64));
     assert!(sink == long);
     assert_eq!(store.download("log/c/none", &mut sink).unwrap(), None);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for body in [&long[..], b"short", b""] {
+        std::fs::write(file.path(), body).unwrap();
+        assert_eq!(store.upload("log/file", file.path()).unwrap(), body.len() as u64);
+        assert!(store.get("log/file").unwrap().unwrap() == body);
+    }
+    store.delete("log/file").unwrap();
     let odd = "odd/(0_16B3740,0_16B3FF8] +=&%41~é.seg";
     assert_eq!(store.put_once(odd, bytes("odd")).unwrap(), Put::Done);
     assert_eq!(store.get(odd).unwrap(), Some(bytes("odd")));

@@ -136,8 +136,13 @@ impl Lanes {
 
     /// The sessions of the batch in hand, the first lane last.
     fn in_use(&mut self) -> impl Iterator<Item = &mut Session> {
-        let others = if self.torn.is_some() { 0 } else { self.digests.len() - 1 };
+        let others = self.other_count();
         self.others.iter_mut().take(others).chain([&mut self.main])
+    }
+
+    /// How many lanes beside the first the batch in hand goes over.
+    fn other_count(&self) -> usize {
+        if self.torn.is_some() { 0 } else { self.digests.len() - 1 }
     }
 
     /// Sends rows that are held back.
@@ -186,9 +191,8 @@ impl Lanes {
 
     /// Commits a batch that is settled, the first lane last. An error of more than one lane leaves the batch torn.
     pub(super) async fn commit(&mut self, end: Position) -> Result<(), Refused> {
-        let others =
-            self.others.iter_mut().take(if self.torn.is_some() { 0 } else { self.digests.len() - 1 });
-        let mut others: Vec<_> = others.collect();
+        let count = self.other_count();
+        let mut others: Vec<_> = self.others.iter_mut().take(count).collect();
         let torn = |refused: Refused| Refused {
             statement: None,
             fault: Fault { remedy: Remedy::Reread, ..refused.fault },

@@ -33,7 +33,7 @@ select a.attname::text, a.attgenerated::text, a.attidentity::text, b.type, b.kin
        a.attnotnull and not a.atthasdef and a.attidentity = '',
        not exists (select from pg_cast k where k.castsource = 'text'::regtype and k.castmethod = 'f'
                       and k.casttarget in (a.atttypid, b.type)),
-       (select p.proname::text from pg_proc p where p.oid = t.typsend), a.atttypid
+       t.typsend::oid <> 0, a.atttypid
   from pg_attribute a join base b on b.attnum = a.attnum and b.kind <> 'd'
   join pg_type t on t.oid = b.type
   left join pg_type e on t.typcategory = 'A' and e.oid = t.typelem
@@ -136,7 +136,7 @@ pub(super) async fn look_up(
         columns: columns
             .iter()
             .map(column)
-            .map(|found| TargetColumn { send: found.send.clone().filter(|_| takes_binary(&found)), ..found })
+            .map(|found| TargetColumn { has_send: found.has_send && takes_binary(&found), ..found })
             .collect(),
         primary_key: primary_key.iter().map(|row| row.get(0)).collect(),
         unique: unique.iter().map(|row| row.get(0)).collect(),
@@ -195,7 +195,7 @@ fn column(row: &tokio_postgres::Row) -> TargetColumn {
         name: row.get(0),
         type_name: row.get(7),
         castable: row.get(16),
-        send: row.get(17),
+        has_send: row.get(17),
         declared_oid: row.get(18),
         column_type: ColumnType {
             oid: type_oid,

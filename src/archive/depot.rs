@@ -177,6 +177,11 @@ impl Depot {
         Ok(())
     }
 
+    /// Removes what broken uploads have left where the store is a folder.
+    pub(super) fn sweep(&self) -> Result<(), Fault> {
+        self.store.sweep().map(|_| ())
+    }
+
     /// Removes everything, the manifest last.
     pub(super) fn remove(&self) -> Result<(), Fault> {
         for folder in [SEGMENTS, WRITERS, ""] {

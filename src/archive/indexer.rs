@@ -61,7 +61,7 @@ fn run(
             press(name);
         }
         let catalog = Catalog::open(&archive.catalog_folder(), archive.manifest().archive_id.0)?;
-        reconcile(archive, &catalog, |_, _| stop.waits(CATALOG_PATIENCE))?;
+        reconcile(archive, &catalog, Missing::Here, |_, _| stop.waits(CATALOG_PATIENCE))?;
         while let Ok(name) = sealed.recv() {
             let was_pressed = press(name);
             // Without a store nobody listens.
@@ -86,32 +86,47 @@ fn run(
     }
 }
 
-/// Forgets the segments that were pruned since. Until then their rows lead nowhere, and harm nobody.
+/// Forgets the segments that were pruned since; with a store, which may be away, that waits for the next start. Until then their rows
+/// lead nowhere, and harm nobody.
 fn forget_pruned(archive: &Archive, catalog: &Catalog) -> Result<(), Fault> {
+    if archive.depot().is_some() {
+        return Ok(());
+    }
     let beginning = archive.beginning()?;
     let segments = catalog.segments()?;
     segments.iter().take_while(|row| row.through <= beginning).try_for_each(|row| catalog.forget(row))
+}
+
+/// Which of the segments that the catalog misses are indexed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    /// Those of the folder: the others' footers are a request each.
+    Here,
+    All,
 }
 
 /// Indexes the segments that the catalog misses and forgets those that are gone. `go_on(done, of)` may stop it.
 fn reconcile(
     archive: &Archive,
     catalog: &Catalog,
+    wanted: Missing,
     mut go_on: impl FnMut(usize, usize) -> bool,
 ) -> Result<(), Fault> {
     let names = archive.segments()?;
     let mut indexed: BTreeMap<_, _> = catalog.segments()?.into_iter().map(|row| (row.after, row)).collect();
     let mut missing = Vec::new();
     for name in names {
+        let here = size_bytes(archive, name)?;
         match indexed.remove(&name.after) {
             // One that was pressed since has its frames elsewhere, and another length.
-            Some(row)
-                if Some(row.through) == name.through && size_bytes(archive, name)? == Some(row.bytes) => {}
+            Some(row) if Some(row.through) == name.through && here.is_none_or(|here| here == row.bytes) => {}
             other => {
                 if let Some(row) = other {
                     catalog.forget(&row)?;
                 }
-                missing.push(name);
+                if here.is_some() || wanted == Missing::All {
+                    missing.push(name);
+                }
             }
         }
     }
@@ -135,7 +150,7 @@ fn reconcile(
 pub fn reindex(archive: &Archive, mut progress: impl FnMut(usize, usize)) -> Result<usize, Fault> {
     let _lock = writer::lock(archive)?;
     let catalog = Catalog::create(&archive.catalog_folder(), archive.manifest().archive_id.0)?;
-    reconcile(archive, &catalog, |done, of| {
+    reconcile(archive, &catalog, Missing::All, |done, of| {
         progress(done, of);
         true
     })?;
@@ -143,6 +158,7 @@ pub fn reindex(archive: &Archive, mut progress: impl FnMut(usize, usize)) -> Res
     Ok(catalog.segments()?.len())
 }
 
+/// The length of a segment's file; none where it is not in the folder.
 fn size_bytes(archive: &Archive, name: SegmentName) -> Result<Option<u64>, Fault> {
     let path = archive.segment_path(name);
     match std::fs::metadata(&path) {

@@ -37,6 +37,7 @@ mod scribe;
 mod segment_file;
 mod shipper;
 mod tail;
+mod transfer;
 mod writer;
 
 pub use crate::segment::Records;
@@ -57,4 +58,5 @@ pub use reader::Reader;
 pub use retention::{Candidate, Policy, Reason};
 pub use segment_file::SegmentFile;
 pub use tail::Tail;
+pub use transfer::{Transferred, transfer};
 pub use writer::{Durability, Durable, Writer, WriterOptions, WriterState};

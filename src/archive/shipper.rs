@@ -55,6 +55,9 @@ impl Shipper {
     fn run(&self) -> Result<(), Fault> {
         let Some(depot) = self.archive.depot() else { return Ok(()) };
         let writer = writer(&self.archive)?;
+        if let Err(fault) = depot.sweep() {
+            tracing::warn!(error = %fault, "what a broken upload may have left in the store stays there");
+        }
         let mut claimed = false;
         while let Ok(name) = self.sealed.recv() {
             let ship = || {
@@ -117,7 +120,7 @@ impl Shipper {
 }
 
 /// The spool's own id, made where there is none.
-fn writer(archive: &Archive) -> Result<ArchiveId, Fault> {
+pub(super) fn writer(archive: &Archive) -> Result<ArchiveId, Fault> {
     let path = archive.root().join(WRITER);
     let fault = |doing: &str, error: &std::io::Error| disk::fault(doing, &path, error);
     match std::fs::read_to_string(&path) {

@@ -1,13 +1,15 @@
 //! `archive`: looking after the log.
 
+use std::path::PathBuf;
+
 use super::arguments::{ArchiveArguments, Everywhere};
 use super::config::File;
 use super::{print, retention};
-use crate::archive::{self, Archive, Found, Lookup, SegmentDetail, SegmentState, SegmentSummary};
+use crate::archive::{self, Archive, Found, Location, Lookup, SegmentDetail, SegmentState, SegmentSummary};
 use crate::model::{Fault, Position, Timestamp, Xid};
 use crate::verify::{self, Report};
 
-/// Look after the log: list, show, verify, reindex, prune, pin
+/// Look after the log: list, show, verify, copy, reindex, prune, pin
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   pgsluice archive list --name shop
@@ -48,6 +50,19 @@ enum Verb {
     /// Check every byte, every message and the chain of hashes; exit code 3 where something is wrong
     #[command(after_help = "Example:\n  pgsluice archive verify --name shop")]
     Verify {
+        #[command(flatten)]
+        archive: ArchiveArguments,
+    },
+    /// Copy the sealed segments to another folder or store, and verify the copy. Run it again for what came since
+    #[command(after_help = "Example:
+  pgsluice archive copy s3://bucket/shop --name shop --to-spool /var/spool/pgsluice/shop")]
+    Copy {
+        /// Where to: a path, or the URL of a store
+        #[arg(value_name = "URL")]
+        to: String,
+        /// The copy's spool, where it is in a store
+        #[arg(long, value_name = "DIR")]
+        to_spool: Option<PathBuf>,
         #[command(flatten)]
         archive: ArchiveArguments,
     },
@@ -111,11 +126,11 @@ impl ArchiveCommand {
             Verb::Verify { archive } => {
                 let report = verify(&open(archive)?)?;
                 print::report(everywhere.json, &report, || report_table(&report))?;
-                match report.problems.len() {
-                    0 => Ok(()),
-                    1 => Err(Fault::difference("the archive has a problem").hint(MEND)),
-                    count => Err(Fault::difference(format!("the archive has {count} problems")).hint(MEND)),
-                }
+                verdict(&report)
+            }
+            Verb::Copy { to, to_spool, archive } => {
+                let to = archive.other_place(to, to_spool.clone(), file)?;
+                copy(everywhere, &open(archive)?, &to)
             }
             Verb::Reindex { archive } => {
                 let segments = archive::reindex(&open(archive)?, |_, _| ())?;
@@ -128,6 +143,31 @@ impl ArchiveCommand {
             Verb::Pins { archive } => retention::pins(everywhere, &open(archive)?),
             Verb::Forget { applier, archive } => retention::forget(everywhere, &open(archive)?, applier),
         }
+    }
+}
+
+fn copy(everywhere: &Everywhere, from: &Archive, to: &Location) -> Result<(), Fault> {
+    let bar = print::bar("copying");
+    let copied = archive::transfer(from, to, |done, of| {
+        bar.set_length(of as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let (copy, done) = copied?;
+    let report = verify(&copy)?;
+    let shown = serde_json::json!({ "copied": done, "verified": report });
+    print::report(everywhere.json, &shown, || {
+        let copied = format!("{} segments, {}", done.segments, print::size(done.bytes));
+        format!("{}\n{}", print::pairs(&[("copied", copied), ("to", to.to_string())]), report_table(&report))
+    })?;
+    verdict(&report)
+}
+
+fn verdict(report: &Report) -> Result<(), Fault> {
+    match report.problems.len() {
+        0 => Ok(()),
+        1 => Err(Fault::difference("the archive has a problem").hint(MEND)),
+        count => Err(Fault::difference(format!("the archive has {count} problems")).hint(MEND)),
     }
 }
 

@@ -114,39 +114,55 @@ impl ArchiveArguments {
             return Err(Fault::usage(format!("'{name}' can't be a pipeline's name"))
                 .hint("use lower-case letters, digits and underscores"));
         }
-        let environment = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
-        let typed = self.archive.as_ref().or(file.archive.as_ref());
+        let url = self.archive.as_ref().or(file.archive.as_ref());
         let spool = self.spool.clone().or_else(|| file.spool.as_ref().map(PathBuf::from));
-        let folder = match typed {
+        Ok(Place { name: name.to_owned(), archive: self.location(name, url, spool)? })
+    }
+
+    /// Another place than the one that is named, for the same pipeline's archive.
+    pub(crate) fn other_place(
+        &self,
+        url: &String,
+        spool: Option<PathBuf>,
+        file: &File,
+    ) -> Result<Location, Fault> {
+        let Place { name, archive } = self.place(file)?;
+        let other = self.location(&name, Some(url), spool)?;
+        let same =
+            |one: &Path, other: &Path| std::path::absolute(one).ok() == std::path::absolute(other).ok();
+        if same(&archive.folder, &other.folder) {
+            return Err(Fault::usage(format!("{} is the archive's own folder", other.folder.display()))
+                .hint("give another place; one in a store wants a spool of its own too"));
+        }
+        Ok(other)
+    }
+
+    fn location(&self, name: &str, url: Option<&String>, spool: Option<PathBuf>) -> Result<Location, Fault> {
+        let environment = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+        let folder = match url {
             Some(url) => local_archive(url)?,
             None => Some(default_folder("XDG_DATA_HOME", ".local/share", name, &environment)?),
         };
-        let limits = |folder: PathBuf, store: Option<store::Place>| Location {
-            folder,
-            store,
-            spool_bytes_max: self.spool_limit.saturating_mul(1 << 20),
-            single_writer: self.single_writer,
-        };
-        let archive = match (folder, spool) {
-            (Some(folder), None) => limits(folder, None),
+        let (folder, store) = match (folder, spool) {
+            (Some(folder), None) => (folder, None),
             (Some(folder), Some(spool)) => {
-                let store = store_in(&folder)?;
                 if std::path::absolute(&spool).ok() == std::path::absolute(&folder).ok() {
                     return Err(Fault::usage("the spool can't be the archive's own folder")
                         .hint("leave out --spool: without it the archive is that folder and nothing else"));
                 }
-                limits(spool, Some(store))
+                (spool, Some(store_in(&folder)?))
             }
             (None, spool) => {
-                let store = typed.map(|url| store::Place::parse(url)).transpose()?.flatten();
+                let store = url.map(|url| store::Place::parse(url)).transpose()?.flatten();
                 let spool = match spool {
                     Some(spool) => spool,
                     None => default_folder("XDG_STATE_HOME", ".local/state", name, &environment)?,
                 };
-                limits(spool, store)
+                (spool, store)
             }
         };
-        Ok(Place { name: name.to_owned(), archive })
+        let spool_bytes_max = self.spool_limit.saturating_mul(1 << 20);
+        Ok(Location { folder, store, spool_bytes_max, single_writer: self.single_writer })
     }
 }
 

@@ -4,6 +4,7 @@
 use tokio_postgres::Client;
 
 use super::answer::fault;
+use super::progress::own_table;
 use crate::model::Fault;
 
 const TABLE: &str = "
@@ -25,20 +26,7 @@ pub enum Mismatch {
 
 /// Makes the place where they are kept; false where the role may not.
 pub async fn prepare(client: &Client) -> Result<bool, Fault> {
-    let doing = |e: &tokio_postgres::Error| fault("preparing pgsluice.counterpart", e);
-    let query = "SELECT has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
-                    AND has_table_privilege(c.oid, 'UPDATE')
-                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                  WHERE n.nspname = 'pgsluice' AND c.relname = 'counterpart'";
-    if let Some(row) = client.query_opt(query, &[]).await.map_err(|e| doing(&e))? {
-        return Ok(row.get(0));
-    }
-    let may = "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = 'pgsluice'";
-    let may = client.query_opt(may, &[]).await.map_err(|e| doing(&e))?.is_some_and(|row| row.get(0));
-    if may {
-        client.batch_execute(TABLE).await.map_err(|e| doing(&e))?;
-    }
-    Ok(may)
+    own_table(client, "counterpart", TABLE).await
 }
 
 /// Notes that the target's table stands for the source's, unless something else was noted before.

@@ -32,6 +32,24 @@ CREATE TABLE pgsluice.progress (
     updated_at        timestamptz NOT NULL DEFAULT now()
 )";
 
+/// Makes a table of ours beside it; false where the role may not.
+pub(super) async fn own_table(client: &Client, name: &str, create: &str) -> Result<bool, Fault> {
+    let doing = |e: &tokio_postgres::Error| fault(&format!("preparing pgsluice.{name}"), e);
+    let query = "SELECT has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+                    AND has_table_privilege(c.oid, 'UPDATE')
+                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                  WHERE n.nspname = 'pgsluice' AND c.relname = $1::text";
+    if let Some(row) = client.query_opt(query, &[&name]).await.map_err(|e| doing(&e))? {
+        return Ok(row.get(0));
+    }
+    let may = "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = 'pgsluice'";
+    let may = client.query_opt(may, &[]).await.map_err(|e| doing(&e))?.is_some_and(|row| row.get(0));
+    if may {
+        client.batch_execute(create).await.map_err(|e| doing(&e))?;
+    }
+    Ok(may)
+}
+
 /// How far the place for progress is made on a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {

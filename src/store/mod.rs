@@ -1,7 +1,7 @@
 //! Objects that are written once: in a bucket of S3, Google or Azure, or in a folder. Hides object_store.
 //!
 //! What an object is called and what is in it is the caller's. The invariant: when a call says that an object is there, it is
-//! there with these bytes, and stays; what a store answers is not believed where it can't be clear (a time-out, a connection that
+//! there with these bytes, and stays, unless the caller replaces it; what a store answers is not believed where it can't be clear (a time-out, a connection that
 //! was cut, a 5xx, a conflict), then the object is read back.
 //!
 //! Calls wait, as for a disk, and may be made from any thread. Each is tried again for a while; a `Fault::retry` after that

@@ -135,7 +135,7 @@ fn map(column: &Column, found: Option<&TargetColumn>, source: Option<&ColumnType
 /// How values go to the column in binary form. That says nothing of its type, so it must be the same on both sides.
 fn binary(column: &Column, found: &TargetColumn) -> Option<Binary> {
     let of = &found.column_type;
-    let same = found.send.is_some() && of.oid == column.type_oid && is_portable(of.oid);
+    let same = found.has_send && of.oid == column.type_oid && is_portable(of.oid);
     same.then_some(Binary { type_oid: of.oid, declared_oid: found.declared_oid, is_array: of.element != 0 })
 }
 

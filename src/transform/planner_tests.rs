@@ -18,7 +18,7 @@ const PLAIN: TargetColumn = TargetColumn {
     },
     declared_oid: 25,
     castable: true,
-    send: None,
+    has_send: false,
     must_be_given: false,
     generated: Generated::No,
     identity: Identity::No,
@@ -170,7 +170,7 @@ fn deletes_by_key() {
 
 fn binary(name: &str, oid: u32) -> TargetColumn {
     let column_type = ColumnType { oid, ..column(name).column_type };
-    TargetColumn { send: Some(format!("send{oid}")), column_type, declared_oid: oid, ..column(name) }
+    TargetColumn { has_send: true, column_type, declared_oid: oid, ..column(name) }
 }
 
 #[test]

@@ -47,8 +47,8 @@ pub struct TargetColumn {
     pub declared_oid: u32,
     /// A cast from text to it takes what the type's own input takes.
     pub castable: bool,
-    /// What gives the binary form of its values; none where a value in binary form is not to be handed to the column.
-    pub send: Option<String>,
+    /// Its values have a binary form, in which they may be handed to the column.
+    pub has_send: bool,
     /// NOT NULL, and nothing fills it in: a row can't be inserted without it.
     pub must_be_given: bool,
     pub generated: Generated,

@@ -72,7 +72,7 @@ fn found(planner: &Planner, oid: u32) -> (Found, Choice) {
             column_type: ColumnType { oid: 25, modifier: -1, ..ColumnType::default() },
             declared_oid: column.type_oid,
             castable: true,
-            send: (like % 2 == 1).then(|| "int4send".into()),
+            has_send: like % 2 == 1,
             must_be_given: like % 3 == 1,
             generated: if like % 7 == 1 { Generated::Yes } else { Generated::No },
             identity: if like % 5 == 1 { Identity::Always } else { Identity::No },

@@ -1,0 +1,127 @@
+//! An archive copied to another place, segment by segment, so that it can be gone on with there.
+
+use std::fs::File;
+use std::path::Path;
+
+use crate::model::{Fault, Position};
+use crate::segment::{Damage, Flaw, SegmentName, check_sealed};
+
+use super::segment_file::damaged;
+use super::{Archive, Location, SegmentFile, disk, shipper, writer};
+
+/// What the name of a file ends in that is being copied.
+const STAGED: &str = ".copy";
+
+/// What was copied.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Transferred {
+    /// By this run; others were there already.
+    pub segments: u64,
+    pub bytes: u64,
+    /// The copy holds the log up to here.
+    pub through: Position,
+}
+
+/// Copies the sealed segments that the other place does not have yet, in order and each checked before it is given its name there, so that
+/// what was copied when it breaks off is an archive too. The place is made, or must have an earlier copy. `progress` hears how many
+/// segments of how many are done.
+pub fn transfer(
+    from: &Archive,
+    to: &Location,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<(Archive, Transferred), Fault> {
+    let names = from.segments()?;
+    Archive::check_contiguous(&names)?;
+    to.try_out()?;
+    let copy = to.create(from.manifest().clone())?;
+    if copy.manifest().archive_id != from.manifest().archive_id {
+        return Err(Fault::person(format!("{to} has another archive, {}", copy.manifest().archive_id))
+            .hint("give a place that is empty, or has an earlier copy of this archive"));
+    }
+    let lock = writer::lock(&copy)?;
+    let there = copy.listing()?;
+    Archive::check_contiguous(&there)?;
+    let begins = names.first().map_or(from.manifest().start, |name| name.after);
+    let end = there.last().map_or(begins, |name| name.through.unwrap_or(name.after));
+    let missing: Vec<_> = names.iter().filter(|name| name.after >= end).copied().collect();
+    let last = names.last().and_then(|name| name.through).unwrap_or(begins);
+    let goes_on = missing.first().map_or(last, |name| name.after) == end;
+    if !goes_on || there.iter().any(|name| name.through.is_none()) {
+        return Err(Fault::person(format!(
+            "{to} has the log up to {end}, and not as this archive's segments part it"
+        ))
+        .hint("a receiver has gone on there, so it is no copy any more; give another place"));
+    }
+    let mut done = Transferred { segments: 0, bytes: 0, through: end };
+    let mut claimed = None;
+    for (number, name) in missing.iter().enumerate() {
+        progress(number, missing.len());
+        from.bring(*name, true)?;
+        let path = from.segment_path(*name);
+        done.bytes += check(from, *name)?;
+        match copy.depot() {
+            Some(depot) => {
+                let writer = match claimed {
+                    Some(writer) => writer,
+                    None => {
+                        let writer = shipper::writer(&copy)?;
+                        depot.claim(writer, name.after)?;
+                        *claimed.insert(writer)
+                    }
+                };
+                depot.upload(writer, *name, &path)?;
+            }
+            None => place(&copy, *name, &path)?,
+        }
+        done.segments += 1;
+        done.through = name.through.unwrap_or(name.after);
+    }
+    progress(missing.len(), missing.len());
+    drop(lock);
+    Ok((copy, done))
+}
+
+/// Goes through a segment as it is, and gives its length.
+fn check(from: &Archive, name: SegmentName) -> Result<u64, Fault> {
+    let gone = || Fault::retry(format!("segment {name} went away while it was copied"));
+    let file = SegmentFile::open(from, name)?.ok_or_else(gone)?;
+    let length = file.size_bytes()?;
+    let checked = check_sealed(
+        length,
+        |offset, length| file.bytes(offset, length).map_err(Unsound::Fault),
+        |_, _| Ok(()),
+    );
+    match checked {
+        Ok(checked) if Some(checked.trailer.through) == name.through => Ok(length),
+        Ok(_) => Err(damaged(name, length, &Damage::Malformed("the segment's end"))),
+        Err(Unsound::Flaw(flaw)) => Err(damaged(name, flaw.offset, &flaw.damage)),
+        Err(Unsound::Fault(fault)) => Err(fault),
+    }
+}
+
+/// Why a segment is not copied.
+enum Unsound {
+    Fault(Fault),
+    Flaw(Flaw),
+}
+
+impl From<Flaw> for Unsound {
+    fn from(flaw: Flaw) -> Unsound {
+        Unsound::Flaw(flaw)
+    }
+}
+
+/// Gives a copy of the file its name in a folder, durable with all its bytes.
+fn place(copy: &Archive, name: SegmentName, path: &Path) -> Result<(), Fault> {
+    let staged = copy.segments_folder().join(format!("{name}{STAGED}"));
+    let write = || {
+        let mut from = disk::open_to_read(path)?;
+        let mut file = disk::open_or_create(&staged)?;
+        file.set_len(0)?;
+        std::io::copy(&mut from, &mut file)?;
+        File::sync_all(&file)?;
+        std::fs::rename(&staged, copy.segment_path(name))?;
+        disk::sync_folder(&copy.segments_folder())
+    };
+    write().map_err(|error| disk::fault("cannot write", &staged, &error))
+}
