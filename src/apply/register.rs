@@ -86,7 +86,9 @@ impl<'a> Registrar<'a> {
 
     /// Gives what was told last; none where nothing was.
     async fn tell_over(&mut self, client: &Client) -> Result<Option<Position>, Fault> {
-        let Some(lsn) = progress::read(client, self.stream).await?.map(|row| row.lsn) else {
+        let archive_id = self.archive.manifest().archive_id.to_string();
+        let row = progress::read(client, self.stream).await?;
+        let Some(lsn) = row.filter(|row| row.archive_id == archive_id).map(|row| row.lsn) else {
             return Ok(self.told);
         };
         if self.told == Some(lsn) || !inspect::wait_for_flush(client, FLUSH_PATIENCE).await? {
