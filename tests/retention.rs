@@ -313,6 +313,14 @@ async fn kill_9_of_a_prune_leaves_no_hole() {
     let (mut cut_short, mut written) = (0, 0);
     for _ in 0..ledger::kills().max(30) {
         let mut writer = Writer::open(&archive, 1, messages::options()).unwrap();
+        messages::append(
+            &mut writer,
+            &[
+                messages::relation(100, "one", 25),
+                messages::type_definition(900, "mood"),
+                messages::relation(200, "two", 900),
+            ],
+        );
         for sent in messages::transactions(written + 150).split_off(written as usize) {
             messages::append(&mut writer, &sent);
             writer.seal();

@@ -19,15 +19,28 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// How long the server's WAL may take to be flushed; its walwriter does so several times a second.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Tells where the target is now; false where that is not durable yet.
+/// Notes in the archive that a target needs what comes after a position.
 pub async fn register(
     archive: &Archive,
     client: &Client,
     target: &Conninfo,
     stream: &str,
-) -> Result<bool, Fault> {
-    let mut registrar = Registrar::new(archive, target, stream);
-    Ok(registrar.tell_over(client).await?.is_some())
+    lsn: Position,
+) -> Result<(), Fault> {
+    let server = inspect::server(client).await?;
+    let (system_identifier, target) = (server.system_identifier.to_string(), target.address());
+    let registered = Registered {
+        name: Registered::name_of(stream, &target, &system_identifier),
+        stream: stream.to_owned(),
+        target,
+        system_identifier,
+        database: server.database,
+        lsn,
+        time: jiff::Timestamp::now().to_string(),
+    };
+    let archive = archive.clone();
+    let written = tokio::task::spawn_blocking(move || archive.register(&registered)).await;
+    written.map_err(|_| Fault::stop("noting how far the target is has panicked"))?
 }
 
 /// What a target is called in the archive.
@@ -38,7 +51,7 @@ pub async fn registered_name(client: &Client, target: &Conninfo, stream: &str) -
 
 /// Tells it again and again while it moves, and once more at the end.
 pub(super) async fn keep(archive: Archive, target: Conninfo, stream: String, mut end: oneshot::Receiver<()>) {
-    let mut registrar = Registrar::new(&archive, &target, &stream);
+    let mut told = None;
     let mut interval = tokio::time::interval(INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut client = None;
@@ -48,8 +61,8 @@ pub(super) async fn keep(archive: Archive, target: Conninfo, stream: String, mut
             _ = &mut end => true,
             _ = interval.tick() => false,
         };
-        match registrar.tell(&mut client).await {
-            Ok(()) => warned = false,
+        match tell(&archive, &target, &stream, &mut client, told).await {
+            Ok(now) => (told, warned) = (now, false),
             Err(error) => {
                 client = None;
                 if !std::mem::replace(&mut warned, true) {
@@ -63,52 +76,28 @@ pub(super) async fn keep(archive: Archive, target: Conninfo, stream: String, mut
     }
 }
 
-struct Registrar<'a> {
-    archive: &'a Archive,
-    target: &'a Conninfo,
-    stream: &'a str,
+/// Tells where the target is, if that is another place than what was told and is durable there. Gives what was told last.
+async fn tell(
+    archive: &Archive,
+    target: &Conninfo,
+    stream: &str,
+    client: &mut Option<Client>,
     told: Option<Position>,
-}
-
-impl<'a> Registrar<'a> {
-    fn new(archive: &'a Archive, target: &'a Conninfo, stream: &'a str) -> Registrar<'a> {
-        Registrar { archive, target, stream, told: None }
+) -> Result<Option<Position>, Fault> {
+    let connected = match client.take().filter(|client| !client.is_closed()) {
+        Some(connected) => connected,
+        None => control::connect(target, "pgsluice register").await?,
+    };
+    let client = client.insert(connected);
+    let row = progress::read(client, stream).await?;
+    let archive_id = archive.manifest().archive_id.to_string();
+    // The row of another archive is the applier's to refuse.
+    let Some(lsn) = row.filter(|row| row.archive_id == archive_id).map(|row| row.lsn) else {
+        return Ok(told);
+    };
+    if told == Some(lsn) || !inspect::wait_for_flush(client, FLUSH_PATIENCE).await? {
+        return Ok(told);
     }
-
-    async fn tell(&mut self, client: &mut Option<Client>) -> Result<(), Fault> {
-        let connected = match client.take().filter(|client| !client.is_closed()) {
-            Some(connected) => connected,
-            None => control::connect(self.target, "pgsluice register").await?,
-        };
-        self.tell_over(client.insert(connected)).await?;
-        Ok(())
-    }
-
-    /// Gives what was told last; none where nothing was.
-    async fn tell_over(&mut self, client: &Client) -> Result<Option<Position>, Fault> {
-        let archive_id = self.archive.manifest().archive_id.to_string();
-        let row = progress::read(client, self.stream).await?;
-        let Some(lsn) = row.filter(|row| row.archive_id == archive_id).map(|row| row.lsn) else {
-            return Ok(self.told);
-        };
-        if self.told == Some(lsn) || !inspect::wait_for_flush(client, FLUSH_PATIENCE).await? {
-            return Ok(self.told);
-        }
-        let server = inspect::server(client).await?;
-        let (system_identifier, target) = (server.system_identifier.to_string(), self.target.address());
-        let registered = Registered {
-            name: Registered::name_of(self.stream, &target, &system_identifier),
-            stream: self.stream.to_owned(),
-            target,
-            system_identifier,
-            database: server.database,
-            lsn,
-            time: jiff::Timestamp::now().to_string(),
-        };
-        let archive = self.archive.clone();
-        let written = tokio::task::spawn_blocking(move || archive.register(&registered)).await;
-        written.map_err(|_| Fault::stop("noting how far the target is has panicked"))??;
-        self.told = Some(lsn);
-        Ok(self.told)
-    }
+    register(archive, client, target, stream, lsn).await?;
+    Ok(Some(lsn))
 }

@@ -30,9 +30,9 @@ pub(super) async fn make_progress(
     let (system, id) = (manifest.system_identifier.to_string(), manifest.archive_id.to_string());
     if progress::create(client, name, manifest.start, &system, &id).await? {
         created.push(format!("progress row {name}"));
-    }
-    if let Err(error) = apply::register(archive, client, target, name).await {
-        tracing::warn!(%error, "the target can't be registered in the archive, which may be pruned beyond it");
+        if let Err(error) = apply::register(archive, client, target, name, manifest.start).await {
+            tracing::warn!(%error, "the target can't be registered in the archive, which may be pruned beyond it");
+        }
     }
     if !origin::denied(client).await?.is_empty() {
         return Ok(None);
