@@ -334,7 +334,7 @@ async fn kill_9_of_a_prune_leaves_no_hole() {
         while archive.segments().unwrap().first() == before.first() && started.elapsed() < seconds(5) {
             std::hint::spin_loop();
         }
-        std::thread::sleep(dice.milliseconds(0, 8000) / 1000);
+        std::thread::sleep(dice.milliseconds(0, 1500) / 1000);
         pruning.kill();
         let after = archive.segments().unwrap();
         assert!(before.ends_with(&after) && !after.is_empty(), "{before:?} {after:?}");
