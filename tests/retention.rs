@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pgsluice::archive::{Archive, Reader, Registered, Writer};
+use pgsluice::archive::{Archive, Pin, Policy, Prune, Reader, Registered, Writer};
 use pgsluice::verify::verify;
 use serde_json::{Value, json};
 
@@ -301,6 +301,66 @@ fn prunes_a_store_that_feeds_a_target_elsewhere() {
     elsewhere.run(&["apply", "--endpos", &end]).done();
     assert_tables_equal(&road.source, &target);
     ledger::assert_holds(&target);
+}
+
+/// It has seen the segments that are gone, and was not looking when they went.
+#[test]
+fn a_running_applier_that_is_left_behind_ends() {
+    let road = Road::with_settings(TABLE, TABLE, &STORE);
+    let target = another_target();
+    let elsewhere = beside(&road, &target).env("PGSLUICE_SPOOL", "spool");
+    grow(&road, 1);
+    let mut applier = elsewhere.start(&["apply"]);
+    let is_there = |count: &str| target.value("select count(*) from t") == count;
+    wait_until(seconds(30), "the rows are there", || is_there("300"));
+    grow(&road, 301);
+    wait_until(seconds(30), "the rows are there", || is_there("600"));
+    elsewhere.run(&["sentinel", "set", "prefetch"]).done();
+    let at_work = "select count(*) from pg_stat_activity where application_name = 'pgsluice apply'";
+    wait_until(seconds(30), "nothing is applied", || target.value(at_work) == "0");
+    grow(&road, 601);
+    grow(&road, 901);
+    let force = ["archive", "prune", "--force", "--keep-bytes", "0", "--yes"];
+    road.program.run(&force).done();
+    assert!(applier.is_running());
+    elsewhere.run(&["sentinel", "set", "apply"]).done();
+    let outcome = applier.wait(seconds(60)).ends_with(4);
+    assert!(outcome.stderr.contains("the log holds what comes after"), "{}", outcome.stderr);
+    assert!(is_there("600"));
+}
+
+#[tokio::test]
+async fn a_pin_and_a_prune_that_meet_give_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = messages::archive(folder.path());
+    let mut writer = Writer::open(&archive, 1, messages::options()).unwrap();
+    for sent in messages::transactions(5) {
+        messages::append(&mut writer, &sent);
+        writer.seal();
+    }
+    writer.close().await.unwrap();
+    let policy = Policy { beyond_appliers: true, ..Policy::default() };
+    let prune = Prune::plan(&archive, policy).unwrap();
+    assert_eq!((prune.goes.len(), prune.through()), (4, Some(messages::end(4))));
+    let pin = |name: &str, number: u64| {
+        let pin = Pin { name: name.into(), lsn: messages::end(number), created: String::new() };
+        archive.pin(&pin).map_err(|fault| fault.message)
+    };
+    pin("first", 2).unwrap();
+    assert!(prune.perform(&archive, |_| ()).unwrap_err().message.contains("pin first"));
+    assert_eq!(archive.segments().unwrap().len(), 5);
+    // What a prune has not done is not in the way of a pin.
+    pin("second", 3).unwrap();
+    for name in ["first", "second"] {
+        assert!(archive.unpin(name).unwrap());
+    }
+    // It has told how far it goes, and was killed before it went there.
+    std::fs::write(folder.path().join("pruned.json"), r#"{"through":"0/1400"}"#).unwrap();
+    assert!(pin("third", 3).unwrap_err().contains("0/1400"));
+    pin("fourth", 4).unwrap();
+    assert_eq!(archive.pins().unwrap().len(), 1);
+    Prune::plan(&archive, policy).unwrap().perform(&archive, |_| ()).unwrap();
+    assert_eq!(archive.beginning().unwrap(), messages::end(4));
 }
 
 #[tokio::test]

@@ -317,7 +317,7 @@ impl Status {
                 vec![name, target, lsn.to_string(), time]
             });
             text.push_str("\n\n");
-            text.push_str(&print::columns(&["registered applier", "target", "durable there", "since"], rows));
+            text.push_str(&print::columns(&["registered applier", "target", "durable there", "noted"], rows));
         }
         let rows: Vec<_> = self.tables().iter().map(TableStatus::row).collect();
         if !rows.is_empty() {
