@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::ledger::{self, Dice};
 use crate::support::{
-    Bucket, Cluster, Misdeed, Moto, Pgsluice, Road, assert_tables_equal, seconds, wait_until,
+    Bucket, Cluster, Misdeed, Moto, Pgsluice, Road, StopMode, assert_tables_equal, seconds, wait_until,
 };
 
 const TABLE: &str = "create table t(id int primary key, v text);";
@@ -209,6 +209,101 @@ fn a_receiver_that_was_thought_dead_changes_nothing() {
     // The sleeper's spool is told that it was left behind.
     let outcome = road.program.run(&["receive", "--endpos", "current"]).ends_with(4);
     assert!(outcome.stderr.contains("another receiver"), "{}", outcome.stderr);
+}
+
+/// What it left over follows what the store has; but the log is another's by now, who has brought nothing yet.
+#[test]
+fn a_receiver_that_comes_back_without_the_slot_takes_nothing_over() {
+    let road = road();
+    rows(&road, 1, 1000);
+    road.program.run(&["receive", "--endpos", "current"]).done();
+    let first = road.program.start(&["receive", "--segment-age", "600"]);
+    rows(&road, 1001, 2000);
+    let received = || road.program.status()["archive"]["transactions"].as_u64().unwrap_or_default() >= 2;
+    wait_until(seconds(20), "the second transaction is in the spool", received);
+    first.kill();
+
+    let target = another_target(TABLE);
+    let other = elsewhere(&road, &target);
+    let running = other.start(&["follow", "--segment-age", "600"]);
+    wait_until(seconds(30), "the rows are there", || target.value("select count(*) from t") == "2000");
+    let back = road.program.start(&RECEIVE);
+    let outcome = back.wait(seconds(60)).ends_with(4);
+    assert!(outcome.stderr.contains("another receiver"), "{}", outcome.stderr);
+    assert_eq!(sealed(&road.program.archive()).len(), 1);
+
+    rows(&road, 2001, 3000);
+    other.run(&["sentinel", "set", "endpos", "current"]).done();
+    running.wait(seconds(60)).done();
+    assert_tables_equal(&road.source, &target);
+    other.run(&["archive", "verify"]).done();
+}
+
+/// Another one that waits for the slot goes on where the first has left the log.
+#[test]
+fn a_receiver_that_waits_is_told_to_run_again_and_then_goes_on() {
+    let road = road();
+    rows(&road, 1, 1000);
+    let first = road.program.start(&RECEIVE);
+    let target = another_target(TABLE);
+    let other = elsewhere(&road, &target);
+    let waiting = other.start(&["follow"]);
+    rows(&road, 1001, 2000);
+    let end = road.source.current_lsn();
+    wait_until(seconds(30), "the rows are confirmed", || {
+        road.source.value(&format!("select '{}'::pg_lsn >= '{end}'", confirmed(&road))) == "t"
+    });
+    first.terminate(seconds(20)).done();
+    let outcome = waiting.wait(seconds(60)).ends_with(1);
+    assert!(outcome.stderr.contains("run the same command again"), "{}", outcome.stderr);
+    other.run(&["follow", "--endpos", "current"]).done();
+    assert_tables_equal(&road.source, &target);
+}
+
+#[test]
+fn a_source_without_news_stops_fast_while_a_store_is_waited_for() {
+    let road = road();
+    let receiver = road.program.start(&["receive", "--segment-age", "600"]);
+    wait_until(seconds(20), "the slot is in use", || {
+        road.source.value("select active from pg_replication_slots") == "t"
+    });
+    road.source.query("create database other");
+    road.source.stop_within(StopMode::Fast, seconds(10)).unwrap();
+    receiver.kill();
+}
+
+#[test]
+fn the_folder_of_a_store_is_not_taken_for_an_archive() {
+    let road = road();
+    rows(&road, 1, 10);
+    road.program.run(&["receive", "--endpos", "current"]).done();
+    let archive = road.program.archive().display().to_string();
+    let bare = Pgsluice::between(&road.source, &road.target).env("PGSLUICE_ARCHIVE", &archive);
+    let outcome = bare.run(&["archive", "list"]).ends_with(2);
+    assert!(outcome.stderr.contains("--spool"), "{}", outcome.stderr);
+}
+
+/// What is uploaded beneath a mount is not in the store.
+#[test]
+fn a_store_that_has_lost_its_claims_confirms_nothing() {
+    let road = road();
+    rows(&road, 1, 100);
+    let receiver = road.program.start(&RECEIVE);
+    wait_until(seconds(30), "a segment is stored", || !sealed(&road.program.archive()).is_empty());
+    let (archive, aside) = (road.program.archive(), road.program.folder().join("aside"));
+    std::fs::rename(&archive, &aside).unwrap();
+    let before = confirmed(&road);
+    rows(&road, 101, 200);
+    wait_until(seconds(60), "it is told", || receiver.log().contains("is it mounted"));
+    assert_eq!(confirmed(&road), before);
+    let _ = std::fs::remove_dir_all(&archive);
+    std::fs::rename(&aside, &archive).unwrap();
+    let end = road.source.current_lsn();
+    wait_until(seconds(90), "it has gone on by itself", || {
+        road.source.value(&format!("select '{}'::pg_lsn >= '{end}'", confirmed(&road))) == "t"
+    });
+    receiver.terminate(seconds(30)).done();
+    road.program.run(&["archive", "verify"]).done();
 }
 
 #[test]

@@ -69,7 +69,7 @@ async fn behind(
     mut latest: Option<Sample>,
     control: &Control,
 ) -> Result<Option<Sample>, Fault> {
-    let mut reader = Reader::open(archive, progress, tail)?;
+    let mut reader = tokio::task::block_in_place(|| Reader::open(archive, progress, tail))?;
     let deadline = Instant::now() + PATIENCE;
     let mut searched = 0;
     while latest.as_ref().is_none_or(|sample| sample.as_of < endpos) && searched < SEARCH_BYTES {

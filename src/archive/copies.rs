@@ -2,13 +2,13 @@
 //! where there are too many.
 
 use std::collections::BTreeSet;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::model::{Fault, Position};
 use crate::segment::SegmentName;
 
 use super::depot::Depot;
-use super::{Archive, disk};
+use super::{Archive, ArchiveId, disk};
 
 /// What the name of a file ends in that is being brought.
 const STAGED: &str = ".part";
@@ -16,6 +16,8 @@ const STAGED: &str = ".part";
 /// Segments that are on their way, so that nobody brings one twice.
 #[derive(Default)]
 pub(super) struct Copies {
+    /// What earlier ones have left was looked for.
+    swept: OnceLock<()>,
     coming: Mutex<BTreeSet<SegmentName>>,
     came: Condvar,
 }
@@ -28,6 +30,7 @@ impl Copies {
     /// Brings a sealed segment into the spool, if it is not there. Blocks on the network.
     pub(super) fn bring(&self, archive: &Archive, depot: &Depot, name: SegmentName) -> Result<(), Fault> {
         let path = archive.segment_path(name);
+        self.swept.get_or_init(|| sweep(archive));
         loop {
             let mut coming = self.coming();
             if path.exists() {
@@ -43,7 +46,8 @@ impl Copies {
         self.came.notify_all();
         brought?;
         tracing::debug!(segment = %name, "brought a segment from the store");
-        evict(archive, depot, name.after)
+        evict(archive, depot, name.after);
+        Ok(())
     }
 
     /// Begins to bring the segment that follows this one.
@@ -63,50 +67,59 @@ impl Copies {
 
 fn download(archive: &Archive, depot: &Depot, name: SegmentName) -> Result<(), Fault> {
     let path = archive.segment_path(name);
-    let staged = archive.segments_folder().join(format!("{name}.{}{STAGED}", std::process::id()));
+    let staged = archive.segments_folder().join(format!("{name}.{}{STAGED}", ArchiveId::random()?));
     let fault = |error: std::io::Error| disk::fault("cannot write", &staged, &error);
-    let mut file = disk::open_or_create(&staged).map_err(fault)?;
+    let mut file = disk::create_new(&staged).map_err(fault)?;
     let mut write = || {
-        file.set_len(0).map_err(fault)?;
+        // Held as long as somebody is at it.
+        file.lock().map_err(fault)?;
         depot.download(name, &mut file)?;
         // A name that a crash of the machine left without its bytes would be taken for damage.
         file.sync_all().map_err(fault)?;
         std::fs::rename(&staged, &path).map_err(fault)
     };
     write().inspect_err(|_| {
-        // The next start of a receiver removes it where this fails.
+        // Where this fails it is swept away later.
         let _ = std::fs::remove_file(&staged);
     })
 }
 
-/// Removes copies, oldest first, until the spool holds no more than it may; none of those from a position on.
-pub(super) fn evict(archive: &Archive, depot: &Depot, keep_from: Position) -> Result<(), Fault> {
-    let mut held = Vec::new();
-    for name in archive.folder_names()?.into_iter().filter(|name| name.through.is_some()) {
-        match std::fs::metadata(archive.segment_path(name)) {
-            Ok(metadata) => held.push((name, metadata.len())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(disk::fault("cannot look at", &archive.segment_path(name), &error)),
-        }
-    }
+/// Removes copies, oldest first, until the spool holds no more than it may; none that reaches to a position or beyond. Others may do
+/// the same at this moment, and what can't be removed stays.
+pub(super) fn evict(archive: &Archive, depot: &Depot, keep_from: Position) {
+    let names = match archive.folder_names() {
+        Ok(names) => names,
+        Err(error) => return tracing::warn!(%error, "the spool's copies can't be looked through"),
+    };
+    let sealed = names.into_iter().filter(|name| name.through.is_some());
+    let length = |name: &SegmentName| std::fs::metadata(archive.segment_path(*name)).map(|file| file.len());
+    let held: Vec<_> = sealed.filter_map(|name| Some((name, length(&name).ok()?))).collect();
     let mut total: u64 = held.iter().map(|(_, bytes)| bytes).sum();
     for (name, bytes) in held {
-        if total <= archive.spool_bytes_max() || name.through > Some(keep_from) {
+        if total <= archive.spool_bytes_max() || name.through >= Some(keep_from) {
             break;
         }
         if depot.size_bytes(name).is_none() && !depot.begins_behind(name) {
             continue;
         }
-        disk::remove(&archive.segment_path(name))?;
-        total = total.saturating_sub(bytes);
+        match std::fs::remove_file(archive.segment_path(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(%error, segment = %name, "a copy can't be removed from the spool");
+            }
+            _ => total = total.saturating_sub(bytes),
+        }
     }
-    Ok(())
 }
 
-/// Whether a file is what somebody who is gone has left of a copy.
-pub(super) fn is_left_over(file: &str) -> bool {
-    let named = file.strip_suffix(STAGED).and_then(|rest| rest.rsplit_once('.'));
-    let process = named.filter(|(name, _)| SegmentName::parse(name).is_some());
-    let process = process.and_then(|(_, process)| rustix::process::Pid::from_raw(process.parse().ok()?));
-    process.is_some_and(|process| rustix::process::test_kill_process(process) == Err(rustix::io::Errno::SRCH))
+/// Removes what a crash has left of copies that were being brought.
+pub(super) fn sweep(archive: &Archive) {
+    for entry in std::fs::read_dir(archive.segments_folder()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let named = name.strip_suffix(STAGED).and_then(|rest| rest.rsplit_once('.'));
+        let is_ours = named.is_some_and(|(name, _)| SegmentName::parse(name).is_some());
+        let is_left = || disk::open_to_write(&entry.path()).is_ok_and(|file| file.try_lock().is_ok());
+        if is_ours && is_left() {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }

@@ -2,19 +2,21 @@
 //!
 //! ```text
 //! PREFIX/manifest.json            as in the folder; put once
-//!        writers/EPOCH.json       who extends the log, and from where on; put once
+//!        writers/EPOCH.json       who may extend the log from now on; put once
+//!        begins/EPOCH.json        from where; put once, by that writer
 //!        segments/EPOCH/NAME      sealed segments, as they are in the folder
 //!        appliers/, pins/, pruned.json     see `holds`
 //! ```
 //!
-//! A receiver with another spool than the last one's *claims* the log before it adds to it: it puts the next epoch, with the end of
-//! the log as it found it. From there on only segments of its epoch count, and only one writer can put an epoch. So
-//! a receiver that was thought dead may wake and go on to upload: nobody will take notice, and it learns of the claim before its
-//! next upload. That is also why segments need not be put once.
+//! A receiver with another spool than the last one's *claims* the log before it adds to it, in two steps: it puts the next epoch, and
+//! only then looks where the log ends and puts that as the epoch's beginning. Who has uploaded a segment looks at the epochs once
+//! more before that counts. So of any upload one of two things is true: it was there when a later claim looked for the end, and is of
+//! the log; or its writer has found the claim and confirms nothing of it. From an epoch's beginning on no segment of an earlier epoch counts, whatever a
+//! receiver that was thought dead still brings. Readers look at the epochs after the segments too, and take nothing new while a claim has
+//! no beginning yet.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,28 +29,58 @@ use crate::model::{Fault, Position};
 use crate::segment::SegmentName;
 use crate::store::{Put, Store};
 
-use super::ArchiveId;
+use super::{ArchiveId, holds};
 
 const MANIFEST: &str = "manifest.json";
-const WRITERS: &str = "writers";
+pub(super) const WRITERS: &str = "writers";
+const BEGINS: &str = "begins";
 const SEGMENTS: &str = "segments";
 
-/// An epoch's object: whose it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Claim {
+/// `writers/EPOCH.json`.
+#[derive(Serialize, Deserialize)]
+struct Writer {
     writer: ArchiveId,
-    /// The log as this writer found it ended here.
+}
+
+/// `begins/EPOCH.json`: the log as the epoch's writer found it ended here.
+#[derive(Serialize, Deserialize)]
+struct Begin {
     after: Position,
 }
 
+/// A claim to the log. Epochs are counted from 1.
+#[derive(Clone)]
+struct Epoch {
+    writer: ArchiveId,
+    begin: Option<Position>,
+    /// All its segments were listed when a later epoch had begun.
+    is_closed: bool,
+}
+
 /// What was seen in the store.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Known {
-    /// Epochs are counted from 1.
-    claims: Vec<Claim>,
+    epochs: Vec<Epoch>,
     /// The log's segments, each with its epoch and its length.
     segments: BTreeMap<SegmentName, (usize, u64)>,
     looked: Option<Instant>,
+}
+
+impl Known {
+    /// Whether a segment of an epoch is of the log.
+    fn counts(&self, epoch: usize, name: SegmentName) -> bool {
+        let mut from = self.epochs.iter().skip(epoch.saturating_sub(1)).map(|epoch| epoch.begin);
+        let own = from.next().flatten();
+        own.is_some_and(|own| name.after >= own) && from.flatten().all(|later| name.after < later)
+    }
+
+    fn end(&self) -> Option<Position> {
+        self.segments.last_key_value().and_then(|(name, _)| name.through)
+    }
+
+    fn is_held_by(&self, writer: ArchiveId) -> bool {
+        self.epochs.last().is_some_and(|last| last.writer == writer)
+    }
 }
 
 pub(super) struct Depot {
@@ -91,7 +123,7 @@ impl Depot {
 
     /// Where the log in the store ends, as last seen; none where it has no segment.
     pub(super) fn end(&self) -> Option<Position> {
-        self.known().segments.last_key_value().and_then(|(name, _)| name.through)
+        self.known().end()
     }
 
     /// Whether the log, as last seen, begins behind a segment: then what a folder has of it is a copy that was left.
@@ -139,41 +171,69 @@ impl Depot {
         from.next().map(|(name, _)| *name).filter(|name| name.after == after)
     }
 
-    /// Makes sure that the log is this writer's to extend from `after` on, which must be its end.
-    pub(super) fn claim(&self, writer: ArchiveId, after: Position) -> Result<(), Fault> {
+    /// Whether the last claim is this writer's, and whole.
+    pub(super) fn is_held_by(&self, writer: ArchiveId) -> Result<bool, Fault> {
         self.look()?;
-        let (last, epoch) = {
-            let known = self.known();
-            (known.claims.last().cloned(), known.claims.len() + 1)
-        };
-        if last.is_none_or(|last| last.writer != writer) {
-            if let Some(end) = self.end().filter(|end| *end != after) {
-                return Err(taken(end));
+        let known = self.known();
+        Ok(known.is_held_by(writer) && known.epochs.last().is_some_and(|last| last.begin.is_some()))
+    }
+
+    /// Makes sure that the log is this writer's to extend from `after` on, which must be its end. Only for who holds the source's slot,
+    /// or has the claim already.
+    pub(super) fn claim(&self, writer: ArchiveId, after: Position) -> Result<(), Fault> {
+        if !self.is_held_by(writer)? {
+            let (is_ours, epoch, end) = {
+                let known = self.known();
+                (known.is_held_by(writer), known.epochs.len(), known.end())
+            };
+            let epoch = match is_ours {
+                // Cut off between the two steps.
+                true => epoch,
+                false => {
+                    if let Some(end) = end.filter(|end| *end != after) {
+                        return Err(superseded(end));
+                    }
+                    if self.store.put_once(&writer_key(epoch + 1), json(&Writer { writer })?)? == Put::Exists
+                    {
+                        return Err(superseded(after));
+                    }
+                    epoch + 1
+                }
+            };
+            let end = self.end_before(epoch)?;
+            if end.is_some_and(|end| end != after) {
+                return Err(superseded(end.unwrap_or_default()));
             }
-            let claim = Claim { writer, after };
-            let text = serde_json::to_vec(&claim)
-                .map_err(|error| Fault::stop(format!("cannot write a claim: {error}")))?;
-            match self.store.put_once(&claim_key(epoch), text.into())? {
-                Put::Done => self.known().claims.push(claim),
-                Put::Exists => return Err(taken(after)),
+            if self.store.put_once(&begin_key(epoch), json(&Begin { after })?)? == Put::Exists {
+                return Err(superseded(after));
+            }
+            self.look()?;
+            if !self.known().is_held_by(writer) {
+                return Err(superseded(after));
             }
         }
         self.is_ours.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Brings a segment into the store. Refused where another writer has claimed the log meanwhile.
+    /// Brings a segment into the store. When this returns it is of the log; refused where another writer has claimed that meanwhile.
     pub(super) fn upload(&self, writer: ArchiveId, name: SegmentName, path: &Path) -> Result<(), Fault> {
-        self.look()?;
-        let (last, epoch) = {
+        let epoch = {
             let known = self.known();
-            (known.claims.last().cloned(), known.claims.len())
+            // Another's epoch is not ours to put anything into.
+            if !known.is_held_by(writer) {
+                return Err(superseded(name.after));
+            }
+            known.epochs.len()
         };
-        if last.as_ref().is_none_or(|last| last.writer != writer) {
-            return Err(taken(last.map_or(name.after, |last| last.after)));
-        }
         let bytes = self.store.upload(&segment_key(epoch, name), path)?;
-        self.known().segments.insert(name, (epoch, bytes));
+        // Only now: a claim that comes later finds this segment.
+        self.look()?;
+        let mut known = self.known();
+        if !known.is_held_by(writer) || known.epochs.len() != epoch || !known.counts(epoch, name) {
+            return Err(superseded(name.after));
+        }
+        known.segments.insert(name, (epoch, bytes));
         Ok(())
     }
 
@@ -182,14 +242,15 @@ impl Depot {
         self.store.sweep().map(|_| ())
     }
 
-    /// Removes everything, the manifest last.
+    /// Removes the archive, the manifest last. What else is below the prefix stays.
     pub(super) fn remove(&self) -> Result<(), Fault> {
-        for folder in [SEGMENTS, WRITERS, ""] {
+        self.store.delete(holds::PRUNED)?;
+        for folder in [SEGMENTS, holds::APPLIERS, holds::PINS, BEGINS, WRITERS] {
             for object in self.store.list(folder, None)? {
                 self.store.delete(&object.key)?;
             }
         }
-        Ok(())
+        self.store.delete(MANIFEST)
     }
 
     /// Where what is not a segment is kept.
@@ -210,54 +271,109 @@ impl Depot {
     /// Takes in what is new in the store.
     pub(super) fn look(&self) -> Result<(), Fault> {
         let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = self.known().claims.len();
-        let last = claim_key(seen);
-        for object in self.store.list(WRITERS, (seen > 0).then_some(last.as_str()))? {
-            let epoch = self.known().claims.len() + 1;
-            let text = match object.key == claim_key(epoch) {
-                true => self.store.get(&object.key)?,
-                false => None,
-            };
-            let claim = text.and_then(|text| serde_json::from_slice::<Claim>(&text).ok());
-            let claim = claim.ok_or_else(|| {
-                Fault::person(format!("{} in the archive's store is no claim {epoch}", object.key))
-                    .hint("restore it from a copy, or remove what does not belong there")
-            })?;
-            let mut known = self.known();
-            known.segments.retain(|name, _| name.after < claim.after);
-            known.claims.push(claim);
+        let mut seen = self.known().clone();
+        self.look_for_epochs(&mut seen)?;
+        loop {
+            let epochs = seen.epochs.len();
+            // A claim that has not begun may leave what is brought at this moment out.
+            if seen.epochs.last().is_some_and(|last| last.begin.is_some()) {
+                self.look_for_segments(&mut seen)?;
+            }
+            self.look_for_epochs(&mut seen)?;
+            if seen.epochs.len() == epochs {
+                break;
+            }
+            // Somebody has claimed the log meanwhile: what was taken in may not be of it.
+            seen.segments = self.known().segments.clone();
+            seen.epochs.iter_mut().for_each(|epoch| epoch.is_closed = false);
         }
-        let claims = self.known().claims.clone();
-        for (number, claim) in claims.iter().enumerate().skip(seen.saturating_sub(1)) {
-            let until = claims.get(number + 1).map_or(Position(u64::MAX), |next| next.after);
-            self.look_at(number + 1, claim.after..until)?;
-        }
-        self.known().looked = Some(Instant::now());
+        let mut segments = std::mem::take(&mut seen.segments);
+        segments.retain(|name, (epoch, _)| seen.counts(*epoch, *name));
+        *self.known() = Known { segments, looked: Some(Instant::now()), ..seen };
         Ok(())
     }
 
-    /// Takes in the segments of an epoch that were not seen yet and begin in that range.
-    fn look_at(&self, epoch: usize, begins: Range<Position>) -> Result<(), Fault> {
-        let last = {
-            let known = self.known();
-            known.segments.iter().rev().find(|(_, (of, _))| *of == epoch).map(|(name, _)| *name)
-        };
-        let last = last.map(|name| segment_key(epoch, name));
-        let folder = segment_folder(epoch);
-        let objects = self.store.list(&folder, last.as_deref())?;
-        let named = objects.into_iter().filter_map(|object| {
-            // What a cut upload has left, under other names, is not of the log.
-            let name = object.key.strip_prefix(&folder)?.strip_prefix('/').and_then(SegmentName::parse)?;
-            (name.through.is_some() && begins.contains(&name.after))
-                .then_some((name, (epoch, object.size_bytes)))
-        });
-        self.known().segments.extend(named);
+    /// Where the log ends that this epoch, which is claimed but has not begun, is to go on with.
+    fn end_before(&self, epoch: usize) -> Result<Option<Position>, Fault> {
+        let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.known().clone();
+        self.look_for_epochs(&mut seen)?;
+        if seen.epochs.len() != epoch {
+            return Err(superseded(seen.end().unwrap_or_default()));
+        }
+        self.look_for_segments(&mut seen)?;
+        Ok(seen.end())
+    }
+
+    /// Takes in claims that were not seen yet. One that was seen must still be there: else this is not the store that it was, but
+    /// perhaps the folder on which it was mounted.
+    fn look_for_epochs(&self, seen: &mut Known) -> Result<(), Fault> {
+        let there = self.store.list(WRITERS, None)?;
+        let known = seen.epochs.len();
+        let expected = (1..=there.len().max(known)).map(writer_key);
+        if there.len() < known
+            || !there.iter().map(|object| &object.key).eq(expected.collect::<Vec<_>>().iter())
+        {
+            let fault = match there.len() < known {
+                true => Fault::retry("the archive's store has lost the claims to its log: is it mounted?"),
+                false => Fault::person("the claims to the log in the archive's store are not in sequence")
+                    .hint("restore what is missing in writers/ from a copy, or remove what does not belong there"),
+            };
+            return Err(fault);
+        }
+        for epoch in known + 1..=there.len() {
+            let Writer { writer } = self.read(&writer_key(epoch))?.ok_or_else(|| lost(&writer_key(epoch)))?;
+            seen.epochs.push(Epoch { writer, begin: None, is_closed: false });
+        }
+        for (epoch, number) in seen.epochs.iter_mut().zip(1..).filter(|(epoch, _)| epoch.begin.is_none()) {
+            let begin: Option<Begin> = self.read(&begin_key(number))?;
+            epoch.begin = begin.map(|begin| begin.after);
+        }
         Ok(())
+    }
+
+    /// Takes in segments that were not seen yet.
+    fn look_for_segments(&self, seen: &mut Known) -> Result<(), Fault> {
+        let last = seen.epochs.iter().rposition(|epoch| epoch.begin.is_some());
+        for number in 0..seen.epochs.len() {
+            let begun = |epoch: &&mut Epoch| epoch.begin.is_some() && !epoch.is_closed;
+            let Some(epoch) = seen.epochs.get_mut(number).filter(begun) else { continue };
+            epoch.is_closed = Some(number) < last;
+            let (of, folder) = (number + 1, segment_folder(number + 1));
+            let newest = seen.segments.iter().rev().find(|(_, (known, _))| *known == of);
+            let newest = newest.map(|(name, _)| segment_key(of, *name));
+            for object in self.store.list(&folder, newest.as_deref())? {
+                // What a cut upload has left, under other names, is not of the log.
+                let name = object.key.strip_prefix(&folder).and_then(|name| name.strip_prefix('/'));
+                let name = name.and_then(SegmentName::parse).filter(|name| name.through.is_some());
+                if let Some(name) = name.filter(|name| seen.counts(of, *name)) {
+                    seen.segments.insert(name, (of, object.size_bytes));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Fault> {
+        let Some(text) = self.store.get(key)? else { return Ok(None) };
+        serde_json::from_slice(&text).map(Some).map_err(|error| {
+            Fault::person(format!("{key} in the archive's store makes no sense: {error}"))
+                .hint("restore it from a copy")
+        })
     }
 }
 
-fn claim_key(epoch: usize) -> String {
+fn json(value: &impl Serialize) -> Result<Bytes, Fault> {
+    let text = serde_json::to_vec(value);
+    text.map(Bytes::from).map_err(|error| Fault::stop(format!("cannot write a claim: {error}")))
+}
+
+fn writer_key(epoch: usize) -> String {
     format!("{WRITERS}/{epoch:08}.json")
+}
+
+fn begin_key(epoch: usize) -> String {
+    format!("{BEGINS}/{epoch:08}.json")
 }
 
 fn segment_folder(epoch: usize) -> String {
@@ -272,8 +388,12 @@ fn gone(name: SegmentName) -> Fault {
     Fault::retry(format!("segment {name} is not in the archive's store any more"))
 }
 
+fn lost(key: &str) -> Fault {
+    Fault::retry(format!("{key} in the archive's store comes and goes"))
+}
+
 /// Another receiver has the log.
-fn taken(after: Position) -> Fault {
+fn superseded(after: Position) -> Fault {
     Fault::person(format!("another receiver, with another spool, extends this archive from {after} on"))
-        .hint("let only one receiver run; this one's spool has nothing that the source will not send again to the other")
+        .hint("let only one receiver run, and keep this one's spool until the other has gone on")
 }

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::model::{Fault, Position, Remedy};
+use crate::model::{Fault, Position};
 use crate::segment::SegmentName;
 use crate::store::Store;
 
 use super::copies::Copies;
 use super::depot::Depot;
-use super::{Location, Manifest, SegmentFile, disk};
+use super::{Location, Manifest, SegmentFile, depot, disk};
 
 /// An archive on local disk, or with its sealed segments in a store. Cheap to clone.
 #[derive(Clone)]
@@ -53,12 +53,12 @@ impl Archive {
         }
         let text = manifest.to_json()?;
         let stored = Stored::open(location)?;
-        let manifest = match &stored {
+        let there = match &stored {
             Some(stored) => Manifest::read(&stored.depot.put_manifest(Bytes::from(text))?)?,
-            None => manifest,
+            None => manifest.clone(),
         };
         // Another may have made it at this moment.
-        Archive::settle(location, manifest.clone(), stored)?.unless_another(&manifest)
+        Archive::settle(location, there, stored)?.unless_another(&manifest)
     }
 
     pub(super) fn find(location: &Location) -> Result<Option<Archive>, Fault> {
@@ -69,6 +69,13 @@ impl Archive {
             Err(error) => return Err(disk::fault("cannot read", &path, &error)),
         };
         let stored = Stored::open(location)?;
+        if stored.is_none() && location.folder.join(depot::WRITERS).exists() {
+            return Err(Fault::usage(format!(
+                "{} is the store of an archive, not an archive",
+                location.folder.display()
+            ))
+            .hint("give the archive's spool too, with --spool"));
+        }
         let Some(kept) = &stored else {
             return Ok(here.map(|manifest| Archive {
                 root: location.folder.as_path().into(),
@@ -76,13 +83,7 @@ impl Archive {
                 stored: None,
             }));
         };
-        let there = match kept.depot.manifest() {
-            Err(fault) if fault.remedy == Remedy::Retry && here.is_some() => {
-                tracing::warn!(error = %fault, "the archive's store can't be reached: going on with its spool");
-                here.as_ref().map(|manifest| manifest.to_json().map(Bytes::from)).transpose()?
-            }
-            there => there?,
-        };
+        let there = kept.depot.manifest()?;
         let there = there.map(|text| Manifest::read(&text)).transpose()?;
         match (here, there) {
             (None, None) => Ok(None),
@@ -244,6 +245,10 @@ impl Archive {
     /// The archive's part in its store, if it has one.
     pub(super) fn depot(&self) -> Option<&Depot> {
         self.stored.as_ref().map(|stored| &stored.depot)
+    }
+
+    pub fn has_store(&self) -> bool {
+        self.stored.is_some()
     }
 
     /// Where the log in the store ends; none where there is no store, or nothing in it. Blocks on the network.

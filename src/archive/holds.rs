@@ -21,9 +21,9 @@ use crate::store::Put;
 
 use super::{Archive, disk};
 
-const APPLIERS: &str = "appliers";
-const PINS: &str = "pins";
-const PRUNED: &str = "pruned.json";
+pub(super) const APPLIERS: &str = "appliers";
+pub(super) const PINS: &str = "pins";
+pub(super) const PRUNED: &str = "pruned.json";
 
 /// How far a target is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

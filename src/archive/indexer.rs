@@ -40,13 +40,8 @@ impl Stop<'_> {
 
 /// Presses what was left over, brings the catalog up to date, then does both with each segment that is sealed. A fault
 /// of the catalog is for the next start to heal: the log does without it.
-fn run(
-    archive: &Archive,
-    zstd_level: i32,
-    sealed: &Receiver<SegmentName>,
-    pressed: &Sender<SegmentName>,
-    closing: &AtomicBool,
-) {
+fn run(archive: &Archive, zstd_level: i32, handed: &Handed, closing: &AtomicBool) {
+    let Handed { sealed, pressed, left_over } = handed;
     let stop = Stop { closing, since: Cell::new(None) };
     let press = |name: SegmentName| {
         let done = press::press(archive, name, zstd_level, || stop.waits(PRESS_PATIENCE));
@@ -55,16 +50,25 @@ fn run(
             false
         })
     };
-    let index = || -> Result<(), Fault> {
-        // One that needs nothing may have others before it that a kill has left.
-        for name in archive.segments()?.into_iter().rev().take(LEFT_OVER_MAX) {
-            press(name);
+    // One that needs nothing may have others before it that a kill has left.
+    match archive.folder_listing() {
+        Ok(names) => {
+            let sealed = names.into_iter().rev().filter(|name| name.through.is_some());
+            sealed.take(LEFT_OVER_MAX).for_each(|name| {
+                press(name);
+            });
         }
+        Err(error) => tracing::warn!(%error, "segments that were left over stay as they are"),
+    }
+    for name in left_over {
+        // Without a store nobody listens.
+        let _ = pressed.send(*name);
+    }
+    let index = || -> Result<(), Fault> {
         let catalog = Catalog::open(&archive.catalog_folder(), archive.manifest().archive_id.0)?;
         reconcile(archive, &catalog, Missing::Here, |_, _| stop.waits(CATALOG_PATIENCE))?;
         while let Ok(name) = sealed.recv() {
             let was_pressed = press(name);
-            // Without a store nobody listens.
             let _ = pressed.send(name);
             if was_pressed && let Some(row) = catalog.segments()?.iter().find(|row| row.after == name.after) {
                 // It was sealed before the catalog was looked through.
@@ -79,7 +83,7 @@ fn run(
     };
     if let Err(error) = index() {
         tracing::warn!(%error, "the catalog is not kept up to date; it is derived and will be healed at the next start");
-        for name in sealed {
+        for name in sealed.iter() {
             press(name);
             let _ = pressed.send(name);
         }
@@ -218,19 +222,25 @@ fn rows(name: SegmentName, trailer: &Trailer, footer: &Footer, bytes: u64) -> Se
     SegmentRows { segment, frames, relations: versions.collect() }
 }
 
+/// Segments on their way.
+pub(super) struct Handed {
+    pub(super) sealed: Receiver<SegmentName>,
+    /// To where they are brought into the archive's store.
+    pub(super) pressed: Sender<SegmentName>,
+    /// Sealed earlier, and not in the store yet.
+    pub(super) left_over: Vec<SegmentName>,
+}
+
 /// The thread, and what it shares with the writer.
 pub(super) fn spawn(
     archive: Archive,
     zstd_level: i32,
-    sealed: Receiver<SegmentName>,
-    pressed: Sender<SegmentName>,
+    handed: Handed,
     closing: Arc<AtomicBool>,
     lock: Arc<std::fs::File>,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new().name("sealed".into()).spawn(move || {
-        run(&archive, zstd_level, &sealed, &pressed, &closing);
-        // Who waits for more of it shall not wait for the lock.
-        drop(pressed);
+        run(&archive, zstd_level, &handed, &closing);
         drop(lock);
     })
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::model::Fault;
 use crate::store::{Place, Store};
 
+use super::depot::Depot;
 use super::{Archive, Manifest};
 
 /// A folder, and the store that its sealed segments go to where there is one. Then the folder is a spool: it has the open
@@ -43,6 +44,12 @@ impl Location {
             Fault::stop(format!("there is no archive in {self}"))
                 .hint("run `pgsluice setup` first, or give its place with --archive")
         })
+    }
+
+    /// Whether there is a store, and no archive in it, be there a spool or not.
+    pub fn is_gone(&self) -> Result<bool, Fault> {
+        let Some(place) = &self.store else { return Ok(false) };
+        Ok(Depot::new(Store::open(place)?).manifest()?.is_none())
     }
 
     /// Refuses a place where no archive can be made, or where one would not be safe.

@@ -16,7 +16,7 @@ use crate::segment::{
     Cut, Encoder, Flaw, Footer, FrameEntry, FrameScratch, SegmentName, Trailer, check_sealed,
 };
 
-use super::{Archive, SegmentFile, copies, disk};
+use super::{Archive, SegmentFile, disk};
 
 /// Only frames of fewer bytes of records are merged, until they are as long as the writer's own.
 const SHORT_BYTES: u32 = 256 << 10;
@@ -179,17 +179,15 @@ impl From<Flaw> for Unsound {
     }
 }
 
-/// Removes what a crash has left of a press, or of a copy that was being brought.
+/// Removes what a crash has left of a press.
 pub(super) fn sweep(archive: &Archive) -> Result<(), Fault> {
     let folder = archive.segments_folder();
     let fault = |error: &std::io::Error| disk::fault("cannot tidy", &folder, error);
     for entry in std::fs::read_dir(&folder).map_err(|error| fault(&error))? {
         let path = entry.map_err(|error| fault(&error))?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let is_pressed = name.strip_suffix(STAGED).and_then(SegmentName::parse).is_some();
-        if (is_pressed || copies::is_left_over(&name))
-            && let Err(error) = std::fs::remove_file(&path)
-        {
+        let is_ours = name.strip_suffix(STAGED).and_then(SegmentName::parse).is_some();
+        if is_ours && let Err(error) = std::fs::remove_file(&path) {
             tracing::warn!(%error, file = %path.display(), "a file that is no part of the log can't be removed");
         }
     }

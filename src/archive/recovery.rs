@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 
-use crate::model::{Fault, Position, Remedy};
+use crate::model::{Fault, Position};
 use crate::segment::{Damage, SegmentName, valid_prefix};
 
 use super::segment_file::damaged;
@@ -53,27 +53,18 @@ pub(super) fn recover(archive: &Archive, zstd_level: i32) -> Result<End, Fault> 
     Ok(end)
 }
 
-/// All segments. While the store can't be reached, those of the spool: the newest are there, and whether another receiver has
-/// gone on from elsewhere shows at the next upload.
+/// All segments. A spool that has some which the store's log has passed by was left behind.
 fn listing(archive: &Archive) -> Result<Vec<SegmentName>, Fault> {
-    let all = archive.listing();
-    // After the look into the store, which tells what of the spool counts no more.
-    let here = archive.folder_listing()?;
-    let all = match all {
-        Err(fault) if fault.remedy == Remedy::Retry && !here.is_empty() => {
-            tracing::warn!(error = %fault, "the archive's store can't be reached: going on with its spool");
-            return Ok(here);
-        }
-        all => all?,
-    };
+    let all = archive.listing()?;
     if let Some(depot) = archive.depot()
         && let Some(end) = depot.end()
-        && let Some(other) = here.iter().find(|name| name.after < end && depot.size_bytes(**name).is_none())
+        && let Some(other) = all.iter().find(|name| name.after < end && depot.size_bytes(**name).is_none())
     {
         return Err(Fault::person(format!(
-            "another receiver has extended this archive up to {end}, and this spool has {other}, which was never in the store"
+            "another receiver has extended this archive up to {end}, and the spool {} has {other}, which is not of it",
+            archive.root().display()
         ))
-        .hint(format!("move the spool {} away: the archive has all that it holds", archive.root().display())));
+        .hint("give this receiver a new --spool; keep the old one until `archive verify` finds the archive sound"));
     }
     Ok(all)
 }

@@ -236,7 +236,7 @@ impl Scribe {
             }
             durable.mark = mark;
             durable.queued_bytes = self.shared.queued_bytes.load(Ordering::Acquire);
-            if !self.stalled && !matches!(durable.state, WriterState::Failed(_)) {
+            if !self.stalled && durable.state.is_alive() {
                 durable.state = WriterState::Running;
             }
         });
@@ -355,22 +355,23 @@ impl Scribe {
         }
     }
 
-    /// Says that the disk is full and waits a second, or gives up when the writer is being closed. `true` when the
+    /// Says that the disk, or the spool, is full and waits a second, or gives up when the writer is being closed. `true` when the
     /// transaction at hand, which is `unfinished`, was found to be discarded.
     fn stall(&mut self, error: &io::Error, unfinished: bool) -> Result<bool, Fault> {
+        // An error of our own making has no number.
+        let full =
+            if error.raw_os_error().is_some() { "the archive's disk is full" } else { "the spool is full" };
         if !std::mem::replace(&mut self.stalled, true) {
-            tracing::warn!(%error, "the archive's disk is full: nothing is acknowledged until there is space");
-            let message = format!("the archive's disk is full: {error}");
-            self.durable.send_modify(|durable| durable.state = WriterState::Stalled(message.as_str().into()));
+            tracing::warn!(%error, "{full}: no more is taken until there is space");
+            self.tell(WriterState::Stalled(format!("{full}: {error}").as_str().into()));
         }
         for _ in 0..20 {
             if unfinished && self.queue.discards() {
                 return Ok(true);
             }
             if self.shared.closing.load(Ordering::Acquire) {
-                return Err(Fault::stop(format!("the archive's disk is full: {error}")).hint(
-                    "free space on the archive's disk; the source sends again what was not acknowledged",
-                ));
+                return Err(Fault::stop(format!("{full}: {error}"))
+                    .hint("make space there; the source sends again what was not acknowledged"));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -379,9 +380,18 @@ impl Scribe {
 
     fn resumed(&mut self) {
         if std::mem::take(&mut self.stalled) {
-            tracing::info!("the archive's disk has space again");
-            self.durable.send_modify(|durable| durable.state = WriterState::Running);
+            tracing::info!("there is space again");
+            self.tell(WriterState::Running);
         }
+    }
+
+    /// Tells how it fares, unless another thread has told the end of it.
+    fn tell(&self, state: WriterState) {
+        self.durable.send_modify(|durable| {
+            if durable.state.is_alive() {
+                durable.state = state;
+            }
+        });
     }
 
     fn fault(&self, doing: &str, error: &io::Error) -> Fault {

@@ -4,7 +4,7 @@
 //! full disk. What is not in the store when the writer is closed is brought by the next one.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use super::{Archive, ArchiveId, Durable, WriterState, copies, disk};
 
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// How long a writer that is being closed waits for a store that has troubles.
+/// How long a writer that is being closed goes on to bring what waits.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a wait looks whether it shall end.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -34,6 +34,8 @@ pub(super) struct Shipper {
     pub(super) durable: Arc<watch::Sender<Durable>>,
     /// Sealed segments in the order of the log; some may be in the store already.
     pub(super) sealed: Receiver<SegmentName>,
+    /// Where the log ends in the store, as far as this writer goes.
+    pub(super) from: Position,
     /// Only what is in the store may be confirmed.
     pub(super) confirms: bool,
 }
@@ -44,7 +46,7 @@ impl Shipper {
             if let Err(fault) = self.run() {
                 tracing::error!(error = %fault, "segments can't be brought into the store any more");
                 self.shared.failed.store(true, Ordering::Release);
-                let state = WriterState::Failed(fault.message.as_str().into());
+                let state = WriterState::Superseded(fault.message.as_str().into());
                 self.durable.send_modify(|durable| durable.state = state);
                 self.shared.room.notify_waiters();
             }
@@ -52,22 +54,31 @@ impl Shipper {
         })
     }
 
+    /// Ends with the writer, or where another receiver has the log.
     fn run(&self) -> Result<(), Fault> {
         let Some(depot) = self.archive.depot() else { return Ok(()) };
-        let writer = writer(&self.archive)?;
         if let Err(fault) = depot.sweep() {
             tracing::warn!(error = %fault, "what a broken upload may have left in the store stays there");
         }
-        let mut claimed = false;
+        let writer = writer(&self.archive)?;
+        // Who has not the slot has nothing to take the log over for; who had it last may bring what was left over.
+        let is_held = depot.is_held_by(writer).unwrap_or(false);
+        while !is_held && !self.shared.holds_slot.load(Ordering::Acquire) {
+            if self.shared.closing.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            std::thread::sleep(GLANCE);
+        }
+        let mut end = Ending { closing: &self.shared.closing, since: None };
+        // At once, so that whoever was thought dead finds out before it does more.
+        if !self
+            .insist(&mut end, "the log can't be claimed in the store", || depot.claim(writer, self.from))?
+        {
+            return Ok(());
+        }
         while let Ok(name) = self.sealed.recv() {
-            let ship = || {
-                if !claimed {
-                    depot.claim(writer, name.after)?;
-                    claimed = true;
-                }
-                self.ship(depot, writer, name)
-            };
-            if !self.insist(ship, name)? {
+            let trouble = format!("segment {name} can't be brought into the store");
+            if !self.insist(&mut end, &trouble, || self.ship(depot, writer, name))? {
                 return Ok(());
             }
         }
@@ -75,9 +86,8 @@ impl Shipper {
     }
 
     fn ship(&self, depot: &Depot, writer: ArchiveId, name: SegmentName) -> Result<(), Fault> {
-        let path = self.archive.segment_path(name);
         if depot.size_bytes(name).is_none() {
-            depot.upload(writer, name, &path)?;
+            depot.upload(writer, name, &self.archive.segment_path(name))?;
             tracing::debug!(segment = %name, "brought a segment into the store");
         }
         self.shared.unstored().remove(&name);
@@ -85,37 +95,50 @@ impl Shipper {
         if self.confirms {
             self.durable.send_modify(|durable| durable.confirmable = durable.confirmable.max(through));
         }
-        copies::evict(&self.archive, depot, Position(u64::MAX))
+        copies::evict(&self.archive, depot, Position(u64::MAX));
+        Ok(())
     }
 
-    /// Does it until it succeeds; `false` when the writer was closed and it did not in time.
-    fn insist(&self, mut act: impl FnMut() -> Result<(), Fault>, name: SegmentName) -> Result<bool, Fault> {
+    /// Does it until it succeeds; `false` when the writer was closed and its time is over. Whatever the store may have against it
+    /// now, it may not have later; only who has lost the log is told so at once.
+    fn insist(
+        &self,
+        end: &mut Ending<'_>,
+        trouble: &str,
+        mut act: impl FnMut() -> Result<(), Fault>,
+    ) -> Result<bool, Fault> {
         let mut backoff = BACKOFF_MIN;
-        let mut closing = None;
-        loop {
+        while !end.has_come() {
             let fault = match act() {
                 Ok(()) => return Ok(true),
-                Err(fault) if fault.remedy == Remedy::Retry => fault,
-                Err(fault) => return Err(fault),
+                Err(fault) if fault.remedy == Remedy::Person => return Err(fault),
+                Err(fault) => fault,
             };
-            tracing::warn!(
-                error = %fault,
-                segment = %name,
-                retry_seconds = backoff.as_secs_f64(),
-                "a segment can't be brought into the store"
-            );
+            let hint = fault.hint.as_deref().unwrap_or_default();
+            let retry_seconds = backoff.as_secs_f64();
+            tracing::warn!(error = %fault, hint, retry_seconds, "{trouble}");
             let again = Instant::now() + backoff;
-            while Instant::now() < again {
-                if self.shared.closing.load(Ordering::Acquire) {
-                    let since = *closing.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= PATIENCE {
-                        return Ok(false);
-                    }
-                }
+            while Instant::now() < again && !end.has_come() {
                 std::thread::sleep(GLANCE);
             }
             backoff = (backoff * 2).min(BACKOFF_MAX);
         }
+        Ok(false)
+    }
+}
+
+/// When a writer that is being closed waits no longer.
+struct Ending<'a> {
+    closing: &'a AtomicBool,
+    since: Option<Instant>,
+}
+
+impl Ending<'_> {
+    fn has_come(&mut self) -> bool {
+        if !self.closing.load(Ordering::Acquire) {
+            return false;
+        }
+        self.since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE
     }
 }
 

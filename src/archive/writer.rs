@@ -67,6 +67,15 @@ pub enum WriterState {
     Stalled(Arc<str>),
     /// It has ended; what is not durable is lost and has to be received again.
     Failed(Arc<str>),
+    /// Another receiver extends the log.
+    Superseded(Arc<str>),
+}
+
+impl WriterState {
+    /// Whether it goes on, or will by itself.
+    pub(super) fn is_alive(&self) -> bool {
+        matches!(self, WriterState::Running | WriterState::Stalled(_))
+    }
 }
 
 /// How far the log is durable.
@@ -92,6 +101,8 @@ pub(super) struct Shared {
     pub(super) sealed: AtomicU64,
     pub(super) failed: AtomicBool,
     pub(super) closing: Arc<AtomicBool>,
+    /// The source's slot was seen to be ours.
+    pub(super) holds_slot: AtomicBool,
     /// Sealed segments that the archive's store does not have yet, with their lengths.
     unstored: Mutex<BTreeMap<SegmentName, u64>>,
 }
@@ -138,9 +149,10 @@ impl Writer {
         let timeline = end.timeline.unwrap_or(timeline);
         let shared = Arc::new(Shared::default());
         let unstored = recovery::unstored(archive)?;
+        let stored = unstored.first_key_value().map_or(end.position, |(name, _)| name.after);
         let confirmable = match options.durability {
             Durability::Local => end.position,
-            Durability::Store => unstored.first_key_value().map_or(end.position, |(name, _)| name.after),
+            Durability::Store => stored,
         };
         *shared.unstored() = unstored;
         let (durable_sender, durable) = watch::channel(Durable {
@@ -170,16 +182,16 @@ impl Writer {
         let failed = |error| Fault::stop(format!("cannot start the log's threads: {error}"));
         let closing = Arc::clone(&shared.closing);
         let (level, lock_too) = (options.zstd_level, Arc::clone(&lock));
-        for name in shared.unstored().keys() {
-            let _ = pressed.send(*name);
-        }
-        let indexer = indexer::spawn(archive.clone(), level, sealed_segments, pressed, closing, lock_too);
+        let left_over = shared.unstored().keys().copied().collect();
+        let handed = indexer::Handed { sealed: sealed_segments, pressed, left_over };
+        let indexer = indexer::spawn(archive.clone(), level, handed, closing, lock_too);
         let indexer = indexer.map_err(failed)?;
         let shipper = Shipper {
             archive: archive.clone(),
             shared: Arc::clone(&shared),
             durable: durable_sender,
             sealed: pressed_segments,
+            from: stored,
             confirms: options.durability == Durability::Store,
         };
         let shipper =
@@ -289,9 +301,16 @@ impl Writer {
         }
     }
 
-    /// Flushes, and seals the segment where it holds a transaction. Inside a transaction: when that ends.
+    /// Flushes, and seals the segment where it holds a transaction, or idle progress that can be confirmed only when it is in the
+    /// store. Inside a transaction: when that ends.
     pub fn seal(&mut self) {
-        self.seal_now(false);
+        let confirmable = self.durable.borrow().confirmable;
+        self.seal_now(self.options.durability == Durability::Store && self.received() > confirmable);
+    }
+
+    /// The source's slot is this receiver's: what the archive's store has from now on is decided by it.
+    pub fn holds_slot(&self) {
+        self.shared.holds_slot.store(true, Ordering::Release);
     }
 
     fn seal_now(&mut self, idle_too: bool) {
@@ -373,7 +392,7 @@ impl Writer {
         self.shared.queued_bytes.fetch_add(cut.raw.len(), Ordering::AcqRel);
         if self.failed() || !self.send(Command::Frame(cut)) {
             let reason = match &self.durable.borrow().state {
-                WriterState::Failed(reason) => reason.to_string(),
+                WriterState::Failed(reason) | WriterState::Superseded(reason) => reason.to_string(),
                 _ => "its thread has ended".into(),
             };
             return Err(Fault::stop(format!("the log cannot be written: {reason}")));

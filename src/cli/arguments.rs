@@ -90,7 +90,8 @@ pub(crate) struct ArchiveArguments {
     #[arg(long, env = "PGSLUICE_SPOOL", value_name = "DIR")]
     spool: Option<PathBuf>,
     /// Sealed segments that the spool may hold. While more wait for the store, nothing is received
-    #[arg(long, env = "PGSLUICE_SPOOL_LIMIT", value_name = "MIB", default_value_t = Location::SPOOL_BYTES_MAX >> 20)]
+    #[arg(long, env = "PGSLUICE_SPOOL_LIMIT", value_name = "MIB", default_value_t = Location::SPOOL_BYTES_MAX >> 20,
+          value_parser = clap::value_parser!(u64).range(1..))]
     spool_limit: u64,
     /// Make the archive in a store that can't refuse to overwrite. Then nothing but the source's slot keeps two receivers apart
     #[arg(long)]

@@ -133,7 +133,8 @@ fn forget_applier(place: &Location, name: &str) -> Option<String> {
 
 /// Only what is an archive, and what nobody writes to, is removed.
 fn refuse_archive(place: &Location) -> Result<(), Fault> {
-    if !place.folder.exists() && place.store.is_none() {
+    // One whose removal was cut off has no manifest in its store any more.
+    if (place.store.is_none() && !place.folder.exists()) || place.is_gone()? {
         return Ok(());
     }
     if place.open()?.has_receiver()? {
@@ -145,15 +146,16 @@ fn refuse_archive(place: &Location) -> Result<(), Fault> {
 
 /// Whether there was something to remove.
 fn remove_archive(place: &Location) -> Result<bool, Fault> {
-    if let (Some(_), Some(archive)) = (&place.store, place.find()?) {
-        archive.remove_stored()?;
+    let stored = place.store.is_some() && !place.is_gone()?;
+    if stored {
+        place.open()?.remove_stored()?;
     }
     let is_there = place.folder.exists();
     if is_there {
         std::fs::remove_dir_all(&place.folder)
             .map_err(|e| Fault::stop(format!("removing {}: {e}", place.folder.display())))?;
     }
-    Ok(is_there)
+    Ok(is_there || stored)
 }
 
 /// Gives tables the replica identity back that they had. One that is gone, or was changed since, stays as it is.

@@ -31,6 +31,8 @@ pub(super) struct SlotState {
     pub(super) confirmed: Position,
     /// Why the server can't serve the slot any more (`wal_status` lost).
     pub(super) lost: bool,
+    /// Somebody reads from it.
+    pub(super) active: bool,
 }
 
 /// Ok, or [`Fault::person`] with the size of what is missing.
@@ -114,7 +116,7 @@ mod tests {
             timeline: 1,
             flushed: Position(150),
             switched_at: None,
-            slot: SlotState { name: "s".into(), confirmed: Position(90), lost: false },
+            slot: SlotState { name: "s".into(), confirmed: Position(90), lost: false, active: false },
         }
     }
 

@@ -104,7 +104,7 @@ pub async fn open_log(
     let mut stop = control.stop.clone();
     let mut backoff = BACKOFF_MIN;
     let timeline = loop {
-        if let Some(timeline) = archive.timeline()? {
+        if let Some(timeline) = tokio::task::block_in_place(|| archive.timeline())? {
             break timeline;
         }
         let identified = async {
@@ -253,6 +253,7 @@ async fn start(
     let timeline = check(archive, writer, &mut stream, source, durable).await?;
     writer.continue_on(timeline);
     let begun = begin::begin(archive, source, stream, durable, asked).await?;
+    writer.holds_slot();
     let format = asked.format.name();
     tracing::info!(slot = source.slot, plugin = archive.manifest().plugin, format, from = %durable, timeline, "receiving");
     Ok(begun)
@@ -286,6 +287,8 @@ async fn stored(writer: &mut Writer) -> Position {
 fn healthy(durable: &Durable) -> Result<(), Fault> {
     match &durable.state {
         WriterState::Running | WriterState::Stalled(_) => Ok(()),
+        WriterState::Superseded(reason) => Err(Fault::person(reason.to_string())
+            .hint("let only one receiver run; keep this one's spool until the other has gone on")),
         WriterState::Failed(reason) => Err(Fault::stop(format!("the log can't be written: {reason}")).hint(
             "mend the disk, then run the same command again: nothing that was not durable was confirmed",
         )),
@@ -318,6 +321,9 @@ async fn check(
         ))
         .hint("a new slot can't give what came in between: start a new archive and copy the tables anew")
     })?;
+    if slot.confirmed > durable && archive.has_store() {
+        unless_extended(archive, &slot, durable)?;
+    }
     admit::admit(
         &log,
         &SourceState {
@@ -331,6 +337,19 @@ async fn check(
     Ok(system.timeline)
 }
 
+/// Refuses to go on where another receiver does, or did since this one began: then nothing is missing.
+fn unless_extended(archive: &Archive, slot: &SlotState, durable: Position) -> Result<(), Fault> {
+    if slot.active {
+        return Err(Fault::retry(format!("slot \"{}\" is in use by another receiver", slot.name)));
+    }
+    let stored = archive.stored_through()?.unwrap_or_default();
+    if stored <= durable {
+        return Ok(());
+    }
+    Err(Fault::stop(format!("another receiver has extended the archive up to {stored}, from {durable}"))
+        .hint("run the same command again: it goes on from there"))
+}
+
 /// The slot as the decision needs it, from the very server that will stream; none where it does not exist. Refuses one that
 /// speaks of something else.
 async fn slot_state(
@@ -339,7 +358,7 @@ async fn slot_state(
     manifest: &Manifest,
 ) -> Result<Option<SlotState>, Fault> {
     let query = format!(
-        "SELECT plugin, database, confirmed_flush_lsn, wal_status FROM pg_catalog.pg_replication_slots \
+        "SELECT plugin, database, confirmed_flush_lsn, wal_status, active FROM pg_catalog.pg_replication_slots \
          WHERE slot_name = {}",
         quote_literal(slot)
     );
@@ -357,5 +376,6 @@ async fn slot_state(
     }
     // None while the slot is being created, and of a lost one.
     let confirmed = field().parse().unwrap_or_default();
-    Ok(Some(SlotState { name: slot.to_owned(), confirmed, lost: field() == "lost" }))
+    let (lost, active) = (field() == "lost", field() == "t");
+    Ok(Some(SlotState { name: slot.to_owned(), confirmed, lost, active }))
 }

@@ -138,7 +138,8 @@ impl<'a> Applier<'a> {
         loop {
             run.inside = Inside::Nothing;
             run.read = run.lanes.main.progress();
-            let reader = Reader::open(self.archive, run.read, self.tail.clone())?;
+            let open = || Reader::open(self.archive, run.read, self.tail.clone());
+            let reader = tokio::task::block_in_place(open)?;
             let flow = self.read(&mut run, reader, control).await;
             self.applied.is_live = false;
             control.applied.send_replace(self.applied);
@@ -240,6 +241,8 @@ impl<'a> Applier<'a> {
         }
         if let Some(endpos) = endpos
             && !self.told_of_end
+            // A receiver of an archive with a store may be anywhere.
+            && !self.archive.has_store()
             && !self.archive.has_receiver()?
         {
             self.told_of_end = true;

@@ -84,7 +84,8 @@ impl Applier<'_> {
     /// Which change was number `statement` of the first transaction after the target's progress that has any for it.
     async fn locate(&mut self, run: &mut Run, statement: Option<u64>) -> Option<Place> {
         let progress = run.lanes.main.progress();
-        let mut reader = Reader::open(self.archive, progress, self.tail.clone()).ok()?;
+        let open = || Reader::open(self.archive, progress, self.tail.clone());
+        let mut reader = tokio::task::block_in_place(open).ok()?;
         let (mut begun, mut is_empty) = (None, true);
         let mut remaining = statement?.checked_sub(FIRST_CHANGE);
         loop {
