@@ -68,7 +68,7 @@ fn setup_makes_what_cleanup_removes() {
     assert!(program.run(&["status"]).done().stdout.contains("stopped"));
 
     let removed = program.run(&["cleanup", "--archive-too", "--json"]).done().json();
-    assert_eq!(texts(&removed["removed"]).len(), 5, "{removed}");
+    assert_eq!(texts(&removed["removed"]).len(), 6, "{removed}");
     assert_eq!([&source, &target].map(traces), before);
     assert!(!program.archive().exists());
     assert_eq!(program.run(&["cleanup", "--json"]).done().json()["removed"], json!([]));

@@ -19,6 +19,7 @@ mod pg_connect;
 mod pg_stream;
 mod plugins;
 mod refusals;
+mod retention;
 mod road;
 mod schema;
 mod segment;

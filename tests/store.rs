@@ -54,6 +54,13 @@ fn check(store: &Store) {
     assert_eq!(store.get("log/b").unwrap(), Some(bytes("0123456789")));
     assert_eq!(store.size("log/b").unwrap(), Some(10));
 
+    // Again and again.
+    for body in ["first", "second", ""] {
+        store.put("notes/a", bytes(body)).unwrap();
+        assert_eq!(store.get("notes/a").unwrap(), Some(bytes(body)));
+    }
+    store.delete("notes/a").unwrap();
+
     let ranges = [(2, 3, "234"), (8, 5, "89"), (9, 1, "9"), (10, 5, ""), (11, 5, ""), (3, 0, "")];
     for (offset, length, part) in ranges {
         assert_eq!(store.range("log/b", offset, length).unwrap(), Some(bytes(part)), "{offset}+{length}");

@@ -18,6 +18,7 @@ mod lanes;
 mod lookup;
 mod origin;
 mod referee;
+mod register;
 mod replies;
 mod rules;
 mod run;
@@ -26,7 +27,7 @@ mod session;
 
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::archive::{Archive, Tail};
 use crate::model::{Fault, Position, Remedy, Timestamp};
@@ -35,6 +36,7 @@ use crate::pg::Conninfo;
 use batch::{Applier, Flow};
 
 pub use ddl::{Ddl, DdlMode};
+pub use register::{register, registered_name};
 pub use rules::{OnSchemaChange, Rules};
 
 /// Where the changes go.
@@ -89,8 +91,28 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How long a stop waits for the batch in hand, which may itself wait for a lock of somebody on the target.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Applies until stopped or until endpos, across lost connections to the target.
+/// How long the end waits until the archive knows of it.
+const REGISTER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Applies until stopped or until endpos, across lost connections to the target. The archive is told how far the target is.
 pub async fn apply(
+    archive: &Archive,
+    tail: Option<Tail>,
+    target: &Target,
+    control: Control,
+) -> Result<Outcome, Fault> {
+    let (end, ended) = oneshot::channel();
+    let (conninfo, stream) = (target.conninfo.clone(), target.stream.clone());
+    let mut registrar = tokio::spawn(register::keep(archive.clone(), conninfo, stream, ended));
+    let outcome = apply_to_end(archive, tail, target, control).await;
+    drop(end);
+    if outcome.is_err() || tokio::time::timeout(REGISTER_PATIENCE, &mut registrar).await.is_err() {
+        registrar.abort();
+    }
+    outcome
+}
+
+async fn apply_to_end(
     archive: &Archive,
     tail: Option<Tail>,
     target: &Target,

@@ -87,7 +87,7 @@ fn download(archive: &Archive, depot: &Depot, name: SegmentName) -> Result<(), F
 /// Removes copies, oldest first, until the spool holds no more than it may; but not one that is being read, nor its neighbours. Others may do
 /// the same at this moment, and what can't be removed stays.
 pub(super) fn evict(archive: &Archive, depot: &Depot, read: Option<SegmentName>) {
-    let names = match archive.folder_listing() {
+    let names = match archive.folder_names() {
         Ok(names) => names,
         Err(error) => return tracing::warn!(%error, "the spool's copies can't be looked through"),
     };
@@ -101,7 +101,7 @@ pub(super) fn evict(archive: &Archive, depot: &Depot, read: Option<SegmentName>)
         }
         let is_near =
             read.is_some_and(|read| name.through >= Some(read.after) && Some(name.after) <= read.through);
-        if is_near || depot.size_bytes(name).is_none() {
+        if is_near || (depot.size_bytes(name).is_none() && !depot.begins_behind(name)) {
             continue;
         }
         match std::fs::remove_file(archive.segment_path(name)) {

@@ -5,6 +5,7 @@
 //!        writers/EPOCH.json       who may extend the log from now on; put once
 //!        begins/EPOCH.json        from where; put once, by that writer
 //!        segments/EPOCH/NAME      sealed segments, as they are in the folder
+//!        appliers/, pins/, pruned.json     see `holds`
 //! ```
 //!
 //! A receiver with another spool than the last one's *claims* the log before it adds to it, in two steps: it puts the next epoch, and
@@ -28,7 +29,7 @@ use crate::model::{Fault, Position};
 use crate::segment::SegmentName;
 use crate::store::{Put, Store};
 
-use super::ArchiveId;
+use super::{ArchiveId, holds};
 
 const MANIFEST: &str = "manifest.json";
 pub(super) const WRITERS: &str = "writers";
@@ -125,18 +126,47 @@ impl Depot {
         self.known().end()
     }
 
+    /// Whether the log, as last seen, begins behind a segment: then what a folder has of it is a copy that was left.
+    pub(super) fn begins_behind(&self, name: SegmentName) -> bool {
+        let known = self.known();
+        known
+            .segments
+            .first_key_value()
+            .is_some_and(|(first, _)| name.through.is_some_and(|end| end <= first.after))
+    }
+
     /// The length of a segment that the store was seen to have.
     pub(super) fn size_bytes(&self, name: SegmentName) -> Option<u64> {
         self.known().segments.get(&name).map(|(_, bytes)| *bytes)
     }
 
     pub(super) fn range(&self, name: SegmentName, offset: u64, length: usize) -> Result<Bytes, Fault> {
-        self.store.range(&self.key(name)?, offset, length)?.ok_or_else(|| gone(name))
+        let range = self.store.range(&self.key(name)?, offset, length)?;
+        range.ok_or_else(|| self.forget_through(name))
     }
 
     /// Writes the segment to a file.
     pub(super) fn download(&self, name: SegmentName, file: &mut File) -> Result<(), Fault> {
-        self.store.download(&self.key(name)?, file)?.map(|_| ()).ok_or_else(|| gone(name))
+        let size = self.store.download(&self.key(name)?, file)?;
+        size.map(|_| ()).ok_or_else(|| self.forget_through(name))
+    }
+
+    /// Removes the log's first segment.
+    pub(super) fn remove_first(&self, name: SegmentName) -> Result<(), Fault> {
+        self.store.delete(&self.key(name)?)?;
+        self.forget_through(name);
+        Ok(())
+    }
+
+    /// A segment is gone, and so are those before it, since only the log's first is ever removed.
+    fn forget_through(&self, name: SegmentName) -> Fault {
+        // Unless all is gone, as with a folder that is not mounted.
+        let mut seen = self.known().clone();
+        if let Err(fault) = self.look_for_epochs(&mut seen) {
+            return fault;
+        }
+        self.known().segments.retain(|other, _| *other > name);
+        gone(name)
     }
 
     /// The segment that begins there, as last seen.
@@ -219,12 +249,18 @@ impl Depot {
 
     /// Removes the archive, the manifest last. What else is below the prefix stays.
     pub(super) fn remove(&self) -> Result<(), Fault> {
-        for folder in [SEGMENTS, BEGINS, WRITERS] {
+        self.store.delete(holds::PRUNED)?;
+        for folder in [SEGMENTS, holds::APPLIERS, holds::PINS, BEGINS, WRITERS] {
             for object in self.store.list(folder, None)? {
                 self.store.delete(&object.key)?;
             }
         }
         self.store.delete(MANIFEST)
+    }
+
+    /// Where what is not a segment is kept.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -58,6 +58,21 @@ pub(super) fn take_space(file: &File, length: u64) -> io::Result<()> {
     Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, length)?)
 }
 
+/// Removes a file. One that is gone already is as good.
+pub(super) fn remove(path: &Path) -> Result<(), Fault> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault("cannot remove", path, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Held while a name in the folder is given or taken that another process may take or give at the same time.
+pub(super) fn lock_folder(path: &Path) -> io::Result<File> {
+    let folder = File::open(path)?;
+    folder.lock()?;
+    Ok(folder)
+}
+
 /// Makes the names in a folder durable.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()

@@ -196,17 +196,25 @@ impl Archive {
 
     /// All segments, sorted, whether they are in the folder, in the store or in both: the open one comes last where all is well.
     pub fn listing(&self) -> Result<Vec<SegmentName>, Fault> {
-        let mut names = self.folder_listing()?;
-        if let Some(stored) = &self.stored {
-            names.extend(stored.depot.segments(LISTING_AGE)?);
-            names.sort_by_key(order);
-            names.dedup();
+        let Some(stored) = &self.stored else { return self.folder_listing() };
+        let mut names = stored.depot.segments(LISTING_AGE)?;
+        names.extend(self.folder_listing()?);
+        names.sort_by_key(order);
+        names.dedup();
+        Ok(names)
+    }
+
+    /// Those that are in the folder, sorted, without copies of what the store was seen to have no more.
+    pub(super) fn folder_listing(&self) -> Result<Vec<SegmentName>, Fault> {
+        let mut names = self.folder_names()?;
+        if let Some(depot) = self.depot() {
+            names.retain(|name| !depot.begins_behind(*name));
         }
         Ok(names)
     }
 
-    /// Those that are in the folder, sorted.
-    pub(super) fn folder_listing(&self) -> Result<Vec<SegmentName>, Fault> {
+    /// All that are in the folder, sorted.
+    pub(super) fn folder_names(&self) -> Result<Vec<SegmentName>, Fault> {
         let folder = self.segments_folder();
         let fault = |error: &io::Error| disk::fault("cannot list", &folder, error);
         let mut names = Vec::new();
@@ -227,6 +235,11 @@ impl Archive {
         }
         names.sort_by_key(order);
         Ok(names)
+    }
+
+    /// Where the log begins: at its start, or where it was pruned up to.
+    pub fn beginning(&self) -> Result<Position, Fault> {
+        Ok(self.listing()?.first().map_or(self.manifest.start, |name| name.after))
     }
 
     /// The archive's part in its store, if it has one.

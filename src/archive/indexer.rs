@@ -77,6 +77,7 @@ fn run(archive: &Archive, zstd_level: i32, handed: &Handed, closing: &AtomicBool
             if let Some(rows) = segment_rows(archive, name)? {
                 catalog.index(&rows)?;
             }
+            forget_pruned(archive, &catalog)?;
         }
         Ok(())
     };
@@ -87,6 +88,17 @@ fn run(archive: &Archive, zstd_level: i32, handed: &Handed, closing: &AtomicBool
             let _ = pressed.send(name);
         }
     }
+}
+
+/// Forgets the segments that were pruned since; with a store, which may be away, that waits for the next start. Until then their rows
+/// lead nowhere, and harm nobody.
+fn forget_pruned(archive: &Archive, catalog: &Catalog) -> Result<(), Fault> {
+    if archive.depot().is_some() {
+        return Ok(());
+    }
+    let beginning = archive.beginning()?;
+    let segments = catalog.segments()?;
+    segments.iter().take_while(|row| row.through <= beginning).try_for_each(|row| catalog.forget(row))
 }
 
 /// Which of the segments that the catalog misses are indexed.

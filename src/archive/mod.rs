@@ -6,6 +6,7 @@
 //!      durable         how far the open segment may be read, overwritten after each fsync
 //!      segments/       the truth: a sorted listing is the log
 //!      catalog/        derived from the segments
+//!      appliers/, pins/, pruned.json     who needs which part of it; in the store where there is one
 //!      spool/          a running receiver's own: transactions whose commit was not seen yet
 //! ```
 //!
@@ -19,6 +20,7 @@ mod depot;
 pub(crate) mod disk;
 mod folder;
 mod frame;
+mod holds;
 mod indexer;
 mod inspect;
 mod location;
@@ -26,9 +28,11 @@ mod lookup;
 mod manifest;
 mod mark;
 mod press;
+mod prune;
 mod queue;
 mod reader;
 mod recovery;
+mod retention;
 mod scribe;
 mod segment_file;
 mod shipper;
@@ -39,6 +43,7 @@ mod writer;
 pub use crate::segment::Records;
 pub use folder::Archive;
 pub use frame::Frame;
+pub use holds::{Pin, Registered};
 pub use indexer::reindex;
 pub use inspect::{
     ArchiveTotals, Events, FrameSummary, RelationSummary, SegmentDetail, SegmentState, SegmentSummary,
@@ -48,7 +53,9 @@ pub use location::Location;
 pub use lookup::{Found, Lookup, find};
 pub use manifest::{ArchiveId, Manifest};
 pub use mark::Mark;
+pub use prune::Prune;
 pub use reader::Reader;
+pub use retention::{Candidate, Policy, Reason};
 pub use segment_file::SegmentFile;
 pub use tail::Tail;
 pub use transfer::{Transferred, transfer};

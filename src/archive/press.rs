@@ -49,10 +49,19 @@ pub(super) fn press(
         return written;
     }
     let replace = || {
+        // Meanwhile it may have been pruned, and must not come back.
+        let _lock = disk::lock_folder(&archive.segments_folder())?;
+        if !path.try_exists()? {
+            std::fs::remove_file(&staged)?;
+            return Ok(false);
+        }
         std::fs::rename(&staged, &path)?;
-        disk::sync_folder(&archive.segments_folder())
+        disk::sync_folder(&archive.segments_folder())?;
+        Ok(true)
     };
-    replace().map_err(|error| disk::fault("cannot replace", &path, &error))?;
+    if !replace().map_err(|error| disk::fault("cannot replace", &path, &error))? {
+        return Ok(false);
+    }
     tracing::debug!(segment = %name, frames = frames.len(), runs = runs.len(), "pressed a segment");
     Ok(true)
 }

@@ -93,10 +93,7 @@ impl Reader {
             return Ok(reader);
         }
         if after < first || after > end {
-            return Err(Fault::person(format!(
-                "the log holds what comes after {first} up to {end}, and not what comes after {after}"
-            ))
-            .hint("give the archive that belongs to this target, or load the target anew"));
+            return Err(out_of_reach(after, first, end));
         }
         let holds =
             |name: &&SegmentName| name.after <= after && name.through.is_none_or(|through| after < through);
@@ -280,6 +277,9 @@ impl Reader {
             self.look()?;
         }
         let listing = self.archive.listing()?;
+        if let Some(first) = listing.first().filter(|first| first.after > self.segment) {
+            return Err(out_of_reach(self.reached, first.after, self.durable()));
+        }
         match listing.iter().find(|name| name.after > self.segment) {
             Some(next) => Err(gap(self.segment, *next)),
             None => Err(Fault::person(format!(
@@ -418,4 +418,12 @@ impl Reader {
         (self.offset, self.records_before) = (start, before_start);
         Ok(())
     }
+}
+
+/// The log does not hold what comes after that position: it is of another archive, or it was pruned beyond it.
+fn out_of_reach(after: Position, first: Position, end: Position) -> Fault {
+    Fault::person(format!(
+        "the log holds what comes after {first} up to {end}, and not what comes after {after}"
+    ))
+    .hint("give the archive that belongs to this target, or load the target anew")
 }

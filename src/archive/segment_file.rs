@@ -51,9 +51,11 @@ impl SegmentFile {
             Err(error) => return Err(disk::fault("cannot open", &path, &error)),
         };
         let mut start = [0; HEADER_BYTES];
-        let header = match bytes.read_exact_at(&mut start, 0, name)? {
-            true => Header::decode(&start),
-            false => Err(Damage::Short("the segment header")),
+        let header = match bytes.read_exact_at(&mut start, 0, name) {
+            Ok(true) => Header::decode(&start),
+            Ok(false) => Err(Damage::Short("the segment header")),
+            Err(_) if bytes.are_gone(name) => return Ok(None),
+            Err(fault) => return Err(fault),
         };
         let header = header.map_err(|damage| damaged(name, 0, &damage))?;
         let manifest = archive.manifest();
@@ -176,6 +178,16 @@ impl SegmentFile {
 }
 
 impl Bytes {
+    /// Whether it is an object that was found to be gone.
+    fn are_gone(&self, name: SegmentName) -> bool {
+        match self {
+            Bytes::File(_) => false,
+            Bytes::Object { archive, .. } => {
+                archive.depot().is_none_or(|depot| depot.size_bytes(name).is_none())
+            }
+        }
+    }
+
     /// `false` where it ends before that.
     fn read_exact_at(&self, bytes: &mut [u8], offset: u64, name: SegmentName) -> Result<bool, Fault> {
         match self {

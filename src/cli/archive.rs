@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use super::arguments::{ArchiveArguments, Everywhere};
 use super::config::File;
-use super::print;
+use super::{print, retention};
 use crate::archive::{self, Archive, Found, Location, Lookup, SegmentDetail, SegmentState, SegmentSummary};
 use crate::model::{Fault, Position, Timestamp, Xid};
 use crate::verify::{self, Report};
 
-/// Look after the log: list, show, verify, copy, reindex
+/// Look after the log: list, show, verify, copy, reindex, prune, pin
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   pgsluice archive list --name shop
@@ -72,6 +72,40 @@ enum Verb {
         #[command(flatten)]
         archive: ArchiveArguments,
     },
+    /// Remove the log's oldest segments, as far as no registered target and no pin needs them. Only tells, without --yes
+    Prune(retention::PruneArguments),
+    /// Keep the log from a position on, until it is unpinned
+    #[command(after_help = "Example:\n  pgsluice archive pin before-cutover 16/B374D848 --name shop")]
+    Pin {
+        /// 1 to 63 lower-case letters, digits, - and _
+        pin: String,
+        /// What comes after it stays
+        lsn: Position,
+        #[command(flatten)]
+        archive: ArchiveArguments,
+    },
+    /// Remove a pin
+    #[command(after_help = "Example:\n  pgsluice archive unpin before-cutover --name shop")]
+    Unpin {
+        /// As `archive pins` prints it
+        pin: String,
+        #[command(flatten)]
+        archive: ArchiveArguments,
+    },
+    /// Print the pins
+    #[command(after_help = "Example:\n  pgsluice archive pins --name shop")]
+    Pins {
+        #[command(flatten)]
+        archive: ArchiveArguments,
+    },
+    /// Keep nothing any more for a target that is gone. Where it is still there, `cleanup` does that
+    #[command(after_help = "Example:\n  pgsluice archive forget shop-0123456789ab --name shop")]
+    Forget {
+        /// The applier's name, as `status` prints it
+        applier: String,
+        #[command(flatten)]
+        archive: ArchiveArguments,
+    },
 }
 
 impl ArchiveCommand {
@@ -103,6 +137,11 @@ impl ArchiveCommand {
                 let report = serde_json::json!({ "segments": segments });
                 print::report(everywhere.json, &report, || format!("{segments} segments indexed"))
             }
+            Verb::Prune(prune) => prune.run(everywhere, &open(&prune.archive)?),
+            Verb::Pin { pin, lsn, archive } => retention::pin(everywhere, &open(archive)?, pin, *lsn),
+            Verb::Unpin { pin, archive } => retention::unpin(everywhere, &open(archive)?, pin),
+            Verb::Pins { archive } => retention::pins(everywhere, &open(archive)?),
+            Verb::Forget { applier, archive } => retention::forget(everywhere, &open(archive)?, applier),
         }
     }
 }

@@ -8,6 +8,7 @@ use super::config::File;
 use super::keepsake::KeptIdentity;
 use super::print;
 use super::reach::Side;
+use crate::apply;
 use crate::archive::Location;
 use crate::model::{Fault, OutputPlugin, ReplicaIdentity};
 use crate::pg::capture::{self, Dropped};
@@ -41,8 +42,9 @@ impl CleanupCommand {
         let place = self.road.archive.place(file)?;
         let names = self.road.stream.names(&place, file)?;
         let client = Side::Source.connect(&self.road.source.conninfo(file)?, APPLICATION).await?;
-        let mut target = match self.road.target.conninfo(file)? {
-            Some(target) => Some(Side::Target.connect(&target, APPLICATION).await?),
+        let at_target = self.road.target.conninfo(file)?;
+        let mut target = match &at_target {
+            Some(target) => Some(Side::Target.connect(target, APPLICATION).await?),
             None => None,
         };
         let kept = KeptIdentity::read(&place.archive.folder)?;
@@ -67,7 +69,7 @@ impl CleanupCommand {
         }
         put_back(&client, &kept, &mut removed).await.map_err(Side::Source.says())?;
         KeptIdentity::forget(&place.archive.folder)?;
-        if let Some(client) = &mut target {
+        if let (Some(client), Some(at)) = (&mut target, &at_target) {
             if origin::drop(client, &names.origin).await.map_err(Side::Target.says())? {
                 removed.push(format!("origin {}", names.origin));
             }
@@ -77,6 +79,10 @@ impl CleanupCommand {
             }
             if progress::drop(client, &names.origin).await.map_err(Side::Target.says())? {
                 removed.push(format!("progress row {}", names.origin));
+            }
+            let name = apply::registered_name(client, at, &names.origin).await;
+            if let Some(name) = forget_applier(&place.archive, &name.map_err(Side::Target.says())?) {
+                removed.push(name);
             }
         } else {
             tracing::warn!("no --target was given: origin and progress row stay where they are");
@@ -109,6 +115,19 @@ async fn refuse(client: &Client, name: &str, plugin: OutputPlugin) -> Result<(),
         Some(pid) => Err(Fault::stop(format!("slot {name} is in use by process {pid} of the source"))
             .hint("stop the receiver first")),
         None => Ok(()),
+    }
+}
+
+/// Takes the target off the archive's list, for which an archive that can't be reached is no reason to stop.
+fn forget_applier(place: &Location, name: &str) -> Option<String> {
+    let forgotten =
+        place.find().and_then(|archive| archive.map_or(Ok(false), |archive| archive.forget_applier(name)));
+    match forgotten {
+        Ok(forgotten) => forgotten.then(|| format!("applier {name} of the archive")),
+        Err(error) => {
+            tracing::warn!(%error, applier = name, "the archive goes on to keep what this target needed; `archive forget` ends that");
+            None
+        }
     }
 }
 

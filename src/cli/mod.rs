@@ -15,6 +15,7 @@ mod preflight;
 mod print;
 mod reach;
 mod receive;
+mod retention;
 mod sentinel;
 pub mod setup;
 mod status;

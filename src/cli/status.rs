@@ -7,7 +7,7 @@ use super::arguments::{Everywhere, Names, Place, RoadArguments};
 use super::config::File;
 use super::pending::Pending;
 use super::print;
-use crate::archive::{ArchiveTotals, totals};
+use crate::archive::{ArchiveTotals, Registered, totals};
 use crate::model::{Fault, Position, Timestamp};
 use crate::pg::progress::Progress;
 use crate::pg::{Conninfo, control, inspect, progress, slot};
@@ -58,6 +58,7 @@ struct Log {
     pending: Option<Pending>,
     control: Option<Control>,
     receiving: bool,
+    appliers: Vec<Registered>,
 }
 
 #[derive(Serialize)]
@@ -85,6 +86,8 @@ struct Status {
     stored: Option<Position>,
     pending: Option<Pending>,
     applier: Found<Applier>,
+    /// All targets that are fed from the archive.
+    appliers: Vec<Registered>,
 }
 
 impl StatusCommand {
@@ -144,6 +147,10 @@ fn archive_part(place: &Place, applied: Option<Position>) -> Found<Log> {
             pending: replay.map(|replay| Pending::read(&archive, replay)).transpose()?,
             control,
             receiving: archive.has_receiver()?,
+            appliers: archive.appliers().unwrap_or_else(|fault| {
+                tracing::warn!("{fault}");
+                Vec::new()
+            }),
         })
     };
     look().map_err(|fault| fault.message)
@@ -187,7 +194,8 @@ fn assemble(source: Found<Source>, log: Found<Log>, progress: Found<Progress>, n
         }
     });
     let mode = mode(log.as_ref().ok(), applier.as_ref().ok());
-    Status { mode, source, archive: log.map(|log| log.totals), stored, pending, applier }
+    let appliers = log.as_ref().map(|log| log.appliers.clone()).unwrap_or_default();
+    Status { mode, source, archive: log.map(|log| log.totals), stored, pending, applier, appliers }
 }
 
 fn mode(log: Option<&Log>, applier: Option<&Applier>) -> Mode {
@@ -240,6 +248,7 @@ impl Status {
                 "changes": contents.changes,
             }))),
             "applier": part(self.applier.as_ref().ok().map(|applier| json!(applier))),
+            "appliers": self.appliers,
             "tables": self.tables(),
             "unreachable": unreachable,
         })
@@ -302,6 +311,14 @@ impl Status {
         let mode = format!("{:?}", self.mode).to_lowercase();
         let mut text =
             print::pairs(&[("mode", mode), ("source", source), ("archive", archive), ("applier", applier)]);
+        if !self.appliers.is_empty() {
+            let rows = self.appliers.iter().map(|applier| {
+                let Registered { name, target, lsn, time, .. } = applier.clone();
+                vec![name, target, lsn.to_string(), time]
+            });
+            text.push_str("\n\n");
+            text.push_str(&print::columns(&["registered applier", "target", "durable there", "noted"], rows));
+        }
         let rows: Vec<_> = self.tables().iter().map(TableStatus::row).collect();
         if !rows.is_empty() {
             text.push_str("\n\n");
@@ -331,6 +348,7 @@ mod tests {
             pending: Some(Pending { transactions: 1, ..Pending::default() }),
             control: Some(Control { apply, endpos: Position(endpos), ..Control::default() }),
             receiving,
+            appliers: Vec::new(),
         }
     }
 

@@ -1,11 +1,15 @@
 //! Facts about a server, its database and the role we are, read from its catalogs and never guessed from names.
 
+use std::time::{Duration, Instant};
+
 use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
 
 use super::answer::{fault, position};
 use super::{Conninfo, ReplicationStream};
 use crate::model::{Fault, Position};
+
+const FLUSH_POLL: Duration = Duration::from_millis(50);
 
 /// A pool of the server's that can run out.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +92,26 @@ pub async fn current_position(client: &Client) -> Result<Position, Fault> {
         "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END";
     let row = client.query_one(query, &[]).await.map_err(|e| fault("reading the WAL position", &e))?;
     Ok(position(row.get::<_, PgLsn>(0)))
+}
+
+/// Waits until everything that the server has written to WAL so far is durable there; false where that takes too long. A commit that
+/// was visible before is then safe from a crash.
+pub async fn wait_for_flush(client: &Client, patience: Duration) -> Result<bool, Fault> {
+    let doing = |e: &tokio_postgres::Error| fault("reading the WAL position", e);
+    let inserted =
+        client.query_one("SELECT pg_current_wal_insert_lsn()", &[]).await.map_err(|e| doing(&e))?;
+    let inserted: PgLsn = inserted.get(0);
+    let started = Instant::now();
+    loop {
+        let query = "SELECT pg_current_wal_flush_lsn() >= $1";
+        if client.query_one(query, &[&inserted]).await.map_err(|e| doing(&e))?.get(0) {
+            return Ok(true);
+        }
+        if started.elapsed() >= patience {
+            return Ok(false);
+        }
+        tokio::time::sleep(FLUSH_POLL).await;
+    }
 }
 
 /// Whether the role may `SET session_replication_role`. Before version 15 that was for superusers alone.

@@ -95,6 +95,11 @@ impl Store {
         self.call(key, "can't be written", async move |calls, key| calls.put_once(&key, body).await)
     }
 
+    /// Makes or replaces an object: for names that only the caller writes to, or whose content of any time will do.
+    pub fn put(&self, key: &str, body: Bytes) -> Result<(), Fault> {
+        self.call(key, "can't be written", async move |calls, key| calls.overwrite(&key, body).await)
+    }
+
     /// The whole object; `None` where there is none.
     pub fn get(&self, key: &str) -> Result<Option<Bytes>, Fault> {
         Ok(self.get_tagged(key)?.map(|(bytes, _)| bytes))

@@ -101,6 +101,7 @@ pub fn verify(archive: &Archive, mut progress: impl FnMut(Progress)) -> Result<R
     for (number, listed) in listing.iter().enumerate() {
         progress(Progress { segments: number, segments_total: listing.len(), bytes: report.bytes });
         let mut name = *listed;
+        let known = report.problems.len();
         let mut checked = segment(archive, name, &mut chain, &mut report);
         if checked.is_none() {
             // It was sealed since it was listed.
@@ -108,6 +109,15 @@ pub fn verify(archive: &Archive, mut progress: impl FnMut(Progress)) -> Result<R
                 name = renamed;
                 checked = segment(archive, name, &mut chain, &mut report);
             }
+        }
+        if !matches!(checked, Some(Some(_)))
+            && let Some(through) = name.through
+            && archive.beginning()? >= through
+        {
+            // It was pruned since it was listed, and all before it.
+            report.problems.truncate(known);
+            (report.first_lsn, report.last_lsn, chain) = (through, through, None);
+            continue;
         }
         if name.after != report.last_lsn {
             let what = if name.after > report.last_lsn { "segments are missing" } else { "segments overlap" };

@@ -48,11 +48,13 @@ impl Survey<'_> {
             &options.archive.folder,
             Control { startpos: start, apply: true, ..Control::default() },
         )?;
-        let origin = match &self.target {
-            Some(client) => make_progress(client, &options.origin, &archive, &mut created)
-                .await
-                .map_err(Side::Target.says())?,
-            None => None,
+        let origin = match (&self.target, &options.target) {
+            (Some(client), Some(target)) => {
+                make_progress(client, target, &options.origin, &archive, &mut created)
+                    .await
+                    .map_err(Side::Target.says())?
+            }
+            _ => None,
         };
         let manifest = archive.manifest();
         if let Some(client) = &self.target

@@ -164,6 +164,12 @@ impl Conninfo {
         }
     }
 
+    /// The servers and the database as they were named, without who connects and how.
+    pub fn address(&self) -> String {
+        let hosts: Vec<String> = self.hosts.iter().map(Host::to_string).collect();
+        format!("{}/{}", hosts.join(","), syntax::percent_encode(&self.database))
+    }
+
     /// A URI for messages: without the password.
     pub fn display(&self) -> String {
         let hosts: Vec<String> = self.hosts.iter().map(Host::to_string).collect();

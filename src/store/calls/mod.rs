@@ -43,6 +43,11 @@ impl Calls {
         self.persist(|| self.create(path, &body)).await
     }
 
+    pub(super) async fn overwrite(&self, key: &str, body: Bytes) -> Result<(), Trouble> {
+        let path = &self.path(key)?;
+        self.persist(|| self.put(path, &body, PutMode::Overwrite)).await
+    }
+
     pub(super) async fn replace(&self, key: &str, body: Bytes, tag: Tag) -> Result<bool, Trouble> {
         let path = &self.path(key)?;
         self.persist(|| self.update(path, &body, &tag)).await
