@@ -154,7 +154,7 @@ impl Depot {
     /// Removes the log's first segment.
     pub(super) fn remove_first(&self, name: SegmentName) -> Result<(), Fault> {
         self.store.delete(&self.key(name)?)?;
-        self.forget_through(name);
+        self.known().segments.remove(&name);
         Ok(())
     }
 
