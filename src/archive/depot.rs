@@ -78,6 +78,16 @@ impl Known {
         self.segments.last_key_value().and_then(|(name, _)| name.through)
     }
 
+    fn has_hole(&self) -> bool {
+        let names: Vec<_> = self.segments.keys().collect();
+        names.windows(2).any(|pair| matches!(pair, [one, next] if one.through < Some(next.after)))
+    }
+
+    fn forget_segments(&mut self) {
+        self.segments.clear();
+        self.epochs.iter_mut().for_each(|epoch| epoch.is_closed = false);
+    }
+
     fn is_held_by(&self, writer: ArchiveId) -> bool {
         self.epochs.last().is_some_and(|last| last.writer == writer)
     }
@@ -283,6 +293,11 @@ impl Depot {
             // A claim that has not begun may leave what is brought at this moment out.
             if seen.epochs.last().is_some_and(|last| last.begin.is_some()) {
                 self.look_for_segments(&mut seen)?;
+                if seen.has_hole() {
+                    // What was known was pruned since, with what came after it.
+                    seen.forget_segments();
+                    self.look_for_segments(&mut seen)?;
+                }
             }
             self.look_for_epochs(&mut seen)?;
             if seen.epochs.len() == epochs {
