@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 
 use crate::model::{Fault, Position};
-use crate::segment::{Damage, SegmentName, valid_prefix};
+use crate::segment::{Damage, HEADER_BYTES, SegmentName, valid_prefix};
 
 use super::segment_file::damaged;
 use super::{Archive, Mark, SegmentFile, disk, press};
@@ -53,20 +53,30 @@ pub(super) fn recover(archive: &Archive, zstd_level: i32) -> Result<End, Fault> 
     Ok(end)
 }
 
-/// All segments. A spool that has some which the store's log has passed by was left behind.
+/// All segments. A spool that has some which the store's log has passed by was left behind, unless that is an open one which never
+/// took anything, as of a receiver that has waited for the slot.
 fn listing(archive: &Archive) -> Result<Vec<SegmentName>, Fault> {
-    let all = archive.listing()?;
-    if let Some(depot) = archive.depot()
-        && let Some(end) = depot.end()
-        && let Some(other) = all.iter().find(|name| name.after < end && depot.size_bytes(**name).is_none())
-    {
-        return Err(Fault::person(format!(
+    let mut all = archive.listing()?;
+    let Some((depot, end)) = archive.depot().and_then(|depot| Some((depot, depot.end()?))) else {
+        return Ok(all);
+    };
+    let passed_by = |name: &SegmentName| name.after < end && depot.size_bytes(*name).is_none();
+    if let Some(open) = all.iter().copied().find(|name| name.through.is_none() && passed_by(name)) {
+        let path = archive.segment_path(open);
+        let fault = |error: std::io::Error| disk::fault("cannot remove", &path, &error);
+        if std::fs::metadata(&path).map_err(fault)?.len() <= HEADER_BYTES as u64 {
+            std::fs::remove_file(&path).map_err(fault)?;
+            all.retain(|name| *name != open);
+        }
+    }
+    match all.iter().find(|name| passed_by(name)) {
+        None => Ok(all),
+        Some(other) => Err(Fault::person(format!(
             "another receiver has extended this archive up to {end}, and the spool {} has {other}, which is not of it",
             archive.root().display()
         ))
-        .hint("give this receiver a new --spool; keep the old one until `archive verify` finds the archive sound"));
+        .hint("give this receiver a new --spool; keep the old one until `archive verify` finds the archive sound")),
     }
-    Ok(all)
 }
 
 /// The end of the last sealed segment.
