@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::support::ledger::{self, Dice};
 use crate::support::{
-    Bucket, Cluster, Misdeed, Moto, Pgsluice, Road, StopMode, assert_tables_equal, seconds, wait_until,
+    Bucket, Cluster, Misdeed, Moto, Pgsluice, Road, Running, StopMode, assert_tables_equal, seconds,
+    wait_until,
 };
 
 const TABLE: &str = "create table t(id int primary key, v text);";
@@ -73,6 +74,22 @@ fn confirmed(road: &Road) -> String {
     road.source.value("select confirmed_flush_lsn from pg_replication_slots where slot_name = 'pgsluice'")
 }
 
+/// Whether the source may forget everything up to there.
+fn is_confirmed(road: &Road, end: &str) -> bool {
+    road.source.value(&format!("select '{}'::pg_lsn >= '{end}'", confirmed(road))) == "t"
+}
+
+/// A receiver that has a transaction in the store and, until the segment is so old, another one in its spool.
+fn receiver_of_two(road: &Road, segment_age: &str) -> Running {
+    rows(road, 1, 1000);
+    road.program.run(&["receive", "--endpos", "current"]).done();
+    let receiver = road.program.start(&["receive", "--segment-age", segment_age]);
+    rows(road, 1001, 2000);
+    let received = || road.program.status()["archive"]["transactions"].as_u64().unwrap_or_default() >= 2;
+    wait_until(seconds(20), "the second transaction is in the spool", received);
+    receiver
+}
+
 #[test]
 fn a_target_elsewhere_is_fed_by_the_store_alone_and_its_spool_is_bounded() {
     let road = road();
@@ -125,16 +142,12 @@ fn the_slot_moves_when_the_store_has_it_also_while_the_source_is_idle() {
     rows(&road, 1, 1000);
     let end = road.source.current_lsn();
     let receiver = road.program.start(&RECEIVE);
-    wait_until(seconds(30), "the rows are confirmed", || {
-        road.source.value(&format!("select '{}'::pg_lsn >= '{end}'", confirmed(&road))) == "t"
-    });
+    wait_until(seconds(30), "the rows are confirmed", || is_confirmed(&road, &end));
     assert!(!sealed(&road.program.archive()).is_empty());
     // Another database's WAL.
     road.source.query("create database other");
     let end = road.source.current_lsn();
-    wait_until(seconds(60), "what is idle is confirmed", || {
-        road.source.value(&format!("select '{}'::pg_lsn >= '{end}'", confirmed(&road))) == "t"
-    });
+    wait_until(seconds(60), "what is idle is confirmed", || is_confirmed(&road, &end));
     receiver.terminate(seconds(20)).done();
 }
 
@@ -165,9 +178,7 @@ fn a_spool_that_is_lost_with_what_was_confirmed_is_told() {
     rows(&road, 1, 100);
     let receiver = road.program.start(&["receive"]);
     let end = road.source.current_lsn();
-    wait_until(seconds(20), "it is confirmed", || {
-        road.source.value(&format!("select '{}'::pg_lsn >= '{end}'", confirmed(&road))) == "t"
-    });
+    wait_until(seconds(20), "it is confirmed", || is_confirmed(&road, &end));
     receiver.kill();
     std::fs::remove_dir_all(road.program.folder().join("spool")).unwrap();
     let outcome = road.program.run(&["receive", "--endpos", "current"]).ends_with(4);
@@ -178,12 +189,7 @@ fn a_spool_that_is_lost_with_what_was_confirmed_is_told() {
 #[test]
 fn a_receiver_that_was_thought_dead_changes_nothing() {
     let road = road();
-    rows(&road, 1, 1000);
-    road.program.run(&["receive", "--endpos", "current"]).done();
-    let sleeper = road.program.start(&["receive", "--segment-age", "2"]);
-    rows(&road, 1001, 2000);
-    let received = || road.program.status()["archive"]["transactions"].as_u64().unwrap_or_default() >= 2;
-    wait_until(seconds(20), "the second transaction is in the spool", received);
+    let sleeper = receiver_of_two(&road, "2");
     sleeper.signal(rustix::process::Signal::STOP);
     road.source.query("select pg_terminate_backend(active_pid) from pg_replication_slots where active");
     wait_until(seconds(20), "the slot is free", || {
@@ -215,12 +221,7 @@ fn a_receiver_that_was_thought_dead_changes_nothing() {
 #[test]
 fn a_receiver_that_comes_back_without_the_slot_takes_nothing_over() {
     let road = road();
-    rows(&road, 1, 1000);
-    road.program.run(&["receive", "--endpos", "current"]).done();
-    let first = road.program.start(&["receive", "--segment-age", "600"]);
-    rows(&road, 1001, 2000);
-    let received = || road.program.status()["archive"]["transactions"].as_u64().unwrap_or_default() >= 2;
-    wait_until(seconds(20), "the second transaction is in the spool", received);
+    let first = receiver_of_two(&road, "600");
     first.kill();
 
     let target = another_target(TABLE);
@@ -252,9 +253,7 @@ fn a_receiver_that_waits_is_told_to_run_again_and_then_goes_on() {
     let waiting = other.start(&["follow"]);
     rows(&road, 1001, 2000);
     let end = road.source.current_lsn();
-    wait_until(seconds(30), "the rows are confirmed", || {
-        road.source.value(&format!("select '{}'::pg_lsn >= '{end}'", confirmed(&road))) == "t"
-    });
+    wait_until(seconds(30), "the rows are confirmed", || is_confirmed(&road, &end));
     first.terminate(seconds(20)).done();
     let outcome = waiting.wait(seconds(60)).ends_with(1);
     assert!(outcome.stderr.contains("run the same command again"), "{}", outcome.stderr);
@@ -292,18 +291,16 @@ fn a_store_that_has_lost_its_claims_confirms_nothing() {
     rows(&road, 1, 100);
     let end = road.source.current_lsn();
     let receiver = road.program.start(&RECEIVE);
-    let reached =
-        |end: &str| road.source.value(&format!("select '{}'::pg_lsn >= '{end}'", confirmed(&road))) == "t";
-    wait_until(seconds(30), "the first rows are confirmed", || reached(&end));
+    wait_until(seconds(30), "the first rows are confirmed", || is_confirmed(&road, &end));
     let (archive, aside) = (road.program.archive(), road.program.folder().join("aside"));
     std::fs::rename(&archive, &aside).unwrap();
     rows(&road, 101, 200);
     let end = road.source.current_lsn();
     wait_until(seconds(60), "it is told", || receiver.log().contains("is it mounted"));
-    assert!(!reached(&end), "{}", receiver.log());
+    assert!(!is_confirmed(&road, &end), "{}", receiver.log());
     let _ = std::fs::remove_dir_all(&archive);
     std::fs::rename(&aside, &archive).unwrap();
-    wait_until(seconds(90), "it has gone on by itself", || reached(&end));
+    wait_until(seconds(90), "it has gone on by itself", || is_confirmed(&road, &end));
     receiver.terminate(seconds(30)).done();
     road.program.run(&["archive", "verify"]).done();
 }
@@ -418,9 +415,7 @@ fn a_store_that_is_away_fills_the_spool_up_to_its_limit_and_then_the_source_wait
 
     bucket.clear_misdeeds("PUT");
     let end = road.source.current_lsn();
-    wait_until(seconds(90), "it has gone on by itself", || {
-        road.source.value(&format!("select '{}'::pg_lsn >= '{end}'", confirmed(&road))) == "t"
-    });
+    wait_until(seconds(90), "it has gone on by itself", || is_confirmed(&road, &end));
     assert_eq!(road.source.value(walsender), pid);
     receiver.terminate(seconds(30)).done();
     road.arrives();

@@ -12,10 +12,9 @@ use std::os::unix::fs::FileExt;
 use bytes::Bytes;
 
 use crate::model::Fault;
-use crate::segment::{
-    Cut, Encoder, Flaw, Footer, FrameEntry, FrameScratch, SegmentName, Trailer, check_sealed,
-};
+use crate::segment::{Cut, Encoder, Footer, FrameEntry, FrameScratch, SegmentName, Trailer, check_sealed};
 
+use super::segment_file::Unsound;
 use super::{Archive, SegmentFile, disk};
 
 /// Only frames of fewer bytes of records are merged, until they are as long as the writer's own.
@@ -164,18 +163,6 @@ fn proof(new: &File, staged: &std::path::Path, name: SegmentName, footer: &Foote
         Err(Unsound::Flaw(flaw)) => Err(other(&flaw.damage.to_string())),
         Ok(checked) if checked.footer.commits != footer.commits => Err(other("it would have other commits")),
         Ok(_) => Ok(()),
-    }
-}
-
-/// Why a staged file is not taken.
-enum Unsound {
-    Fault(Fault),
-    Flaw(Flaw),
-}
-
-impl From<Flaw> for Unsound {
-    fn from(flaw: Flaw) -> Unsound {
-        Unsound::Flaw(flaw)
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::model::Fault;
 use crate::segment::{
-    Damage, FRAME_HEADER_BYTES, Footer, FrameHeader, FrameScratch, HEADER_BYTES, Header, SegmentName,
+    Damage, FRAME_HEADER_BYTES, Flaw, Footer, FrameHeader, FrameScratch, HEADER_BYTES, Header, SegmentName,
     TRAILER_BYTES, Trailer,
 };
 
@@ -34,6 +34,18 @@ pub(super) fn damaged(name: SegmentName, offset: u64, damage: &Damage) -> Fault 
     };
     Fault::person(format!("segment {name} is damaged at offset {offset}: {damage}; {range}"))
         .hint("restore this segment from a copy; `pgsluice archive verify` tells what else is wrong")
+}
+
+/// Why a segment that was gone through is not taken.
+pub(super) enum Unsound {
+    Fault(Fault),
+    Flaw(Flaw),
+}
+
+impl From<Flaw> for Unsound {
+    fn from(flaw: Flaw) -> Unsound {
+        Unsound::Flaw(flaw)
+    }
 }
 
 impl SegmentFile {

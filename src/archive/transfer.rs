@@ -4,9 +4,9 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::model::{Fault, Position};
-use crate::segment::{Damage, Flaw, SegmentName, check_sealed};
+use crate::segment::{Damage, SegmentName, check_sealed};
 
-use super::segment_file::damaged;
+use super::segment_file::{Unsound, damaged};
 use super::{Archive, Location, SegmentFile, disk, shipper, writer};
 
 /// What the name of a file ends in that is being copied.
@@ -96,18 +96,6 @@ fn check(from: &Archive, name: SegmentName) -> Result<u64, Fault> {
         Ok(_) => Err(damaged(name, length, &Damage::Malformed("the segment's end"))),
         Err(Unsound::Flaw(flaw)) => Err(damaged(name, flaw.offset, &flaw.damage)),
         Err(Unsound::Fault(fault)) => Err(fault),
-    }
-}
-
-/// Why a segment is not copied.
-enum Unsound {
-    Fault(Fault),
-    Flaw(Flaw),
-}
-
-impl From<Flaw> for Unsound {
-    fn from(flaw: Flaw) -> Unsound {
-        Unsound::Flaw(flaw)
     }
 }
 
