@@ -38,27 +38,23 @@ postgres_bin() {
     printf '%s\n' "${PGSLUICE_PG_BIN:-$newest}"
 }
 
-# Servers don't run as root, who therefore keeps them outside of his home.
-servers_folder() {
-    if [ -n "${PGSLUICE_SERVERS:-}" ]; then
-        printf '%s\n' "$PGSLUICE_SERVERS"
+# The folder of that name which is kept for later runs, or the one that was typed. Servers don't run as root, who therefore keeps them
+# outside of his home.
+kept_folder() {
+    local name=$1 typed=$2
+    if [ -n "$typed" ]; then
+        printf '%s\n' "$typed"
     elif is_root; then
-        printf '%s\n' /var/cache/pgsluice/servers
+        printf '%s\n' "/var/cache/pgsluice/$name"
     else
-        printf '%s\n' "$cache_folder/servers"
+        printf '%s\n' "$cache_folder/$name"
     fi
 }
 
+servers_folder() { kept_folder servers "${PGSLUICE_SERVERS:-}"; }
+
 # Servers of object stores, for tests.
-stores_folder() {
-    if [ -n "${PGSLUICE_STORES:-}" ]; then
-        printf '%s\n' "$PGSLUICE_STORES"
-    elif is_root; then
-        printf '%s\n' /var/cache/pgsluice/stores
-    else
-        printf '%s\n' "$cache_folder/stores"
-    fi
-}
+stores_folder() { kept_folder stores "${PGSLUICE_STORES:-}"; }
 
 # install_packages PACKAGE... : by apt as root, else says what somebody who may should do.
 install_packages() {

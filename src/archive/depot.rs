@@ -205,9 +205,7 @@ impl Depot {
                 // Cut off between the two steps.
                 true => epoch,
                 false => {
-                    if let Some(end) = end.filter(|end| *end != after) {
-                        return Err(superseded(end));
-                    }
+                    unless_elsewhere(end, after)?;
                     if self.store.put_once(&writer_key(epoch + 1), json(&Writer { writer })?)? == Put::Exists
                     {
                         return Err(superseded(after));
@@ -215,10 +213,7 @@ impl Depot {
                     epoch + 1
                 }
             };
-            let end = self.end_before(epoch)?;
-            if end.is_some_and(|end| end != after) {
-                return Err(superseded(end.unwrap_or_default()));
-            }
+            unless_elsewhere(self.end_before(epoch)?, after)?;
             if self.store.put_once(&begin_key(epoch), json(&Begin { after })?)? == Put::Exists {
                 return Err(superseded(after));
             }
@@ -383,9 +378,14 @@ impl Depot {
     }
 }
 
-fn json(value: &impl Serialize) -> Result<Bytes, Fault> {
+/// Refuses a log that ends, if it has an end yet, at another place than this.
+fn unless_elsewhere(end: Option<Position>, after: Position) -> Result<(), Fault> {
+    end.filter(|end| *end != after).map_or(Ok(()), |end| Err(superseded(end)))
+}
+
+pub(super) fn json(value: &impl Serialize) -> Result<Bytes, Fault> {
     let text = serde_json::to_vec(value);
-    text.map(Bytes::from).map_err(|error| Fault::stop(format!("cannot write a claim: {error}")))
+    text.map(Bytes::from).map_err(|error| Fault::stop(format!("cannot write JSON: {error}")))
 }
 
 fn writer_key(epoch: usize) -> String {

@@ -77,11 +77,7 @@ impl Archive {
             .hint("give the archive's spool too, with --spool"));
         }
         let Some(kept) = &stored else {
-            return Ok(here.map(|manifest| Archive {
-                root: location.folder.as_path().into(),
-                manifest: manifest.into(),
-                stored: None,
-            }));
+            return Ok(here.map(|manifest| Archive::at(location, manifest, None)));
         };
         let there = kept.depot.manifest()?;
         let there = there.map(|text| Manifest::read(&text)).transpose()?;
@@ -93,11 +89,9 @@ impl Archive {
             ))
             .hint("check --archive and --spool; what the spool holds is not lost")),
             (None, Some(manifest)) => Archive::settle(location, manifest, stored).map(Some),
-            (Some(here), Some(manifest)) if here.archive_id == manifest.archive_id => Ok(Some(Archive {
-                root: location.folder.as_path().into(),
-                manifest: manifest.into(),
-                stored,
-            })),
+            (Some(here), Some(manifest)) if here.archive_id == manifest.archive_id => {
+                Ok(Some(Archive::at(location, manifest, stored)))
+            }
             (Some(here), Some(manifest)) => Err(Fault::person(format!(
                 "the spool {} is of archive {}, but {location} is archive {}",
                 location.folder.display(),
@@ -120,7 +114,11 @@ impl Archive {
         }
         disk::write_once(root, MANIFEST, manifest.to_json()?.as_bytes())
             .map_err(|error| disk::fault("cannot write the manifest in", root, &error))?;
-        Ok(Archive { root: root.into(), manifest: manifest.into(), stored })
+        Ok(Archive::at(location, manifest, stored))
+    }
+
+    fn at(location: &Location, manifest: Manifest, stored: Option<Arc<Stored>>) -> Archive {
+        Archive { root: location.folder.as_path().into(), manifest: manifest.into(), stored }
     }
 
     fn unless_another(self, manifest: &Manifest) -> Result<Archive, Fault> {

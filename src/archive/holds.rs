@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Fault, Position};
 use crate::store::Put;
 
+use super::depot::json;
 use super::{Archive, disk};
 
 pub(super) const APPLIERS: &str = "appliers";
@@ -75,7 +76,7 @@ impl Archive {
 
     /// Notes how far a target is. Blocks on disk or network.
     pub fn register(&self, applier: &Registered) -> Result<(), Fault> {
-        self.put_note(&key(APPLIERS, &applier.name), &note(applier)?)
+        self.put_note(&key(APPLIERS, &applier.name), &json(applier)?)
     }
 
     /// `false` where there is no such applier.
@@ -95,7 +96,7 @@ impl Archive {
         }
         self.refuse_pin_before(self.beginning()?, pin)?;
         let key = key(PINS, &pin.name);
-        if !self.put_note_once(&key, &note(pin)?)? {
+        if !self.put_note_once(&key, &json(pin)?)? {
             return Err(Fault::stop(format!("there is a pin {} already", pin.name))
                 .hint("`pgsluice archive pins` shows it, `archive unpin` removes it"));
         }
@@ -128,7 +129,7 @@ impl Archive {
     }
 
     pub(super) fn tell_pruned(&self, through: Position) -> Result<(), Fault> {
-        self.put_note(PRUNED, &note(&Pruned { through })?)
+        self.put_note(PRUNED, &json(&Pruned { through })?)
     }
 
     fn notes<T: DeserializeOwned>(&self, folder: &str) -> Result<Vec<T>, Fault> {
@@ -218,11 +219,6 @@ impl Archive {
 
 fn key(folder: &str, name: &str) -> String {
     format!("{folder}/{name}.json")
-}
-
-fn note(content: &impl Serialize) -> Result<Bytes, Fault> {
-    let text = serde_json::to_vec(content);
-    text.map(Bytes::from).map_err(|error| Fault::stop(format!("cannot write JSON: {error}")))
 }
 
 fn is_pin_name(name: &str) -> bool {

@@ -53,24 +53,21 @@ pub fn transfer(
         .hint("a receiver has gone on there, so it is no copy any more; give another place"));
     }
     let mut done = Transferred { segments: 0, bytes: 0, through: end };
-    let mut claimed = None;
+    let store = match (copy.depot(), missing.first()) {
+        (Some(depot), Some(first)) => {
+            let writer = shipper::writer(&copy)?;
+            depot.claim(writer, first.after)?;
+            Some((depot, writer))
+        }
+        _ => None,
+    };
     for (number, name) in missing.iter().enumerate() {
         progress(number, missing.len());
         from.bring(*name, true)?;
         let path = from.segment_path(*name);
         done.bytes += check(from, *name)?;
-        match copy.depot() {
-            Some(depot) => {
-                let writer = match claimed {
-                    Some(writer) => writer,
-                    None => {
-                        let writer = shipper::writer(&copy)?;
-                        depot.claim(writer, name.after)?;
-                        *claimed.insert(writer)
-                    }
-                };
-                depot.upload(writer, *name, &path)?;
-            }
+        match store {
+            Some((depot, writer)) => depot.upload(writer, *name, &path)?,
             None => place(&copy, *name, &path)?,
         }
         done.segments += 1;
