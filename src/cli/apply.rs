@@ -1,13 +1,13 @@
 //! `apply`: archive to target.
 
 use super::arguments::{
-    ArchiveArguments, Everywhere, FilterArguments, RulesArguments, SourceArguments, StreamArguments,
-    TargetArguments,
+    Everywhere, FilterArguments, RulesArguments, SourceArguments, StreamArguments, TargetArguments,
 };
 use super::conduct::{
     DdlArguments, EndposArguments, LaneArguments, SequenceArguments, conduct, needed_target,
 };
 use super::config::File;
+use super::place::ArchiveArguments;
 use super::setup;
 use crate::apply::Target;
 use crate::archive::WriterOptions;

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::arguments::{ArchiveArguments, Everywhere};
+use super::arguments::Everywhere;
 use super::config::File;
+use super::place::ArchiveArguments;
 use super::{print, retention};
 use crate::archive::{self, Archive, Found, Location, Lookup, SegmentDetail, SegmentState, SegmentSummary};
 use crate::model::{Fault, Position, Timestamp, Xid};

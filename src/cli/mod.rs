@@ -11,6 +11,7 @@ mod follow;
 mod keepsake;
 mod log;
 mod pending;
+mod place;
 mod preflight;
 mod print;
 mod reach;

@@ -1,10 +1,9 @@
 //! `receive`: source to archive.
 
-use super::arguments::{
-    ArchiveArguments, Everywhere, SourceArguments, StreamArguments, TableArguments, TargetArguments,
-};
+use super::arguments::{Everywhere, SourceArguments, StreamArguments, TableArguments, TargetArguments};
 use super::conduct::{EndposArguments, SegmentArguments, SequenceArguments, StreamingArguments, conduct};
 use super::config::File;
+use super::place::ArchiveArguments;
 use super::setup;
 use crate::follow::Options;
 use crate::model::Fault;

@@ -5,7 +5,8 @@ use std::str::FromStr;
 use serde::Serialize;
 use serde_json::json;
 
-use super::arguments::{ArchiveArguments, Everywhere};
+use super::arguments::Everywhere;
+use super::place::ArchiveArguments;
 use super::print;
 use crate::archive::{Archive, Candidate, Pin, Policy, Prune, Reason};
 use crate::model::{Fault, Position, Timestamp};

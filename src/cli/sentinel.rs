@@ -1,7 +1,8 @@
 //! `sentinel`: remote control of the processes that use an archive, also while they run.
 
-use super::arguments::{ArchiveArguments, Endpos, Everywhere, SourceArguments};
+use super::arguments::{Endpos, Everywhere, SourceArguments};
 use super::config::File;
+use super::place::ArchiveArguments;
 use super::print;
 use super::reach::Side;
 use crate::model::{Fault, Position};

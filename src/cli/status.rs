@@ -3,9 +3,10 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::arguments::{Everywhere, Names, Place, RoadArguments};
+use super::arguments::{Everywhere, Names, RoadArguments};
 use super::config::File;
 use super::pending::Pending;
+use super::place::Place;
 use super::print;
 use crate::archive::{ArchiveTotals, Registered, totals};
 use crate::model::{Fault, Position, Timestamp};

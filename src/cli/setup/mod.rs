@@ -13,10 +13,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::arguments::{
-    ArchiveArguments, Everywhere, RoadArguments, SchemaArguments, SourceArguments, StreamArguments,
-    TableArguments, TargetArguments,
+    Everywhere, RoadArguments, SchemaArguments, SourceArguments, StreamArguments, TableArguments,
+    TargetArguments,
 };
 use super::config::File;
+use super::place::ArchiveArguments;
 use super::preflight::{self, Finding};
 use super::print;
 use super::reach::Side;
