@@ -114,9 +114,14 @@ pub fn assert_holds(cluster: &Cluster) {
 pub struct Dice(pub u64);
 
 impl Dice {
-    pub fn milliseconds(&mut self, from: u64, to: u64) -> Duration {
+    /// From `from` up to, and without, `to`.
+    pub fn number(&mut self, from: u64, to: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        Duration::from_millis(from + (self.0 >> 33) % (to - from))
+        from + (self.0 >> 33) % (to - from)
+    }
+
+    pub fn milliseconds(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(self.number(from, to))
     }
 }
 
