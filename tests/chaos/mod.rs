@@ -3,4 +3,9 @@
 //!
 //! Only in a build with the feature `faults`.
 
+mod checkers;
 mod failpoints;
+mod options;
+mod oracle;
+mod run;
+mod tally;
