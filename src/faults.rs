@@ -62,7 +62,6 @@ pub const POINTS: &[(&str, &str)] = &[
 #[cfg(feature = "faults")]
 pub const MUTATIONS: &[(&str, &str)] = &[
     ("confirm_before_sync", "what was received is confirmed, durable or not"),
-    ("folder_is_not_synced", "names of files are not made durable"),
     ("commit_lsn_is_progress", "the start of a commit is stored as the progress, not its end"),
     ("adjacent_is_known", "a commit that starts where the progress ends counts as applied"),
     ("progress_is_not_locked", "the progress row is read without FOR UPDATE"),

@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use crate::faults;
 use crate::model::Fault;
 
 /// An IO error told as a fault: what was being done, to what.
@@ -76,9 +75,6 @@ pub(super) fn lock_folder(path: &Path) -> io::Result<File> {
 
 /// Makes the names in a folder durable.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
-    if faults::mutated("folder_is_not_synced") {
-        return Ok(());
-    }
     File::open(path)?.sync_all()
 }
 

@@ -161,7 +161,7 @@ fn a_claim_that_never_began_is_no_dead_end() {
     }
 }
 
-/// The tables name what the code has, each once.
+/// The tables name what the code has, each once, and the page what the tables have.
 #[test]
 fn points_and_mutations_are_those_of_the_code() {
     let mut code = String::new();
@@ -177,6 +177,16 @@ fn points_and_mutations_are_those_of_the_code() {
         let mut named: Vec<_> = table.iter().map(|(name, _)| *name).collect();
         named.sort_unstable();
         assert_eq!(called, named);
+    }
+    let page = include_str!("../../docs/RELIABILITY.md");
+    for (name, meaning) in POINTS {
+        assert!(
+            page.contains(&format!("\n| `{name}` | {meaning} |\n")),
+            "{name} is not in docs/RELIABILITY.md"
+        );
+    }
+    for (name, _) in MUTATIONS {
+        assert!(page.contains(&format!("\n| `{name}` | ")), "{name} is not in docs/RELIABILITY.md");
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod checkers;
 mod failpoints;
+mod mutations;
 mod options;
 mod oracle;
 mod run;

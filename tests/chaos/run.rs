@@ -325,7 +325,7 @@ impl Chaos {
             };
             let count = self.dice.number(1, 4) as usize;
             bucket.misdeeds(method, std::iter::repeat_n(misdeed, count));
-            self.tally.fault("misdeed of the store");
+            self.tally.misdeeds();
         }
     }
 

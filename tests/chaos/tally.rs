@@ -8,6 +8,8 @@ pub(super) struct Tally {
     faults: BTreeMap<String, u64>,
     starts: BTreeMap<&'static str, u64>,
     failpoints: BTreeMap<String, u64>,
+    /// Times that a method of the store was told to do wrong.
+    misdeeds: u64,
     /// Processes that ended by themselves because a server or the network was away.
     gave_up: u64,
     looks: u64,
@@ -20,6 +22,7 @@ impl Tally {
             faults: BTreeMap::new(),
             starts: BTreeMap::new(),
             failpoints: BTreeMap::new(),
+            misdeeds: 0,
             gave_up: 0,
             looks: 0,
         }
@@ -35,6 +38,10 @@ impl Tally {
 
     pub(super) fn failpoint(&mut self, name: &str) {
         *self.failpoints.entry(name.to_owned()).or_default() += 1;
+    }
+
+    pub(super) fn misdeeds(&mut self) {
+        self.misdeeds += 1;
     }
 
     pub(super) fn gave_up(&mut self) {
@@ -64,6 +71,7 @@ impl Tally {
             "kills_by_kind": self.faults,
             "starts": self.starts,
             "failpoints": self.failpoints,
+            "misdeeds_of_the_store": self.misdeeds,
             "gave_up": self.gave_up,
             "looks": self.looks,
             "transactions": transactions,
