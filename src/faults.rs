@@ -1,8 +1,9 @@
 //! Points at which a test can end the program, and rules that a test can have it break. Hides how both are asked for: by the
-//! environment, and only in a build with the feature `faults`. Without it both calls are nothing, and the program has nothing of this.
+//! environment, and only in a build with the feature `faults`. Without it the calls are nothing, and the program has nothing of this.
 //!
 //! `PGSLUICE_FAILPOINT=NAME:HIT` ends the process as kill -9 does, the HIT-th time that it comes to the point; with `:MILLISECONDS` behind
-//! it the thread is held there before, while others go on. `PGSLUICE_MUTATION=NAME` breaks a rule.
+//! it the thread is held there before, while others go on. `PGSLUICE_MUTATION=NAME` breaks a rule. `PGSLUICE_DURABLE_NAMES=FOLDER` keeps the
+//! files of folders under the names that a machine that loses its power would have.
 //! `docs/RELIABILITY.md` has what was found with them.
 
 /// Every point, with what lies just behind it.
@@ -62,6 +63,7 @@ pub const POINTS: &[(&str, &str)] = &[
 #[cfg(feature = "faults")]
 pub const MUTATIONS: &[(&str, &str)] = &[
     ("confirm_before_sync", "what was received is confirmed, durable or not"),
+    ("folder_is_not_synced", "names of files are not made durable"),
     ("commit_lsn_is_progress", "the start of a commit is stored as the progress, not its end"),
     ("adjacent_is_known", "a commit that starts where the progress ends counts as applied"),
     ("progress_is_not_locked", "the progress row is read without FOR UPDATE"),
@@ -71,10 +73,10 @@ pub const MUTATIONS: &[(&str, &str)] = &[
 ];
 
 #[cfg(not(feature = "faults"))]
-pub(crate) use disarmed::{mutated, point};
+pub(crate) use disarmed::{mutated, names_are_durable, point};
 
 #[cfg(feature = "faults")]
-pub(crate) use armed::{mutated, point};
+pub(crate) use armed::{mutated, names_are_durable, point};
 
 #[cfg(not(feature = "faults"))]
 mod disarmed {
@@ -85,10 +87,17 @@ mod disarmed {
     pub(crate) fn mutated(_name: &'static str) -> bool {
         false
     }
+
+    #[inline(always)]
+    pub(crate) fn names_are_durable(_folder: &std::path::Path) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(feature = "faults")]
 mod armed {
+    use std::io::ErrorKind;
+    use std::path::Path;
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
@@ -135,6 +144,26 @@ mod armed {
             eprintln!("failpoint {name} reached");
             let _ = kill_process(getpid(), Signal::KILL);
         }
+    }
+
+    /// Keeps a folder's files under the names that they have now, for a test that takes the machine's power away.
+    pub(crate) fn names_are_durable(folder: &Path) -> std::io::Result<()> {
+        let (Some(kept), Some(name)) = (std::env::var_os("PGSLUICE_DURABLE_NAMES"), folder.file_name())
+        else {
+            return Ok(());
+        };
+        let kept = Path::new(&kept).join(name);
+        match std::fs::remove_dir_all(&kept) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => std::fs::create_dir_all(&kept)?,
+        }
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                std::fs::hard_link(entry.path(), kept.join(entry.file_name()))?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn mutated(name: &'static str) -> bool {

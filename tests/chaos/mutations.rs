@@ -1,6 +1,9 @@
 //! Rules broken one by one: a scenario that goes well with the program as it is must go wrong with each of them. A proof that nothing can
 //! spoil proves nothing.
 
+use std::process::Command;
+
+use super::checkers;
 use crate::support::ledger;
 use crate::support::{Cluster, Road, Running, Version, seconds, tables_difference, wait_until};
 
@@ -23,9 +26,14 @@ struct Program<'m> {
 }
 
 impl Program<'_> {
-    fn start(&self, road: &Road, arguments: &[&str], failpoint: Option<&str>) -> Running {
+    fn command(&self, road: &Road, arguments: &[&str]) -> Command {
         let mut command = road.program.command(arguments);
         command.envs(self.mutation.map(|mutation| ("PGSLUICE_MUTATION", mutation)));
+        command
+    }
+
+    fn start(&self, road: &Road, arguments: &[&str], failpoint: Option<&str>) -> Running {
+        let mut command = self.command(road, arguments);
         command.envs(failpoint.map(|failpoint| ("PGSLUICE_FAILPOINT", failpoint)));
         Running::spawn(command)
     }
@@ -60,6 +68,47 @@ fn an_acknowledgement_before_the_sync_is_noticed() {
         transfer(&road);
         // Time for a status.
         program.run(&road, &["receive"], Some("log.after_compress:1:1500"))?;
+        program.arrives(&road)
+    });
+}
+
+/// The machine loses its power after a segment was sealed and the next one begun: names that were not synced are gone.
+#[test]
+fn a_folder_that_is_not_synced_is_noticed() {
+    check("folder_is_not_synced", |program| {
+        let road = ledger::road();
+        let kept = road.program.folder().join("kept");
+        let receive = |program: &Program<'_>| {
+            let arguments = ["receive", "--segment-age", "1"];
+            let mut command = program.command(&road, &arguments);
+            command.env("PGSLUICE_DURABLE_NAMES", &kept);
+            Running::spawn(command)
+        };
+        let confirmed = || {
+            let end = road.source.current_lsn();
+            let sql = format!(
+                "select confirmed_flush_lsn >= '{end}' from pg_replication_slots where slot_name = 'pgsluice'"
+            );
+            wait_until(seconds(30), "all is confirmed", || road.source.value(&sql) == "t");
+        };
+        // What is there before is durable in any case.
+        let running = receive(&Program { mutation: None });
+        transfer(&road);
+        confirmed();
+        running.kill();
+        let running = receive(program);
+        let segments = road.program.archive().join("segments");
+        let sealed = || {
+            let names = std::fs::read_dir(&segments).unwrap().map(|entry| entry.unwrap().file_name());
+            names.filter(|name| checkers::newest_end([&*name.to_string_lossy()]).is_some()).count()
+        };
+        transfer(&road);
+        wait_until(seconds(30), "a segment is sealed", || sealed() == 2);
+        transfer(&road);
+        confirmed();
+        running.kill();
+        std::fs::remove_dir_all(&segments).unwrap();
+        std::fs::rename(kept.join("segments"), &segments).unwrap();
         program.arrives(&road)
     });
 }

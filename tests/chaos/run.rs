@@ -157,7 +157,7 @@ impl Chaos {
         std::thread::sleep(self.dice.milliseconds(0, 300));
         self.look();
         let every = (self.options.kills / MOMENTS_MAX).max(1);
-        if number % every == 0 {
+        if number.is_multiple_of(every) {
             self.keep_a_moment();
         }
         // As many columns as a table may have, there are not.
@@ -271,7 +271,7 @@ impl Chaos {
                 continue;
             }
             let mut process = self.processes.remove(at);
-            let had_ended = !process.running.is_running();
+            let has_ended = !process.running.is_running();
             name = match (signal, process.role) {
                 (Signal::TERM, _) => "SIGTERM",
                 (_, "receive") => "kill -9 of receive",
@@ -279,14 +279,14 @@ impl Chaos {
                 _ => "kill -9 of follow",
             };
             let outcome = match signal == Signal::KILL {
-                true if !had_ended => {
+                true if !has_ended => {
                     process.running.kill();
                     continue;
                 }
                 true => process.running.wait(END),
                 false => process.running.terminate(END),
             };
-            self.judge(process.role, process.is_troubled || had_ended && process.is_troubled, &outcome);
+            self.judge(process.role, process.is_troubled, &outcome);
         }
         name
     }
@@ -301,7 +301,7 @@ impl Chaos {
                 self.tally.failpoint(rest.split(' ').next().unwrap_or_default());
             }
             // What could not be reached can be tried again.
-            Some(1) if is_troubled => self.tally.gave_up(),
+            Some(1) if is_troubled || self.options.store => self.tally.gave_up(),
             Some(_) => panic!("{role} ended by itself: {outcome}"),
         }
     }
@@ -335,9 +335,8 @@ impl Chaos {
             if !self.processes[at].running.is_running() {
                 let process = self.processes.remove(at);
                 let outcome = process.running.wait(END);
-                let is_troubled = process.is_troubled || self.options.store;
                 assert_ne!(outcome.code, Some(0), "{} ended by itself: {outcome}", process.role);
-                self.judge(process.role, is_troubled, &outcome);
+                self.judge(process.role, process.is_troubled, &outcome);
             }
         }
         let (source, target) = (self.source.session(), self.target.session());
