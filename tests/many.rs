@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use pgsluice::archive::{Archive, Lookup, Page, Reader, find, list_page, totals};
 use pgsluice::model::{Timestamp, Xid};
+use pgsluice::sentinel::{Control, Home, Sentinel};
 use pgsluice::verify::{Manner, verify_as};
 
 use crate::log::messages::{START, end, time};
@@ -41,9 +42,11 @@ fn look(archive: &Archive, count: u64, what: &str) {
         assert_eq!((sums.segments, sums.transactions, sums.changes), (count, count, count));
         assert_eq!((sums.tables[0].name.as_str(), sums.tables[0].events.inserts), ("public.one", count));
         let wanted = count / 2;
-        for lookup in
-            [Lookup::Lsn(end(wanted)), Lookup::Time(Timestamp(time(end(wanted)))), Lookup::Xid(Xid(wanted as u32))]
-        {
+        for lookup in [
+            Lookup::Lsn(end(wanted)),
+            Lookup::Time(Timestamp(time(end(wanted)))),
+            Lookup::Xid(Xid(wanted as u32)),
+        ] {
             let (found, _) = timed(&what(&format!("{lookup:?}")), || find(archive, lookup).unwrap());
             assert_eq!(found.iter().map(|found| found.end_lsn).collect::<Vec<_>>(), [end(wanted)]);
         }
@@ -111,10 +114,18 @@ fn an_applier_starts_at_once_and_goes_through_many_segments() {
     let program = Pgsluice::with("host=127.0.0.1 port=1 user=nobody dbname=none", &target.conninfo());
     let program = program.limit(seconds(3000));
     segments(&program.archive(), count);
+    let control = Control { startpos: START, apply: true, ..Control::default() };
+    Sentinel::create(&Home::Folder(program.archive()), control).unwrap();
     let applied = |number: u64| {
         let endpos = end(number).to_string();
-        let running = program.start(&["apply", "--endpos", &endpos]);
+        let mut running = program.start(&["apply", "--endpos", &endpos]);
+        let mut resident = 0;
+        while running.is_running() {
+            resident = resident.max(running.resident_bytes_max());
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let done = running.wait(seconds(3000)).done();
+        eprintln!("applier: at most {} MiB resident", resident >> 20);
         assert_eq!(target.value("select count(*) from one"), number.to_string());
         done
     };

@@ -8,7 +8,7 @@ use crate::model::{Fault, Position, Remedy};
 use crate::pgoutput;
 use crate::segment::{
     Checked, Damage, FRAME_HEADER_BYTES, Flaw, FrameCheck, FrameHeader, HEADER_BYTES, Records, SegmentName,
-    check_ends, check_sealed,
+    TRAILER_BYTES, check_ends, check_sealed,
 };
 
 /// Objects are read in pieces of at least this length.
@@ -21,6 +21,8 @@ pub(super) struct Finding {
     pub(super) chain: Option<[u8; 32]>,
     /// None where something is wrong with it.
     pub(super) sound: Option<Sound>,
+    /// The byte that is looked at.
+    pub(super) at: Option<u64>,
     /// What is wrong, and at which byte.
     pub(super) flaws: Vec<(Option<u64>, String)>,
 }
@@ -69,12 +71,12 @@ pub(super) fn look(
     };
     let flaw = match trouble {
         Trouble::Flaw(flaw) => (Some(flaw.offset), flaw.damage.to_string()),
-        Trouble::Fault(fault) if fault.remedy == Remedy::Person => (None, fault.message),
+        Trouble::Fault(fault) if fault.remedy == Remedy::Person => (finding.at, fault.message),
         // It was pruned, or replaced.
         Trouble::Fault(_) if archive.size_bytes(name)?.is_none() => return Ok(None),
         // What a disk can't read is damaged; a store that is away, or lets nobody in, says nothing of its objects.
         Trouble::Fault(fault) if fault.remedy == Remedy::Stop && !archive.is_stored(name) => {
-            (None, fault.message)
+            (finding.at, fault.message)
         }
         Trouble::Fault(fault) => return Err(fault),
     };
@@ -91,6 +93,7 @@ fn go_through(
     name: SegmentName,
     finding: &mut Finding,
 ) -> Result<bool, Trouble> {
+    finding.at = Some(0);
     let Some(mut file) = SegmentFile::open_stored(archive, name)? else { return Ok(false) };
     finding.chain = Some(file.header().chain);
     if name.through.is_none() {
@@ -99,7 +102,11 @@ fn go_through(
         return Ok(true);
     }
     let bytes = file.size_bytes()?;
-    let checked = if quick { ends(&mut file, name)? } else { whole(&mut file, name, bytes)? };
+    finding.at = bytes.checked_sub(TRAILER_BYTES as u64);
+    // Compares it with the name.
+    let trailer = file.trailer(name)?;
+    finding.at = Some(trailer.footer_offset);
+    let checked = if quick { ends(&mut file, name)? } else { whole(&file, bytes)? };
     let Checked { trailer, footer, .. } = &checked;
     let agrees = index.agrees(name, (trailer, footer), bytes);
     if agrees == Some(false) {
@@ -124,9 +131,7 @@ fn ends(file: &mut SegmentFile, name: SegmentName) -> Result<Checked, Trouble> {
     Ok(Checked { header, trailer, footer })
 }
 
-fn whole(file: &mut SegmentFile, name: SegmentName, length: u64) -> Result<Checked, Trouble> {
-    // Compares the trailer with the name.
-    file.trailer(name)?;
+fn whole(file: &SegmentFile, length: u64) -> Result<Checked, Trouble> {
     let piece = RefCell::new((0, Vec::new()));
     let read = |offset: u64, count: usize| {
         let mut piece = piece.borrow_mut();

@@ -235,7 +235,9 @@ impl<'a> Walk<'a> {
             self.problem(after, Some(through), format!("{what} before {name}"));
         }
         let mut flaws = finding.flaws;
-        if before.chain.is_some_and(|chain| finding.chain.is_some_and(|own| own != chain)) {
+        // What follows a gap can't go on from before it.
+        let expected = before.chain.filter(|_| name.after == before.through);
+        if expected.is_some_and(|chain| finding.chain.is_some_and(|own| own != chain)) {
             flaws.insert(0, (Some(0), "the chain of hashes does not go on from the segment before".into()));
         }
         for (offset, what) in flaws {

@@ -59,7 +59,8 @@ fn a_beginning_that_no_prune_has_removed_is_missed() {
         let [problem] = report.problems.as_slice() else { panic!("{report:?}") };
         assert_eq!((problem.after, problem.through), (START, Some(end(2))));
     }
-    fs::write(folder.path().join("pruned.json"), serde_json::json!({ "through": end(2) }).to_string()).unwrap();
+    fs::write(folder.path().join("pruned.json"), serde_json::json!({ "through": end(2) }).to_string())
+        .unwrap();
     assert_eq!(verify(&archive, |_| ()).unwrap().problems, []);
 }
 

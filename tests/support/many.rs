@@ -26,9 +26,12 @@ pub fn segments(folder: &Path, count: u64) -> Archive {
             archive_id: manifest().archive_id.0,
         };
         let mut raw = Vec::new();
-        for message in
-            [begin(end(number), number as u32), relation(100, "one", 25), insert(100, number, b"x"), commit(end(number))]
-        {
+        for message in [
+            begin(end(number), number as u32),
+            relation(100, "one", 25),
+            insert(100, number, b"x"),
+            commit(end(number)),
+        ] {
             push_record(&mut raw, &message);
         }
         let mut bytes = header.encode().to_vec();
@@ -50,7 +53,10 @@ pub fn into_store(archive: &Archive, store: &Path) {
         fs::write(path, text).unwrap();
     };
     write("manifest.json", fs::read_to_string(archive.root().join("manifest.json")).unwrap());
-    write("writers/00000001.json", serde_json::json!({ "writer": ArchiveId([1; 16]).to_string() }).to_string());
+    write(
+        "writers/00000001.json",
+        serde_json::json!({ "writer": ArchiveId([1; 16]).to_string() }).to_string(),
+    );
     write("begins/00000001.json", serde_json::json!({ "after": START }).to_string());
     fs::rename(archive.segments_folder(), store.join("segments-00000001")).unwrap();
     fs::create_dir_all(store.join("segments")).unwrap();
