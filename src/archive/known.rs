@@ -73,17 +73,19 @@ impl Known {
         missing: &[SegmentName],
         beginning: Position,
     ) -> Result<bool, Fault> {
+        if missing.is_empty() {
+            return Ok(true);
+        }
         if missing.len() > MANY {
             tracing::info!(segments = missing.len(), "reading footers, which is done once");
         }
         let keeper = if archive.has_store() || missing.len() >= KEPT_MIN {
-            let opened = Catalog::open(&archive.root().join(SEEN), archive.manifest().archive_id.0);
+            let opened = Catalog::open_unread(&archive.root().join(SEEN), archive.manifest().archive_id.0);
             // Another may be at it, or the folder is not for us to write: it works without.
             opened.inspect_err(|error| tracing::debug!(%error, "footers are not remembered")).ok()
         } else {
             None
         };
-        let keeper = keeper.filter(|_| !missing.is_empty());
         let number = self.catalogs.len();
         let mut all_there = true;
         let read = |name: &SegmentName| indexer::segment_rows(archive, *name);

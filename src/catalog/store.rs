@@ -48,12 +48,25 @@ impl Catalog {
     /// Opens the catalog of an archive as its owner. One that is damaged, of another archive or of another version is
     /// deleted and begun anew: its owner then indexes the segments again.
     pub fn open(folder: &Path, archive_id: [u8; 16]) -> Result<Catalog, Fault> {
+        Catalog::open_if(folder, archive_id, Catalog::is_readable)
+    }
+
+    /// The same, without reading it through first: damage shows when it is met.
+    pub fn open_unread(folder: &Path, archive_id: [u8; 16]) -> Result<Catalog, Fault> {
+        Catalog::open_if(folder, archive_id, |_| true)
+    }
+
+    fn open_if(
+        folder: &Path,
+        archive_id: [u8; 16],
+        is_good: impl FnOnce(&Catalog) -> bool,
+    ) -> Result<Catalog, Fault> {
         let identity = [VERSION, &archive_id].concat();
         match DB::open(&options(), folder) {
             Ok(db) => {
                 let catalog = Catalog { db, beside: None };
                 match catalog.db.get(VERSION_KEY) {
-                    Ok(Some(found)) if found == identity && catalog.is_readable() => return Ok(catalog),
+                    Ok(Some(found)) if found == identity && is_good(&catalog) => return Ok(catalog),
                     Ok(None) if catalog.entries().is_ok_and(|entries| entries.is_empty()) => {
                         catalog.db.put(VERSION_KEY, &identity).map_err(|error| fault(&error))?;
                         return Ok(catalog);
