@@ -12,7 +12,9 @@ use std::os::unix::fs::FileExt;
 use bytes::Bytes;
 
 use crate::model::Fault;
-use crate::segment::{Cut, Encoder, Footer, FrameEntry, FrameScratch, SegmentName, Trailer, check_sealed};
+use crate::segment::{
+    Cut, Encoder, Footer, FrameEntry, FrameHeader, FrameScratch, SegmentName, Trailer, check_sealed,
+};
 
 use super::segment_file::Unsound;
 use super::{Archive, SegmentFile, disk};
@@ -41,7 +43,7 @@ pub(super) fn press(
     }
     let path = archive.segment_path(name);
     let staged = archive.segments_folder().join(format!("{name}{STAGED}"));
-    let written = rewrite(&mut file, name, &sealed, &runs, zstd_level, &staged, go_on);
+    let written = rewrite(archive, &mut file, name, &sealed, &runs, zstd_level, &staged, go_on);
     if !matches!(written, Ok(true)) {
         // It may not be there yet; the next recovery removes it where this fails.
         let _ = std::fs::remove_file(&staged);
@@ -84,6 +86,7 @@ fn runs(frames: &[FrameEntry]) -> Vec<&[FrameEntry]> {
 
 /// Writes the staged file and makes it durable. `false` where it was stopped.
 fn rewrite(
+    archive: &Archive,
     file: &mut SegmentFile,
     name: SegmentName,
     (trailer, footer): &(Trailer, Footer),
@@ -98,9 +101,11 @@ fn rewrite(
     };
     let mut new = disk::open_or_create(staged).map_err(fault)?;
     new.set_len(0).map_err(fault)?;
-    let mut encoder = Encoder::transposing(file.header().clone(), zstd_level);
+    // What was not encrypted stays so: it would not become secret by that.
+    let encryption = if file.header().encrypted { archive.encryption()? } else { None };
+    let mut encoder = Encoder::transposing(file.header().clone(), zstd_level, encryption);
     let mut scratch = FrameScratch::default();
-    let mut out = file.header().encode().to_vec();
+    let mut out = encoder.header().encode().to_vec();
     for run in runs {
         if !go_on() {
             return Ok(false);
@@ -116,13 +121,14 @@ fn rewrite(
             raw.extend(records);
         }
         match run {
-            [frame] => {
+            [frame] if !file.header().encrypted => {
                 encoder.restore(frame.header, &raw).map_err(damage)?;
                 out.extend(file.bytes(frame.offset, frame.header.len() as usize)?);
             }
+            // One that is encrypted is bound to its place.
             [.., last] => {
-                let through = last.header.through;
-                let cut = Cut { raw: Bytes::from(raw), ends_on_commit: true, through };
+                let FrameHeader { ends_on_commit, through, .. } = last.header;
+                let cut = Cut { raw: Bytes::from(raw), ends_on_commit, through };
                 encoder.frame(&cut, &mut out).map_err(damage)?;
             }
             [] => {}
@@ -141,12 +147,18 @@ fn rewrite(
         return Ok(false);
     }
     File::sync_all(&new).map_err(fault)?;
-    proof(&new, staged, name, footer)?;
+    proof(archive, &new, staged, name, footer)?;
     Ok(true)
 }
 
 /// Reads the staged file as `archive verify` would, and holds what it says against the footer of the one that it is to replace.
-fn proof(new: &File, staged: &std::path::Path, name: SegmentName, footer: &Footer) -> Result<(), Fault> {
+fn proof(
+    archive: &Archive,
+    new: &File,
+    staged: &std::path::Path,
+    name: SegmentName,
+    footer: &Footer,
+) -> Result<(), Fault> {
     let read = |offset: u64, length: usize| {
         let mut bytes = vec![0; length];
         match new.read_exact_at(&mut bytes, offset) {
@@ -155,7 +167,7 @@ fn proof(new: &File, staged: &std::path::Path, name: SegmentName, footer: &Foote
         }
     };
     let length = new.metadata().map_err(|error| disk::fault("cannot read", staged, &error))?.len();
-    let checked = check_sealed(length, read, |_, _| Ok(()));
+    let checked = check_sealed(length, archive.keys(), read, |_, _| Ok(()));
     let other =
         |what: &str| Fault::stop(format!("segment {name} could not be pressed, and stays as it is: {what}"));
     match checked {

@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 
 use crate::model::Fault;
 use crate::segment::{
-    Damage, FRAME_HEADER_BYTES, Flaw, Footer, FrameHeader, FrameScratch, HEADER_BYTES, Header, SegmentName,
-    TRAILER_BYTES, Trailer,
+    Damage, FRAME_HEADER_BYTES, Flaw, Footer, FrameHeader, FrameScratch, HEADER_BYTES, Header, Opener,
+    SegmentName, TRAILER_BYTES, Trailer,
 };
 
 use super::{Archive, disk};
@@ -18,6 +18,7 @@ pub struct SegmentFile {
     bytes: Bytes,
     name: SegmentName,
     header: Header,
+    opener: Opener,
 }
 
 /// Where a segment's bytes are.
@@ -26,8 +27,11 @@ enum Bytes {
     Object { archive: Archive, length: u64 },
 }
 
-/// Damage, told with the segment, the place and the range that is in doubt.
+/// Damage, or a key that is missing, told with the segment, the place and the range that is in doubt.
 pub(super) fn damaged(name: SegmentName, offset: u64, damage: &Damage) -> Fault {
+    if let Some(fault) = damage.locked(format_args!("segment {name}")) {
+        return fault;
+    }
     let range = match name.through {
         Some(through) => format!("it holds ({}, {through}]", name.after),
         None => format!("it holds what comes after {}", name.after),
@@ -84,7 +88,8 @@ impl SegmentFile {
         if header.after != name.after {
             return Err(foreign(&format!("its header says that it begins after {}", header.after)));
         }
-        Ok(Some(SegmentFile { bytes, name, header }))
+        let opener = Opener::new(&header, archive.keys());
+        Ok(Some(SegmentFile { bytes, name, header, opener }))
     }
 
     pub fn name(&self) -> SegmentName {
@@ -141,7 +146,8 @@ impl SegmentFile {
         if again != header {
             return Err(self.damaged(offset, &Damage::Malformed("a frame header")));
         }
-        let raw = header.payload(&frame, scratch).map_err(|damage| self.damaged(offset, &damage))?;
+        let raw = header.payload(&frame, offset, &self.opener, scratch);
+        let raw = raw.map_err(|damage| self.damaged(offset, &damage))?;
         Ok((header, raw))
     }
 
@@ -169,10 +175,7 @@ impl SegmentFile {
         let trailer = self.trailer(name)?;
         let mut footer = vec![0; trailer.footer_len as usize];
         self.read(trailer.footer_offset, &mut footer, "the segment footer")?;
-        let decoded = match crc32c::crc32c(&footer) == trailer.footer_checksum {
-            true => Footer::decode(&footer, self.header.after),
-            false => Err(Damage::Checksum("the segment footer")),
-        };
+        let decoded = Footer::decode(&footer, &trailer, self.header.after, &self.opener);
         let decoded = decoded.map_err(|damage| self.damaged(trailer.footer_offset, &damage))?;
         Ok((trailer, decoded))
     }

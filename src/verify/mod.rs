@@ -102,12 +102,12 @@ pub fn verify(archive: &Archive, mut progress: impl FnMut(Progress)) -> Result<R
         progress(Progress { segments: number, segments_total: listing.len(), bytes: report.bytes });
         let mut name = *listed;
         let known = report.problems.len();
-        let mut checked = segment(archive, name, &mut chain, &mut report);
+        let mut checked = segment(archive, name, &mut chain, &mut report)?;
         if checked.is_none() {
             // It was sealed since it was listed.
             if let Some(renamed) = archive.listing()?.into_iter().find(|other| other.after == name.after) {
                 name = renamed;
-                checked = segment(archive, name, &mut chain, &mut report);
+                checked = segment(archive, name, &mut chain, &mut report)?;
             }
         }
         if !matches!(checked, Some(Some(_)))
@@ -160,13 +160,13 @@ pub fn verify(archive: &Archive, mut progress: impl FnMut(Progress)) -> Result<R
     Ok(report)
 }
 
-/// `None` where the file is gone; `Some(None)` where something is wrong, which is then in the report.
+/// A fault where its key is missing; `None` where the file is gone; `Some(None)` where something is wrong, which is then in the report.
 fn segment(
     archive: &Archive,
     name: SegmentName,
     chain: &mut Option<[u8; 32]>,
     report: &mut Report,
-) -> Option<Option<Sound>> {
+) -> Result<Option<Option<Sound>>, Fault> {
     let mut problem = |offset: Option<u64>, what: String| {
         report.problems.push(Problem {
             segment: Some(name.to_string()),
@@ -178,39 +178,38 @@ fn segment(
     };
     let mut file = match SegmentFile::open(archive, name) {
         Ok(Some(file)) => file,
-        Ok(None) => return None,
+        Ok(None) => return Ok(None),
         Err(fault) => {
             problem(None, fault.message);
-            return Some(None);
+            return Ok(Some(None));
         }
     };
     if chain.is_some_and(|chain| chain != file.header().chain) {
         problem(Some(0), "the chain of hashes does not go on from the segment before".into());
     }
     let checked = match name.through {
-        Some(_) => sealed(&mut file, name),
+        Some(_) => sealed(archive, &mut file, name),
         None => match open_limit(archive, name) {
-            Ok(Some(limit)) => open(&file, limit),
-            Ok(None) => return None,
+            Ok(Some(limit)) => open(archive, &file, limit),
+            Ok(None) => return Ok(None),
             Err(fault) => Err(fault.into()),
         },
     };
     match checked {
-        Ok(sound) => Some(Some(sound)),
-        Err(Trouble::Flaw(flaw)) => {
-            problem(Some(flaw.offset), flaw.damage.to_string());
-            Some(None)
-        }
-        Err(Trouble::Fault(fault)) => {
-            problem(None, fault.message);
-            Some(None)
-        }
+        Ok(sound) => return Ok(Some(Some(sound))),
+        Err(Trouble::Flaw(flaw)) => match flaw.damage.locked(format_args!("segment {name}")) {
+            Some(fault) => return Err(fault),
+            None => problem(Some(flaw.offset), flaw.damage.to_string()),
+        },
+        Err(Trouble::Fault(fault)) => problem(None, fault.message),
     }
+    Ok(Some(None))
 }
 
-fn sealed(file: &mut SegmentFile, name: SegmentName) -> Result<Sound, Trouble> {
+fn sealed(archive: &Archive, file: &mut SegmentFile, name: SegmentName) -> Result<Sound, Trouble> {
     let checked = check_sealed(
         file.size_bytes()?,
+        archive.keys(),
         |offset, length| file.bytes(offset, length).map_err(Trouble::from),
         |_, raw| decodes(raw),
     )?;
@@ -239,8 +238,8 @@ fn open_limit(archive: &Archive, name: SegmentName) -> Result<Option<u64>, Fault
     })
 }
 
-fn open(file: &SegmentFile, limit: u64) -> Result<Sound, Trouble> {
-    let mut check = FrameCheck::new(file.header());
+fn open(archive: &Archive, file: &SegmentFile, limit: u64) -> Result<Sound, Trouble> {
+    let mut check = FrameCheck::new(file.header(), archive.keys());
     while check.end() < limit {
         let header: FrameHeader = check.next(&file.bytes(check.end(), FRAME_HEADER_BYTES)?, limit)?;
         let bytes = file.bytes(check.end(), FRAME_HEADER_BYTES.saturating_add(header.stored_len as usize))?;
