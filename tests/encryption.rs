@@ -65,7 +65,8 @@ fn segments(folder: &Path) -> (usize, usize) {
 #[track_caller]
 fn asked_for(program: &Pgsluice, arguments: &[&str]) -> String {
     let outcome = program.run(arguments).ends_with(2);
-    let (_, asked) = outcome.stderr.split_once("is encrypted with key ").unwrap_or_else(|| panic!("{outcome}"));
+    let (_, asked) =
+        outcome.stderr.split_once("is encrypted with key ").unwrap_or_else(|| panic!("{outcome}"));
     assert!(outcome.stderr.contains("--key-file"), "{outcome}");
     asked.split(',').next().unwrap().to_owned()
 }
@@ -105,7 +106,10 @@ fn no_row_is_in_the_clear_from_the_first_run_with_a_key_on() {
     assert_eq!(segments(&road.program.archive()).1, plain.1);
     assert!(segments(&road.program.archive()).0 >= 2);
     let told = telling(&road.program.archive(), MARKER);
-    assert_eq!(told.into_iter().filter(|path| !known.contains(path)).collect::<Vec<_>>(), Vec::<PathBuf>::new());
+    assert_eq!(
+        told.into_iter().filter(|path| !known.contains(path)).collect::<Vec<_>>(),
+        Vec::<PathBuf>::new()
+    );
     // Nor is the key anywhere.
     assert_eq!(telling(&road.program.archive(), &digits(1)), Vec::<PathBuf>::new());
 
@@ -150,7 +154,8 @@ fn kill_9_with_a_key_loses_nothing_and_doubles_nothing() {
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
         .max_by_key(|segment| segment["transactions"].as_u64())
         .unwrap();
-    let shown = road.program.run(&["archive", "show", "--json", busiest["name"].as_str().unwrap()]).done().json();
+    let shown =
+        road.program.run(&["archive", "show", "--json", busiest["name"].as_str().unwrap()]).done().json();
     let frames = shown["frames"].as_array().unwrap().len() as u64;
     assert!(frames * 20 < busiest["transactions"].as_u64().unwrap(), "{frames} frames: {busiest}");
 }
@@ -202,7 +207,9 @@ fn each_command_says_which_key_it_wants() {
     assert_eq!(ids.len(), 1, "{ids:?}");
     assert_eq!(ids[0].len(), 16);
     // What needs no rows needs no key.
-    for command in [&["archive", "list"][..], &["archive", "pins"], &["archive", "prune"], &["sentinel", "get"]] {
+    for command in
+        [&["archive", "list"][..], &["archive", "pins"], &["archive", "prune"], &["sentinel", "get"]]
+    {
         road.program.run(&[command, &["--key-file", &other]].concat()).done();
     }
     let status = road.program.run(&["status", "--json", "--key-file", &other]).done().json();
@@ -275,8 +282,9 @@ fn a_store_holds_nothing_in_the_clear_and_feeds_who_has_the_key() {
         std::thread::sleep(seconds(1));
     }
     let end = road.source.current_lsn();
-    let confirmed =
-        format!("select confirmed_flush_lsn >= '{end}' from pg_replication_slots where slot_name = 'pgsluice'");
+    let confirmed = format!(
+        "select confirmed_flush_lsn >= '{end}' from pg_replication_slots where slot_name = 'pgsluice'"
+    );
     wait_until(seconds(30), "the store has it", || road.source.value(&confirmed) == "t");
     receiver.kill();
     let store = road.program.archive();
@@ -286,7 +294,8 @@ fn a_store_holds_nothing_in_the_clear_and_feeds_who_has_the_key() {
     let target = Cluster::target();
     target.run_script(TABLE);
     let elsewhere = |key: u8| {
-        let program = Pgsluice::between(&road.source, &target).env("PGSLUICE_ARCHIVE", &store.display().to_string());
+        let program =
+            Pgsluice::between(&road.source, &target).env("PGSLUICE_ARCHIVE", &store.display().to_string());
         program.env("PGSLUICE_SPOOL", "spool").env(KEY, &digits(key))
     };
     asked_for(&elsewhere(2), &["apply", "--endpos", &end]);

@@ -2,9 +2,9 @@
 use bytes::Bytes;
 use pgsluice::model::{Position, Timestamp, Xid};
 use pgsluice::segment::{
-    BOX_BYTES, Checked, Codec, Commit, Cut, Damage, Encoder, Encryption, FRAME_HEADER_BYTES, Flaw, FrameEntry, FrameHeader,
-    FrameScratch, HEADER_BYTES, Header, Key, Keyring, Opener, Records, SegmentName, TRAILER_BYTES, check_sealed,
-    push_record, valid_prefix,
+    BOX_BYTES, Checked, Codec, Commit, Cut, Damage, Encoder, Encryption, FRAME_HEADER_BYTES, Flaw,
+    FrameEntry, FrameHeader, FrameScratch, HEADER_BYTES, Header, Key, Keyring, Opener, Records, SegmentName,
+    TRAILER_BYTES, check_sealed, push_record, valid_prefix,
 };
 use proptest::prelude::*;
 
@@ -411,7 +411,9 @@ fn an_encrypted_segment_wants_its_key() {
 
 /// Checksums are made right again, so that nothing but the encryption can object.
 fn correct(bytes: &mut [u8], frames: &[FrameEntry]) {
-    let put = |bytes: &mut [u8], at: usize, checksum: u32| bytes[at..at + 4].copy_from_slice(&checksum.to_le_bytes());
+    let put = |bytes: &mut [u8], at: usize, checksum: u32| {
+        bytes[at..at + 4].copy_from_slice(&checksum.to_le_bytes())
+    };
     let header = crc32c::crc32c(&bytes[..HEADER_BYTES - 4]);
     put(bytes, HEADER_BYTES - 4, header);
     for frame in frames {
@@ -499,4 +501,27 @@ fn a_recovered_segment_is_encrypted_as_it_was_begun() {
     // Nothing is in it yet, and it was to be encrypted.
     assert!(matches!(recover(&bytes[..HEADER_BYTES], &keys(&[])), Err(Damage::Locked { .. })));
     assert!(recover(&bytes[..HEADER_BYTES], &keys(&[3])).unwrap().is_some());
+}
+
+#[test]
+fn frames_are_copied_to_another_key_and_to_none() {
+    let old = keys(&[1]);
+    let bytes = sealed(encrypted(&old));
+    let (checked, said) = check_with(&bytes, &old).unwrap();
+    let (opener, mut scratch) = (Opener::new(&checked.header, &old), FrameScratch::default());
+    for new in [keys(&[2]), keys(&[])] {
+        let mut encoder = Encoder::transposing(header(), 1, Encryption::new(&new, [3; 12]));
+        let mut copy = encoder.header().encode().to_vec();
+        for FrameEntry { offset, header } in &checked.footer.frames {
+            let stored = header.stored(&bytes[*offset as usize..], *offset, &opener).unwrap();
+            let raw = header.records(&stored, &mut scratch).unwrap();
+            encoder.copy(*header, &stored, &raw, &mut copy).unwrap();
+        }
+        encoder.seal(&mut copy);
+        let (copied, records) = check_with(&copy, &new).unwrap();
+        assert_eq!(copied.header.encrypted, !new.is_empty());
+        assert_eq!(records, said);
+        assert_eq!(copied.trailer.chain, checked.trailer.chain);
+        assert!(check_with(&copy, &keys(&[1, 3])).is_ok() == new.is_empty());
+    }
 }

@@ -12,9 +12,7 @@ use std::os::unix::fs::FileExt;
 use bytes::Bytes;
 
 use crate::model::Fault;
-use crate::segment::{
-    Cut, Encoder, Footer, FrameEntry, FrameHeader, FrameScratch, SegmentName, Trailer, check_sealed,
-};
+use crate::segment::{Cut, Encoder, Footer, FrameEntry, FrameScratch, SegmentName, Trailer, check_sealed};
 
 use super::segment_file::Unsound;
 use super::{Archive, SegmentFile, disk};
@@ -121,14 +119,13 @@ fn rewrite(
             raw.extend(records);
         }
         match run {
-            [frame] if !file.header().encrypted => {
-                encoder.restore(frame.header, &raw).map_err(damage)?;
-                out.extend(file.bytes(frame.offset, frame.header.len() as usize)?);
+            [frame] => {
+                let (header, stored) = file.stored(frame.offset, trailer.footer_offset)?;
+                encoder.copy(header, &stored, &raw, &mut out).map_err(damage)?;
             }
-            // One that is encrypted is bound to its place.
             [.., last] => {
-                let FrameHeader { ends_on_commit, through, .. } = last.header;
-                let cut = Cut { raw: Bytes::from(raw), ends_on_commit, through };
+                let through = last.header.through;
+                let cut = Cut { raw: Bytes::from(raw), ends_on_commit: true, through };
                 encoder.frame(&cut, &mut out).map_err(damage)?;
             }
             [] => {}

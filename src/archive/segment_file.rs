@@ -139,6 +139,21 @@ impl SegmentFile {
         limit: u64,
         scratch: &mut FrameScratch,
     ) -> Result<(FrameHeader, Vec<u8>), Fault> {
+        let (header, frame) = self.whole(offset, limit)?;
+        let raw = header.payload(&frame, offset, &self.opener, scratch);
+        let raw = raw.map_err(|damage| self.damaged(offset, &damage))?;
+        Ok((header, raw))
+    }
+
+    /// The frame at `offset`, checked, with its payload decrypted and not decoded.
+    pub(super) fn stored(&self, offset: u64, limit: u64) -> Result<(FrameHeader, Vec<u8>), Fault> {
+        let (header, frame) = self.whole(offset, limit)?;
+        let stored = header.stored(&frame, offset, &self.opener);
+        let stored = stored.map_err(|damage| self.damaged(offset, &damage))?;
+        Ok((header, stored.into_owned()))
+    }
+
+    fn whole(&self, offset: u64, limit: u64) -> Result<(FrameHeader, Vec<u8>), Fault> {
         let header = self.frame_header(offset, limit)?;
         let mut frame = vec![0; FRAME_HEADER_BYTES.saturating_add(header.stored_len as usize)];
         self.read(offset, &mut frame, "a frame")?;
@@ -146,9 +161,7 @@ impl SegmentFile {
         if again != header {
             return Err(self.damaged(offset, &Damage::Malformed("a frame header")));
         }
-        let raw = header.payload(&frame, offset, &self.opener, scratch);
-        let raw = raw.map_err(|damage| self.damaged(offset, &damage))?;
-        Ok((header, raw))
+        Ok((header, frame))
     }
 
     /// The trailer of a sealed segment. `name` is what it is called now; it may have been opened under its open name.

@@ -93,7 +93,8 @@ fn from_command(command: &str, patience: Duration) -> Result<Keyring, Fault> {
         .map_err(|error| failed(format!("can't be run: {error}")))?;
     let deadline = Instant::now() + patience;
     let (printed, said) = (gather(child.stdout.take()), gather(child.stderr.take()));
-    let ended = wait(&mut child, deadline).map_err(|error| failed(format!("can't be waited for: {error}")))?;
+    let ended =
+        wait(&mut child, deadline).map_err(|error| failed(format!("can't be waited for: {error}")))?;
     let late = || failed(format!("has not ended within {} seconds", patience.as_secs()));
     let status = ended.ok_or_else(late)?;
     let left = || deadline.saturating_duration_since(Instant::now());
@@ -151,7 +152,10 @@ mod tests {
         assert_eq!(run(&format!("echo {0}; echo; echo {0}", "a1".repeat(32))).unwrap().ids().count(), 2);
         refused(run("echo 5ec; echo 5ec; exit 0"), "line 1");
         refused(run("true"), "no key");
-        refused(run("echo 5ec; echo 'the vault is sealed' >&2; exit 7"), "exit status: 7: the vault is sealed");
+        refused(
+            run("echo 5ec; echo 'the vault is sealed' >&2; exit 7"),
+            "exit status: 7: the vault is sealed",
+        );
         refused(from_command("exec sleep 60", Duration::from_millis(100)), "has not ended within 0 seconds");
         // What it leaves behind is not waited for.
         refused(from_command("sleep 3 & exit 0", Duration::from_secs(1)), "has not ended");

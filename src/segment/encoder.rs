@@ -7,8 +7,8 @@ use crate::model::Position;
 use super::codec::Squeeze;
 use super::key::Cipher;
 use super::{
-    BOX_BYTES, Damage, Encryption, Footer, FrameEntry, FrameHeader, HEADER_BYTES, Header, Ledger, TRAILER_BYTES,
-    Trailer,
+    BOX_BYTES, Damage, Encryption, Footer, FrameEntry, FrameHeader, HEADER_BYTES, Header, Ledger,
+    TRAILER_BYTES, Trailer,
 };
 
 /// A run of records that is to become one frame.
@@ -92,24 +92,32 @@ impl Encoder {
             let (codec, stored) = self.squeeze.encode(&cut.raw);
             (codec, stored.into())
         };
-        let box_bytes = if self.cipher.is_some() { BOX_BYTES } else { 0 };
         let header = FrameHeader {
             codec,
             ends_on_commit: content.ends_on_commit,
             has_relations: content.has_relations,
             starts_in_transaction: content.starts_in_transaction,
             raw_len,
-            stored_len: stored.len().saturating_add(box_bytes) as u32,
+            stored_len: 0,
             transactions: content.transactions,
             changes: content.changes,
             first: content.first.unwrap_or(cut.through),
             through: cut.through,
         };
-        match &self.cipher {
-            None => header.encode(&stored, out),
-            Some(cipher) => header.encode(&cipher.seal(&stored, &header.about(self.end)), out),
-        }
+        let header = put(header, &stored, self.end, self.cipher.as_ref(), out);
         Ok(self.push(header))
+    }
+
+    /// Appends a frame as another segment has it: its [stored](FrameHeader::stored) payload and the records in that.
+    pub fn copy(
+        &mut self,
+        header: FrameHeader,
+        stored: &[u8],
+        raw: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Damage> {
+        let header = put(header, stored, self.end, self.cipher.as_ref(), out);
+        self.restore(header, raw)
     }
 
     /// Takes in a frame that is in the file already.
@@ -173,4 +181,21 @@ impl Encoder {
             relations: self.ledger.relations().cloned().collect(),
         }
     }
+}
+
+/// Appends a frame that starts at `offset`, encrypted where there is a cipher.
+fn put(
+    header: FrameHeader,
+    stored: &[u8],
+    offset: u64,
+    cipher: Option<&Cipher>,
+    out: &mut Vec<u8>,
+) -> FrameHeader {
+    let box_bytes = if cipher.is_some() { BOX_BYTES } else { 0 };
+    let header = FrameHeader { stored_len: stored.len().saturating_add(box_bytes) as u32, ..header };
+    match cipher {
+        None => header.encode(stored, out),
+        Some(cipher) => header.encode(&cipher.seal(stored, &header.about(offset)), out),
+    }
+    header
 }

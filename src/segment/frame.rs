@@ -1,5 +1,7 @@
 //! A frame: the unit of compression and of writing.
 
+use std::borrow::Cow;
+
 use crate::model::Position;
 
 use super::take::Take;
@@ -134,6 +136,11 @@ impl FrameHeader {
         opener: &Opener,
         scratch: &mut FrameScratch,
     ) -> Result<Vec<u8>, Damage> {
+        self.records(&self.stored(frame, offset, opener)?, scratch)
+    }
+
+    /// The same, but gives the payload decrypted and not yet decoded.
+    pub fn stored<'a>(&self, frame: &'a [u8], offset: u64, opener: &Opener) -> Result<Cow<'a, [u8]>, Damage> {
         let mut take = Take::new(frame, "a frame");
         let covered = take.bytes(FRAME_HEADER_BYTES - 4)?;
         let checksum = take.u32()?;
@@ -145,7 +152,12 @@ impl FrameHeader {
         if stored.len() > self.raw_len as usize {
             return Err(Damage::Malformed("a frame header"));
         }
-        self.codec.decode(&stored, self.raw_len as usize, &mut scratch.decompressor, "a frame's payload")
+        Ok(stored)
+    }
+
+    /// The records in a [stored](FrameHeader::stored) payload.
+    pub fn records(&self, stored: &[u8], scratch: &mut FrameScratch) -> Result<Vec<u8>, Damage> {
+        self.codec.decode(stored, self.raw_len as usize, &mut scratch.decompressor, "a frame's payload")
     }
 }
 

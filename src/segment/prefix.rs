@@ -3,8 +3,8 @@
 use crate::model::Position;
 
 use super::{
-    Damage, Encoder, Encryption, FRAME_HEADER_BYTES, FrameHeader, FrameScratch, HEADER_BYTES, Header, Keyring,
-    NonceStart, Opener,
+    Damage, Encoder, Encryption, FRAME_HEADER_BYTES, FrameHeader, FrameScratch, HEADER_BYTES, Header,
+    Keyring, NonceStart, Opener,
 };
 
 /// The longest run of valid frames that ends between transactions.
