@@ -217,6 +217,39 @@ fn a_receiver_that_was_thought_dead_changes_nothing() {
     assert!(outcome.stderr.contains("another receiver"), "{}", outcome.stderr);
 }
 
+/// Set on one machine, done on others.
+#[test]
+fn control_reaches_the_processes_of_other_machines() {
+    let road = road();
+    rows(&road, 1, 100);
+    let receiver = road.program.start(&RECEIVE);
+    let target = another_target(TABLE);
+    let other = elsewhere(&road, &target);
+    let applier = other.start(&["apply"]);
+    let has = |rows: &str| target.value("select count(*) from t") == rows;
+    wait_until(seconds(30), "the first rows are there", || has("100"));
+
+    road.program.run(&["sentinel", "set", "prefetch"]).done();
+    // By then it has been asked for more than once.
+    std::thread::sleep(seconds(3));
+    rows(&road, 101, 200);
+    let end = road.source.current_lsn();
+    wait_until(seconds(30), "the next rows are in the store", || is_confirmed(&road, &end));
+    std::thread::sleep(seconds(3));
+    assert!(has("100"), "prefetch was not heard of");
+    road.program.run(&["sentinel", "set", "apply"]).done();
+    wait_until(seconds(30), "the next rows are there", || has("200"));
+
+    other.run(&["sentinel", "set", "endpos", "current"]).done();
+    receiver.wait(seconds(30)).done();
+    applier.wait(seconds(30)).done();
+    assert_tables_equal(&road.source, &target);
+    let sentinel = road.program.sentinel();
+    let lsn = |name: &str| crate::support::lsn(sentinel[name].as_str().unwrap());
+    assert!(lsn("replay_lsn") >= crate::support::lsn(&end), "{sentinel}");
+    assert!(lsn("flush_lsn") >= lsn("endpos"), "{sentinel}");
+}
+
 /// What it left over follows what the store has; but the log is another's by now, who has brought nothing yet.
 #[test]
 fn a_receiver_that_comes_back_without_the_slot_takes_nothing_over() {

@@ -46,7 +46,11 @@ impl Shipper {
             if let Err(fault) = self.run() {
                 tracing::error!(error = %fault, "segments can't be brought into the store any more");
                 self.shared.failed.store(true, Ordering::Release);
-                let state = WriterState::Superseded(fault.message.as_str().into());
+                let reason = fault.message.as_str().into();
+                let state = match fault.remedy {
+                    Remedy::Person => WriterState::Superseded(reason),
+                    _ => WriterState::Failed(reason),
+                };
                 self.durable.send_modify(|durable| durable.state = state);
                 self.shared.room.notify_waiters();
             }

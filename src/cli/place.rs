@@ -7,6 +7,7 @@ use super::keys::KeyArguments;
 use crate::archive::Location;
 use crate::model::Fault;
 use crate::segment::Keyring;
+use crate::sentinel::Home;
 use crate::store;
 
 #[derive(Debug, clap::Args)]
@@ -101,6 +102,14 @@ impl ArchiveArguments {
         };
         let spool_bytes_max = self.spool_limit.saturating_mul(1 << 20);
         Ok(Location { folder, store, spool_bytes_max, single_writer: self.single_writer, keys })
+    }
+}
+
+/// Where an archive's sentinel is.
+pub(crate) fn sentinel(archive: &Location) -> Result<Home, Fault> {
+    match &archive.store {
+        Some(place) => store::Store::open(place).map(Home::Store),
+        None => Ok(Home::Folder(archive.folder.clone())),
     }
 }
 
