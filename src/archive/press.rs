@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
@@ -40,8 +41,8 @@ pub(super) fn press(
         return Ok(false);
     }
     let path = archive.segment_path(name);
-    let staged = archive.segments_folder().join(format!("{name}{STAGED}"));
-    let written = rewrite(archive, &mut file, name, &sealed, &runs, zstd_level, &staged, go_on);
+    let staged = staged(archive, name);
+    let written = rewrite(archive, &mut file, name, &sealed, &runs, zstd_level, go_on);
     if !matches!(written, Ok(true)) {
         // It may not be there yet; the next recovery removes it where this fails.
         let _ = std::fs::remove_file(&staged);
@@ -63,6 +64,10 @@ pub(super) fn press(
     }
     tracing::debug!(segment = %name, frames = frames.len(), runs = runs.len(), "pressed a segment");
     Ok(true)
+}
+
+fn staged(archive: &Archive, name: SegmentName) -> PathBuf {
+    archive.segments_folder().join(format!("{name}{STAGED}"))
 }
 
 /// Which frames become one: short ones that follow each other and end between transactions, each other alone.
@@ -90,9 +95,9 @@ fn rewrite(
     (trailer, footer): &(Trailer, Footer),
     runs: &[&[FrameEntry]],
     zstd_level: i32,
-    staged: &std::path::Path,
     mut go_on: impl FnMut() -> bool,
 ) -> Result<bool, Fault> {
+    let staged = &staged(archive, name);
     let fault = |error: std::io::Error| disk::fault("cannot write", staged, &error);
     let damage = |damage: crate::segment::Damage| {
         Fault::stop(format!("segment {name} could not be pressed, and stays as it is: {damage}"))
@@ -152,7 +157,7 @@ fn rewrite(
 fn proof(
     archive: &Archive,
     new: &File,
-    staged: &std::path::Path,
+    staged: &Path,
     name: SegmentName,
     footer: &Footer,
 ) -> Result<(), Fault> {

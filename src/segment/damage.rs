@@ -41,9 +41,8 @@ fn those(keys: &[KeyId]) -> String {
 impl Damage {
     /// The fault of who has no key for a segment, which is no damage.
     pub fn locked(&self, segment: impl std::fmt::Display) -> Option<Fault> {
-        let Damage::Locked { key, given: keys } = self else { return None };
-        let what = format!("{segment} is encrypted{}, and {}", with_key(*key), those(keys));
-        Some(Fault::usage(what).hint(GIVE_KEY))
+        let locked = matches!(self, Damage::Locked { .. });
+        locked.then(|| Fault::usage(format!("{segment} can't be read: {self}")).hint(GIVE_KEY))
     }
 }
 
