@@ -555,3 +555,36 @@ fn an_archive_moves_to_another_place_and_goes_on_there() {
     stored.run(&["archive", "copy", &path("second")]).ends_with(4);
     road.program.run(&["archive", "copy", &path("archive")]).ends_with(2);
 }
+
+/// Two appliers with a target and a spool each, of which one is killed again and again; a third one comes when all is over, and has
+/// nothing but the store.
+#[test]
+fn targets_that_are_fed_from_one_store_end_equal_though_an_applier_is_killed() {
+    let road = road();
+    let targets = [another_target(TABLE), another_target(TABLE)];
+    let [steady, killed] = targets.each_ref().map(|target| elsewhere(&road, target));
+    let receiver = road.program.start(&RECEIVE);
+    let running = steady.start(&["apply"]);
+    let mut dice = Dice(11);
+    for kill in 0..ledger::kills() {
+        let first = kill as u32 * 500;
+        rows(&road, first + 1, first + 500);
+        road.change("update t set v = v || 'x' where id % 5 = 0; delete from t where id % 7 = 0;");
+        let applier = killed.start(&["apply"]);
+        std::thread::sleep(dice.milliseconds(50, 2500));
+        applier.kill();
+    }
+    // What it seals at its end it brings into the store.
+    receiver.terminate(seconds(60)).done();
+    let status = road.program.status();
+    // The road's own target is registered by its set-up.
+    assert_eq!(status["appliers"].as_array().unwrap().len(), 3, "{status}");
+    let endpos = status["archive"]["last_lsn"].as_str().unwrap().to_owned();
+    running.terminate(seconds(60)).done();
+    let third = another_target(TABLE);
+    let late = elsewhere(&road, &third);
+    for (program, target) in [(&steady, &targets[0]), (&killed, &targets[1]), (&late, &third)] {
+        program.run(&["apply", "--endpos", &endpos]).done();
+        assert_tables_equal(&road.source, target);
+    }
+}

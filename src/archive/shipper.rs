@@ -16,7 +16,7 @@ use crate::segment::SegmentName;
 
 use super::depot::Depot;
 use super::writer::Shared;
-use super::{Archive, ArchiveId, Durable, WriterState, copies, disk};
+use super::{Archive, ArchiveId, Durable, WriterState, disk};
 
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -99,7 +99,7 @@ impl Shipper {
         if self.confirms {
             self.durable.send_modify(|durable| durable.confirmable = durable.confirmable.max(through));
         }
-        copies::evict(&self.archive, depot, None);
+        self.archive.evict(depot.size_bytes(name).unwrap_or_default());
         Ok(())
     }
 

@@ -8,3 +8,4 @@ pub(crate) mod messages;
 mod press;
 mod round_trip;
 mod transactions;
+mod verify;
