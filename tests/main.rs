@@ -11,6 +11,7 @@ mod conformance;
 mod control;
 mod ddl;
 mod depot;
+mod encryption;
 mod endpos;
 mod filters;
 mod fold;

@@ -1,12 +1,20 @@
 //! Files and folders as the archive wants them: private, not through links, durable.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::faults;
 use crate::model::Fault;
+
+/// Random bytes, good enough for keys.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Fault> {
+    let mut bytes = [0; N];
+    let mut read = || File::open("/dev/urandom")?.read_exact(&mut bytes);
+    read().map_err(|error| Fault::stop(format!("cannot read random bytes: {error}")))?;
+    Ok(bytes)
+}
 
 /// An IO error told as a fault: what was being done, to what.
 pub(crate) fn fault(doing: &str, path: &Path, error: &io::Error) -> Fault {

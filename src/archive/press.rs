@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
@@ -41,8 +42,8 @@ pub(super) fn press(
         return Ok(false);
     }
     let path = archive.segment_path(name);
-    let staged = archive.segments_folder().join(format!("{name}{STAGED}"));
-    let written = rewrite(&mut file, name, &sealed, &runs, zstd_level, &staged, go_on);
+    let staged = staged(archive, name);
+    let written = rewrite(archive, &mut file, name, &sealed, &runs, zstd_level, go_on);
     if !matches!(written, Ok(true)) {
         // It may not be there yet; the next recovery removes it where this fails.
         let _ = std::fs::remove_file(&staged);
@@ -69,6 +70,10 @@ pub(super) fn press(
     Ok(true)
 }
 
+fn staged(archive: &Archive, name: SegmentName) -> PathBuf {
+    archive.segments_folder().join(format!("{name}{STAGED}"))
+}
+
 /// Which frames become one: short ones that follow each other and end between transactions, each other alone.
 fn runs(frames: &[FrameEntry]) -> Vec<&[FrameEntry]> {
     let short = |frame: &FrameEntry| {
@@ -88,23 +93,26 @@ fn runs(frames: &[FrameEntry]) -> Vec<&[FrameEntry]> {
 
 /// Writes the staged file and makes it durable. `false` where it was stopped.
 fn rewrite(
+    archive: &Archive,
     file: &mut SegmentFile,
     name: SegmentName,
     (trailer, footer): &(Trailer, Footer),
     runs: &[&[FrameEntry]],
     zstd_level: i32,
-    staged: &std::path::Path,
     mut go_on: impl FnMut() -> bool,
 ) -> Result<bool, Fault> {
+    let staged = &staged(archive, name);
     let fault = |error: std::io::Error| disk::fault("cannot write", staged, &error);
     let damage = |damage: crate::segment::Damage| {
         Fault::stop(format!("segment {name} could not be pressed, and stays as it is: {damage}"))
     };
     let mut new = disk::open_or_create(staged).map_err(fault)?;
     new.set_len(0).map_err(fault)?;
-    let mut encoder = Encoder::transposing(file.header().clone(), zstd_level);
+    // What was not encrypted stays so: it would not become secret by that.
+    let encryption = if file.header().encrypted { archive.encryption()? } else { None };
+    let mut encoder = Encoder::transposing(file.header().clone(), zstd_level, encryption);
     let mut scratch = FrameScratch::default();
-    let mut out = file.header().encode().to_vec();
+    let mut out = encoder.header().encode().to_vec();
     for run in runs {
         if !go_on() {
             return Ok(false);
@@ -121,8 +129,8 @@ fn rewrite(
         }
         match run {
             [frame] => {
-                encoder.restore(frame.header, &raw).map_err(damage)?;
-                out.extend(file.bytes(frame.offset, frame.header.len() as usize)?);
+                let (header, stored) = file.stored(frame.offset, trailer.footer_offset)?;
+                encoder.copy(header, &stored, &raw, &mut out).map_err(damage)?;
             }
             [.., last] => {
                 let through = last.header.through;
@@ -146,12 +154,18 @@ fn rewrite(
     }
     faults::point("press.before_sync");
     File::sync_all(&new).map_err(fault)?;
-    proof(&new, staged, name, footer)?;
+    proof(archive, &new, staged, name, footer)?;
     Ok(true)
 }
 
 /// Reads the staged file as `archive verify` would, and holds what it says against the footer of the one that it is to replace.
-fn proof(new: &File, staged: &std::path::Path, name: SegmentName, footer: &Footer) -> Result<(), Fault> {
+fn proof(
+    archive: &Archive,
+    new: &File,
+    staged: &Path,
+    name: SegmentName,
+    footer: &Footer,
+) -> Result<(), Fault> {
     let read = |offset: u64, length: usize| {
         let mut bytes = vec![0; length];
         match new.read_exact_at(&mut bytes, offset) {
@@ -160,7 +174,7 @@ fn proof(new: &File, staged: &std::path::Path, name: SegmentName, footer: &Foote
         }
     };
     let length = new.metadata().map_err(|error| disk::fault("cannot read", staged, &error))?.len();
-    let checked = check_sealed(length, read, |_, _| Ok(()));
+    let checked = check_sealed(length, archive.keys(), read, |_, _| Ok(()));
     let other =
         |what: &str| Fault::stop(format!("segment {name} could not be pressed, and stays as it is: {what}"));
     match checked {

@@ -116,7 +116,8 @@ fn seal_left_over(
     let fault = |doing: &str, error: &std::io::Error| disk::fault(doing, &path, error);
     let file = disk::open_to_write(&path).map_err(|error| fault("cannot open", &error))?;
     let length = file.metadata().map_err(|error| fault("cannot read", &error))?.len();
-    let prefix = valid_prefix(length, zstd_level, |offset, length| {
+    let secrets = (archive.keys(), disk::random()?);
+    let prefix = valid_prefix(length, zstd_level, secrets, |offset, length| {
         let mut bytes = vec![0; length];
         file.read_exact_at(&mut bytes, offset).map(|()| bytes).map_err(Trouble::Io)
     });

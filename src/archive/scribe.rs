@@ -77,7 +77,7 @@ impl Scribe {
             start;
         let mark = MarkFile::open(archive.root())
             .map_err(|error| disk::fault("cannot open the durable mark in", archive.root(), &error))?;
-        let encoder = Encoder::new(header(&archive, timeline, end), zstd_level);
+        let encoder = Encoder::new(header(&archive, timeline, end), zstd_level, archive.encryption()?);
         let path = archive.segment_path(SegmentName::open(end.position));
         let file = begin_file(&archive, encoder.header())
             .map_err(|error| disk::fault("cannot create", &path, &error))?;
@@ -283,7 +283,9 @@ impl Scribe {
         let _ = self.sealed.send(name);
         if begin_next {
             let end = End { position: trailer.through, chain: trailer.chain, timeline: Some(self.timeline) };
-            self.encoder = Encoder::new(header(&self.archive, self.timeline, end), self.zstd_level);
+            let encryption = self.archive.encryption()?;
+            self.encoder =
+                Encoder::new(header(&self.archive, self.timeline, end), self.zstd_level, encryption);
             let (archive, header) = (self.archive.clone(), self.encoder.header().clone());
             let mut file = None;
             self.insist(false, || {
@@ -302,9 +304,9 @@ impl Scribe {
 
     fn change_timeline(&mut self, timeline: u32) -> Result<(), Fault> {
         let header = Header { timeline, ..self.encoder.header().clone() };
-        let bytes = header.encode();
         self.timeline = timeline;
-        self.encoder = Encoder::new(header, self.zstd_level);
+        self.encoder = Encoder::new(header, self.zstd_level, self.archive.encryption()?);
+        let bytes = self.encoder.header().encode();
         self.file
             .write_all_at(&bytes, 0)
             .and_then(|()| self.file.sync_data())
@@ -424,6 +426,7 @@ fn header(archive: &Archive, timeline: u32, end: End) -> Header {
         timeline,
         after: end.position,
         chain: end.chain,
+        encrypted: !archive.keys().is_empty(),
     }
 }
 
