@@ -1,5 +1,6 @@
 //! The applier's end of the log.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -64,6 +65,16 @@ impl Reader {
     /// Reads what comes after a position. The first frame may begin with transactions that `after` covers, and is
     /// preceded by a frame of the relation definitions that were skipped. Blocks on the disk.
     pub fn open(archive: &Archive, after: Position, tail: Option<Tail>) -> Result<Reader, Fault> {
+        Reader::open_listed(archive, None, after, tail)
+    }
+
+    /// The same, for who opens many: with a listing that was made before and need not be the newest.
+    pub fn open_listed(
+        archive: &Archive,
+        listing: Option<&[SegmentName]>,
+        after: Position,
+        tail: Option<Tail>,
+    ) -> Result<Reader, Fault> {
         let watched = tail.as_ref().map(Tail::durable);
         let mut reader = Reader {
             archive: archive.clone(),
@@ -84,7 +95,10 @@ impl Reader {
             scratch: FrameScratch::default(),
         };
         reader.look()?;
-        let listing = archive.listing()?;
+        let listing = match listing {
+            Some(names) => Cow::Borrowed(names),
+            None => Cow::Owned(archive.listing()?),
+        };
         let first = listing.first().map_or(archive.manifest().start, |name| name.after);
         let sealed = listing.iter().filter_map(|name| name.through).max();
         let end = sealed.unwrap_or(first).max(reader.mark.position);
@@ -109,6 +123,7 @@ impl Reader {
                 None => after,
             },
         };
+        reader.look_ahead(&listing);
         if reader.segment < after {
             let (Limit::Sealed(SealedEnd { offset: limit, .. }) | Limit::Open(limit)) = reader.limit()?;
             reader.skip(after, limit)?;
@@ -303,7 +318,7 @@ impl Reader {
         let chained = names.iter().zip(names.iter().skip(1));
         let sound = chained.take_while(|(one, next)| one.through == Some(next.after)).count();
         self.ahead = names.iter().take(sound + 1).copied().collect();
-        self.ahead.retain(|name| name.through.is_some() && name.after > self.segment);
+        self.ahead.retain(|name| name.through.is_some());
     }
 
     /// The current segment, if it is known what it is called. One that is gone meanwhile, or is not what was expected, is for a new
