@@ -5,6 +5,8 @@
 
 mod architecture;
 mod binary;
+#[cfg(feature = "faults")]
+mod chaos;
 mod conformance;
 mod control;
 mod ddl;

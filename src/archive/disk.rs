@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use crate::faults;
 use crate::model::Fault;
 
 /// Random bytes, good enough for keys.
@@ -83,7 +84,11 @@ pub(super) fn lock_folder(path: &Path) -> io::Result<File> {
 
 /// Makes the names in a folder durable.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+    if faults::mutated("folder_is_not_synced") {
+        return Ok(());
+    }
+    File::open(path)?.sync_all()?;
+    faults::names_are_durable(path)
 }
 
 /// Writes a whole file so that after a crash it is there with all its bytes or not at all.

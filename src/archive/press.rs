@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use crate::faults;
 use crate::model::Fault;
 use crate::segment::{Cut, Encoder, Footer, FrameEntry, FrameScratch, SegmentName, Trailer, check_sealed};
 
@@ -55,8 +56,11 @@ pub(super) fn press(
             std::fs::remove_file(&staged)?;
             return Ok(false);
         }
+        faults::point("press.before_rename");
         std::fs::rename(&staged, &path)?;
+        faults::point("press.after_rename");
         disk::sync_folder(&archive.segments_folder())?;
+        faults::point("press.after_folder_sync");
         Ok(true)
     };
     if !replace().map_err(|error| disk::fault("cannot replace", &path, &error))? {
@@ -148,6 +152,7 @@ fn rewrite(
     if !go_on() {
         return Ok(false);
     }
+    faults::point("press.before_sync");
     File::sync_all(&new).map_err(fault)?;
     proof(archive, &new, staged, name, footer)?;
     Ok(true)

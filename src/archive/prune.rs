@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::faults;
 use crate::model::{Fault, Position, Timestamp};
 use crate::segment::SegmentName;
 
@@ -54,8 +55,11 @@ impl Prune {
     pub fn perform(&self, archive: &Archive, mut progress: impl FnMut(usize)) -> Result<(), Fault> {
         let Some(through) = self.through() else { return Ok(()) };
         self.announce(archive, through)?;
+        faults::point("prune.after_announce");
         for (number, segment) in self.goes.iter().enumerate() {
+            faults::point("prune.before_remove");
             remove(archive, segment.name)?;
+            faults::point("prune.after_remove");
             progress(number + 1);
         }
         Ok(())
@@ -118,6 +122,7 @@ fn remove(archive: &Archive, name: SegmentName) -> Result<(), Fault> {
         disk::remove(&archive.segment_path(name))?;
         disk::sync_folder(&folder).map_err(fault)?;
     }
+    faults::point("prune.between");
     match archive.depot() {
         Some(depot) => depot.remove_first(name),
         None => Ok(()),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 
+use crate::faults;
 use crate::model::{Fault, Position};
 use crate::segment::{Damage, HEADER_BYTES, SegmentName, valid_prefix};
 
@@ -143,8 +144,11 @@ fn seal_left_over(
     let seal = || {
         file.set_len(prefix.encoder.end())?;
         file.write_all_at(&tail, prefix.encoder.end())?;
+        faults::point("recovery.before_sync");
         file.sync_data()?;
+        faults::point("recovery.before_rename");
         std::fs::rename(&path, archive.segment_path(sealed))?;
+        faults::point("recovery.after_rename");
         disk::sync_folder(&folder)
     };
     seal().map_err(|error| fault("cannot seal", &error))?;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::faults;
 use crate::model::{Fault, Position};
 use crate::segment::{Cut, Encoder, Header, SegmentName};
 
@@ -165,6 +166,7 @@ impl Scribe {
                 self.encoder.ledger().through()
             ))
         })?;
+        faults::point("log.after_compress");
         let unfinished = !entry.header.ends_on_commit;
         let written = self.wait_for_store(unfinished)? && {
             self.take_space(entry.offset.saturating_add(entry.header.len()));
@@ -175,6 +177,7 @@ impl Scribe {
             self.abandoned = true;
             return Ok(());
         }
+        faults::point("log.after_write");
         self.dirty = true;
         if entry.header.ends_on_commit {
             self.written.offset = self.encoder.end();
@@ -213,8 +216,10 @@ impl Scribe {
         if !self.dirty {
             return Ok(());
         }
+        faults::point("log.before_sync");
         // Never tried again: after a failed fsync the kernel may have dropped the pages and the next one succeeds.
         self.file.sync_data().map_err(|error| self.fault("cannot make durable", &error))?;
+        faults::point("log.after_sync");
         self.dirty = false;
         let written = (self.written.segment, self.written.offset);
         let whole = self.unpublished.partition_point(|(place, _, _)| *place < written);
@@ -223,7 +228,9 @@ impl Scribe {
             self.unpublished_bytes = self.unpublished_bytes.saturating_sub(cost(frame));
         }
         self.tail.extend(published);
-        self.publish()
+        self.publish()?;
+        faults::point("log.after_publish");
+        Ok(())
     }
 
     fn publish(&self) -> Result<(), Fault> {
@@ -250,20 +257,25 @@ impl Scribe {
         if self.encoder.ledger().through() == after {
             return Ok(());
         }
+        faults::point("log.at_rotation");
         let mut bytes = Vec::new();
         let trailer = self.encoder.seal(&mut bytes);
         let end = self.encoder.end();
         self.write(&bytes, end, false)?;
         let length = end.saturating_add(bytes.len() as u64);
         self.file.set_len(length).map_err(|error| self.fault("cannot cut", &error))?;
+        faults::point("log.before_seal_sync");
         // All, since the length that it now has must be durable too.
         self.file.sync_all().map_err(|error| self.fault("cannot make durable", &error))?;
+        faults::point("log.before_rename");
         let name = SegmentName::sealed(after, trailer.through);
         let (old, new) =
             (self.archive.segment_path(SegmentName::open(after)), self.archive.segment_path(name));
         let folder = self.archive.segments_folder();
         self.insist(false, || std::fs::rename(&old, &new))?;
+        faults::point("log.after_rename");
         disk::sync_folder(&folder).map_err(|error| self.fault("cannot rename", &error))?;
+        faults::point("log.after_folder_sync");
         tracing::debug!(segment = %name, transactions = trailer.totals.transactions, "sealed a segment");
         if self.archive.depot().is_some() {
             self.shared.unstored().insert(name, length);
@@ -422,6 +434,7 @@ fn header(archive: &Archive, timeline: u32, end: End) -> Header {
 fn begin_file(archive: &Archive, header: &Header) -> io::Result<File> {
     let path = archive.segment_path(SegmentName::open(header.after));
     let file = disk::create_new(&path)?;
+    faults::point("log.after_create");
     let fill = || {
         file.write_all_at(&header.encode(), 0)?;
         file.sync_data()?;
@@ -431,5 +444,6 @@ fn begin_file(archive: &Archive, header: &Header) -> io::Result<File> {
         std::fs::remove_file(&path)?;
         return Err(error);
     }
+    faults::point("log.after_begin");
     Ok(file)
 }
