@@ -48,6 +48,8 @@ pub struct Reader {
     inside: usize,
     /// The chain's value where the segment before ended.
     chain: Option<[u8; 32]>,
+    /// A segment before was encrypted: so are all behind it.
+    was_encrypted: bool,
     file: Option<SegmentFile>,
     sealed: Option<SealedEnd>,
     mark: Mark,
@@ -85,6 +87,7 @@ impl Reader {
             records_before: 0,
             inside: 0,
             chain: None,
+            was_encrypted: false,
             file: None,
             sealed: None,
             mark: Mark::default(),
@@ -234,7 +237,7 @@ impl Reader {
         self.offset = HEADER_BYTES as u64;
         self.records_before = 0;
         self.chain = Some(end.chain);
-        self.file = None;
+        self.was_encrypted |= self.file.take().is_some_and(|file| file.header().encrypted);
         self.sealed = None;
         self.reached = self.reached.max(end.through);
     }
@@ -351,6 +354,12 @@ impl Reader {
                     name.after
                 ))
                 .hint("it is of another run of this archive; restore the right one from a copy"));
+            }
+            if self.was_encrypted && !file.header().encrypted {
+                return Err(Fault::person(format!(
+                    "segment {name} is not encrypted, and the one before it is: no receiver goes on like that"
+                ))
+                .hint("somebody has put it there; restore the right one from a copy"));
             }
             self.file = Some(file);
         }
