@@ -5,6 +5,7 @@
 
 mod architecture;
 mod binary;
+mod compaction;
 mod conformance;
 mod control;
 mod ddl;

@@ -14,8 +14,11 @@
 //! neither ever shows a part of a transaction whose commit is not durable. The [`Tail`] is a cache of frames by their
 //! place in a file and nothing else; a reader without it sees the same frames, later.
 
+mod blocks;
 mod builder;
+mod compact;
 mod copies;
+mod cover;
 mod depot;
 pub(crate) mod disk;
 mod folder;
@@ -27,12 +30,14 @@ mod location;
 mod lookup;
 mod manifest;
 mod mark;
+mod merging;
 mod press;
 mod prune;
 mod queue;
 mod reader;
 mod recovery;
 mod retention;
+mod rewrite;
 mod scribe;
 mod segment_file;
 mod shipper;
@@ -41,6 +46,7 @@ mod transfer;
 mod writer;
 
 pub use crate::segment::Records;
+pub use compact::{Compacted, Compaction, Compactor};
 pub use folder::Archive;
 pub use frame::Frame;
 pub use holds::{Pin, Registered};

@@ -8,3 +8,5 @@ pub(crate) mod messages;
 mod press;
 mod round_trip;
 mod transactions;
+
+pub(crate) use crash::copy;
