@@ -2,21 +2,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use pgsluice::archive::{
     Archive, Compacted, Compaction, Compactor, Location, Policy, Prune, Reader, Writer, reindex, transfer,
 };
 use pgsluice::catalog::Catalog;
 use pgsluice::model::Position;
-use pgsluice::segment::SegmentName;
+use pgsluice::store::Place;
 use pgsluice::verify::verify;
 use serde_json::Value;
 
 use crate::log::messages::*;
 use crate::support::ledger::{self, Dice};
 use crate::support::{
-    Bucket, Cluster, Misdeed, Pgsluice, Road, Running, StopMode, assert_tables_equal, lsn, seconds, wait_until,
+    Bucket, Cluster, Misdeed, Pgsluice, Road, Running, assert_tables_equal, lsn, seconds, wait_until,
 };
 
 const AT_ONCE: Compaction =
@@ -78,8 +77,7 @@ fn entries(archive: &Archive) -> Vec<(Box<[u8]>, Box<[u8]>)> {
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -132,7 +130,8 @@ async fn readers_go_on_across_a_merge() {
     // What comes next pushes all else out of memory.
     let large = vec![b'x'; 2 << 20];
     for number in [300, 301] {
-        let next = [begin(end(number), 1), relation(100, "one", 25), insert(100, 1, &large), commit(end(number))];
+        let next =
+            [begin(end(number), 1), relation(100, "one", 25), insert(100, 1, &large), commit(end(number))];
         append(&mut writer, &next);
         expected.extend(flat(&[next.to_vec()]));
         writer.seal();
@@ -150,7 +149,8 @@ async fn readers_go_on_across_a_merge() {
     // One that begins somewhere gets what it asked for, and maybe some before it.
     for number in (1..150).step_by(7) {
         let rest = said(&frames(&archive, end(number)));
-        let at = expected.iter().position(|message| *message == begin(end(number + 1), end(number + 1).0 as u32));
+        let at =
+            expected.iter().position(|message| *message == begin(end(number + 1), end(number + 1).0 as u32));
         assert!(rest.ends_with(&expected[at.unwrap()..]), "{number}");
     }
     writer.close().await.unwrap();
@@ -186,7 +186,8 @@ async fn every_crash_leaves_the_whole_log() {
         fs::copy(archive.segments_folder().join(name), segments.join(name)).unwrap();
         holds();
     }
-    let parts: Vec<_> = before.iter().filter(|name| !names(&archive.segments_folder()).contains(name)).collect();
+    let parts: Vec<_> =
+        before.iter().filter(|name| !names(&archive.segments_folder()).contains(name)).collect();
     for part in parts.iter().take(parts.len() / 2) {
         fs::remove_file(segments.join(part)).unwrap();
         holds();
@@ -309,7 +310,7 @@ async fn a_copy_goes_on_when_its_source_was_merged() {
     writer.close().await.unwrap();
     let plain = Location::folder(copies.path().join("plain"));
     let stored = Location {
-        store: Some(copies.path().join("store").display().to_string().parse().unwrap()),
+        store: Place::parse(&format!("file://{}", copies.path().join("store").display())).unwrap(),
         ..Location::folder(copies.path().join("spool"))
     };
     for place in [&plain, &stored] {
@@ -376,13 +377,15 @@ fn by_hand_it_tells_first_and_then_does_it() {
     pass_a_block(&road);
     pass_a_block(&road);
     let before = segments(&road.program);
-    let run = |more: &[&str]| {
-        road.program.run(&[&["archive", "compact", "--json"], more].concat()).done().json()
-    };
+    let run =
+        |more: &[&str]| road.program.run(&[&["archive", "compact", "--json"], more].concat()).done().json();
     // Too young, all of them.
     assert_eq!(run(&[])["segments_before"], 0);
     let would = run(&["--older-than", "0s", "--dry-run"]);
-    assert!(would["dry_run"].as_bool().unwrap() && would["segments_before"].as_u64().unwrap() >= 4, "{would}");
+    assert!(
+        would["dry_run"].as_bool().unwrap() && would["segments_before"].as_u64().unwrap() >= 4,
+        "{would}"
+    );
     assert_eq!(segments(&road.program), before);
     let done = run(&["--older-than", "0s"]);
     assert_eq!(done["segments_before"], would["segments_before"], "{done}");

@@ -111,7 +111,8 @@ impl Compactor {
 
     /// The sealed segments of the store where there is one, else of the folder.
     fn segments(&self) -> Result<Vec<Segment>, Fault> {
-        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        let seconds =
+            |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let now = seconds(SystemTime::now());
         let mut segments = Vec::new();
         if let Some(depot) = self.archive.depot() {
@@ -230,7 +231,8 @@ impl Compactor {
             disk::sync_folder(&folder).map_err(fault)?;
             return Ok(true);
         };
-        let Some(epoch) = parts.first().and_then(|part| depot.stored(*part)).map(|stored| stored.epoch) else {
+        let Some(epoch) = parts.first().and_then(|part| depot.stored(*part)).map(|stored| stored.epoch)
+        else {
             return Ok(false);
         };
         let _ = new;
@@ -307,7 +309,8 @@ fn facts(archive: &Archive, name: SegmentName) -> Result<Option<Facts>, Fault> {
     let Some(mut file) = SegmentFile::open(archive, name)? else { return Ok(None) };
     let (trailer, footer) = file.sealed(name)?;
     let first = footer.frames.iter().find(|frame| !frame.header.is_empty());
-    let may_follow = first.is_none_or(|frame| !frame.header.ends_on_commit || frame.header.through > name.after);
+    let may_follow =
+        first.is_none_or(|frame| !frame.header.ends_on_commit || frame.header.through > name.after);
     let (timeline, transactions) = (file.header().timeline, trailer.totals.transactions);
     Ok(Some(Facts { timeline, transactions, may_follow }))
 }

@@ -92,7 +92,10 @@ impl Account {
 
     /// Whether a trailer says the same.
     fn agrees(&self, trailer: &Trailer) -> bool {
-        let last = self.last.as_ref().is_some_and(|last| (last.chain, last.through) == (trailer.chain, trailer.through));
+        let last = self
+            .last
+            .as_ref()
+            .is_some_and(|last| (last.chain, last.through) == (trailer.chain, trailer.through));
         last && self.totals == trailer.totals
     }
 }
@@ -181,7 +184,10 @@ impl Rewrite<'_> {
     }
 
     fn refuse(&self, what: &str) -> Fault {
-        Fault::stop(format!("segment {} could not be written anew, and all stays as it is: {what}", self.name))
+        Fault::stop(format!(
+            "segment {} could not be written anew, and all stays as it is: {what}",
+            self.name
+        ))
     }
 }
 
@@ -217,7 +223,8 @@ impl Pen {
             }
             _ => {
                 self.end_run()?;
-                self.run = Some(Run { raw, last: frame, stored, is_settled: ends_with_commit.unwrap_or(true) });
+                self.run =
+                    Some(Run { raw, last: frame, stored, is_settled: ends_with_commit.unwrap_or(true) });
             }
         }
         Ok(())

@@ -14,9 +14,9 @@ use crate::model::{Fault, Position};
 use crate::segment::{Cut, SegmentName};
 
 use super::builder::Builder;
+use super::merging::Merging;
 use super::queue::{Command, Queue};
 use super::scribe::{Scribe, Start};
-use super::merging::Merging;
 use super::shipper::Shipper;
 use super::{Archive, Compaction, Mark, Tail, disk, indexer, recovery};
 

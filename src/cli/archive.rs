@@ -6,12 +6,13 @@ use super::arguments::Everywhere;
 use super::config::File;
 use super::place::ArchiveArguments;
 use super::{print, retention};
-use serde_json::json;
 use crate::archive::{
-    self, Archive, Compaction, Compactor, Found, Location, Lookup, SegmentDetail, SegmentState, SegmentSummary,
+    self, Archive, Compaction, Compactor, Found, Location, Lookup, SegmentDetail, SegmentState,
+    SegmentSummary,
 };
 use crate::model::{Fault, Position, Timestamp, Xid};
 use crate::verify::{self, Report};
+use serde_json::json;
 
 /// Look after the log: list, show, verify, copy, compact, reindex, prune, pin
 #[derive(Debug, clap::Args)]
@@ -190,13 +191,13 @@ fn compact(
     older_than: retention::Age,
     dry_run: bool,
 ) -> Result<(), Fault> {
-    let compaction =
-        Compaction { age_seconds_min: older_than.0.unsigned_abs(), ..Compaction::default() };
+    let compaction = Compaction { age_seconds_min: older_than.0.unsigned_abs(), ..Compaction::default() };
     let mut compactor = Compactor::new(archive, compaction);
     let planned = compactor.plan()?;
     let would_merge: usize = planned.iter().map(Vec::len).sum();
     if dry_run {
-        let report = json!({ "dry_run": true, "segments_before": would_merge, "segments_after": planned.len() });
+        let report =
+            json!({ "dry_run": true, "segments_before": would_merge, "segments_after": planned.len() });
         return print::report(everywhere.json, &report, || {
             format!("{would_merge} segments would become {}: this was a dry run", planned.len())
         });
@@ -207,7 +208,9 @@ fn compact(
     bar.finish_and_clear();
     let done = done?;
     let mut report = json!({ "dry_run": false });
-    if let (Some(report), Ok(serde_json::Value::Object(done))) = (report.as_object_mut(), serde_json::to_value(done)) {
+    if let (Some(report), Ok(serde_json::Value::Object(done))) =
+        (report.as_object_mut(), serde_json::to_value(done))
+    {
         report.extend(done);
     }
     print::report(everywhere.json, &report, || {
