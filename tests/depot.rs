@@ -217,6 +217,39 @@ fn a_receiver_that_was_thought_dead_changes_nothing() {
     assert!(outcome.stderr.contains("another receiver"), "{}", outcome.stderr);
 }
 
+/// Set on one machine, done on others.
+#[test]
+fn control_reaches_the_processes_of_other_machines() {
+    let road = road();
+    rows(&road, 1, 100);
+    let receiver = road.program.start(&RECEIVE);
+    let target = another_target(TABLE);
+    let other = elsewhere(&road, &target);
+    let applier = other.start(&["apply"]);
+    let has = |rows: &str| target.value("select count(*) from t") == rows;
+    wait_until(seconds(30), "the first rows are there", || has("100"));
+
+    road.program.run(&["sentinel", "set", "prefetch"]).done();
+    // By then it has been asked for more than once.
+    std::thread::sleep(seconds(3));
+    rows(&road, 101, 200);
+    let end = road.source.current_lsn();
+    wait_until(seconds(30), "the next rows are in the store", || is_confirmed(&road, &end));
+    std::thread::sleep(seconds(3));
+    assert!(has("100"), "prefetch was not heard of");
+    road.program.run(&["sentinel", "set", "apply"]).done();
+    wait_until(seconds(30), "the next rows are there", || has("200"));
+
+    other.run(&["sentinel", "set", "endpos", "current"]).done();
+    receiver.wait(seconds(30)).done();
+    applier.wait(seconds(30)).done();
+    assert_tables_equal(&road.source, &target);
+    let sentinel = road.program.sentinel();
+    let lsn = |name: &str| crate::support::lsn(sentinel[name].as_str().unwrap());
+    assert!(lsn("replay_lsn") >= crate::support::lsn(&end), "{sentinel}");
+    assert!(lsn("flush_lsn") >= lsn("endpos"), "{sentinel}");
+}
+
 /// What it left over follows what the store has; but the log is another's by now, who has brought nothing yet.
 #[test]
 fn a_receiver_that_comes_back_without_the_slot_takes_nothing_over() {
@@ -521,4 +554,37 @@ fn an_archive_moves_to_another_place_and_goes_on_there() {
     // What has gone on is a copy no more, in neither direction.
     stored.run(&["archive", "copy", &path("second")]).ends_with(4);
     road.program.run(&["archive", "copy", &path("archive")]).ends_with(2);
+}
+
+/// Two appliers with a target and a spool each, of which one is killed again and again; a third one comes when all is over, and has
+/// nothing but the store.
+#[test]
+fn targets_that_are_fed_from_one_store_end_equal_though_an_applier_is_killed() {
+    let road = road();
+    let targets = [another_target(TABLE), another_target(TABLE)];
+    let [steady, killed] = targets.each_ref().map(|target| elsewhere(&road, target));
+    let receiver = road.program.start(&RECEIVE);
+    let running = steady.start(&["apply"]);
+    let mut dice = Dice(11);
+    for kill in 0..ledger::kills() {
+        let first = kill as u32 * 500;
+        rows(&road, first + 1, first + 500);
+        road.change("update t set v = v || 'x' where id % 5 = 0; delete from t where id % 7 = 0;");
+        let applier = killed.start(&["apply"]);
+        std::thread::sleep(dice.milliseconds(50, 2500));
+        applier.kill();
+    }
+    // What it seals at its end it brings into the store.
+    receiver.terminate(seconds(60)).done();
+    let status = road.program.status();
+    // The road's own target is registered by its set-up.
+    assert_eq!(status["appliers"].as_array().unwrap().len(), 3, "{status}");
+    let endpos = status["archive"]["last_lsn"].as_str().unwrap().to_owned();
+    running.terminate(seconds(60)).done();
+    let third = another_target(TABLE);
+    let late = elsewhere(&road, &third);
+    for (program, target) in [(&steady, &targets[0]), (&killed, &targets[1]), (&late, &third)] {
+        program.run(&["apply", "--endpos", &endpos]).done();
+        assert_tables_equal(&road.source, target);
+    }
 }

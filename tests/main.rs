@@ -16,6 +16,7 @@ mod fold;
 mod harness;
 mod lanes;
 mod log;
+mod many;
 mod pg_connect;
 mod pg_stream;
 mod plugins;

@@ -20,6 +20,8 @@ use crate::pgoutput::{Message, decode};
 const PATIENCE: Duration = Duration::from_secs(7);
 /// Bytes of the log that are searched, at most, on each side of endpos.
 const SEARCH_BYTES: usize = 2 << 30;
+/// What it takes to open one more segment, as bytes that might have been searched instead.
+const SEGMENT_COST: usize = 1 << 20;
 
 /// Sets the target's sequences as of `endpos`. `progress`: what is applied; `latest`: the newest sample that was met.
 pub(super) async fn set(
@@ -95,6 +97,7 @@ fn before(archive: &Archive, progress: Position) -> Result<Option<Sample>, Fault
     let mut end = progress;
     for segment in archive.listing()?.into_iter().rev().filter(|segment| segment.after < progress) {
         let mut reader = Reader::open(archive, segment.after, None)?;
+        searched += SEGMENT_COST;
         let mut found = None;
         while let Some(frame) = reader.try_next()? {
             searched += frame.raw.len();

@@ -13,6 +13,8 @@ use super::{Archive, ArchiveId, disk};
 
 /// What the name of a file ends in that is being brought, or merged from others.
 const STAGED: &str = ".part";
+/// How often the spool is looked through while it is filled once.
+const LOOKS: u64 = 16;
 
 /// Segments that are on their way, so that nobody brings one twice.
 #[derive(Default)]
@@ -21,6 +23,15 @@ pub(super) struct Copies {
     swept: OnceLock<()>,
     coming: Mutex<BTreeSet<SegmentName>>,
     came: Condvar,
+    /// Bytes of sealed segments that the spool holds at most, unless others bring some too; none before they were counted.
+    held: Mutex<Option<Held>>,
+}
+
+#[derive(Clone, Copy)]
+struct Held {
+    bytes: u64,
+    /// Of them, what came since they were counted.
+    since: u64,
 }
 
 impl Copies {
@@ -47,8 +58,17 @@ impl Copies {
         self.came.notify_all();
         brought?;
         tracing::debug!(segment = %name, "brought a segment from the store");
-        evict(archive, depot, Some(name));
+        self.evict(archive, depot, Some(name), depot.size_bytes(name).unwrap_or_default());
         Ok(())
+    }
+
+    /// One more segment is in the spool. Looks through the spool where it may hold too much now, or may do so because of others.
+    pub(super) fn evict(&self, archive: &Archive, depot: &Depot, read: Option<SegmentName>, added: u64) {
+        let limit = archive.spool_bytes_max();
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = held.map(|held| Held { bytes: held.bytes + added, since: held.since + added });
+        let may_do = now.filter(|now| now.bytes <= limit && now.since <= limit / LOOKS);
+        *held = may_do.or_else(|| evict(archive, depot, read).map(|bytes| Held { bytes, since: 0 }));
     }
 
     /// Begins to bring the segment that follows this one.
@@ -92,11 +112,12 @@ fn download(archive: &Archive, depot: &Depot, name: SegmentName) -> Result<(), F
 
 /// Removes copies, oldest first, until the spool holds no more than it may; but not one that is being read, nor its neighbours. Others may do
 /// the same at this moment, and what can't be removed stays.
-pub(super) fn evict(archive: &Archive, depot: &Depot, read: Option<SegmentName>) {
-    let names = match archive.folder_names() {
-        Ok(names) => names,
-        Err(error) => return tracing::warn!(%error, "the spool's copies can't be looked through"),
-    };
+/// Says how many bytes are left.
+fn evict(archive: &Archive, depot: &Depot, read: Option<SegmentName>) -> Option<u64> {
+    let names = archive.folder_names();
+    let names =
+        names.inspect_err(|error| tracing::warn!(%error, "the spool's copies can't be looked through"));
+    let names = names.ok()?;
     let sealed = names.into_iter().filter(|name| name.through.is_some());
     let length = |name: &SegmentName| std::fs::metadata(archive.segment_path(*name)).map(|file| file.len());
     let held: Vec<_> = sealed.filter_map(|name| Some((name, length(&name).ok()?))).collect();
@@ -117,6 +138,7 @@ pub(super) fn evict(archive: &Archive, depot: &Depot, read: Option<SegmentName>)
             _ => total = total.saturating_sub(bytes),
         }
     }
+    Some(total)
 }
 
 /// Removes what a crash has left of segments that were being brought or merged.

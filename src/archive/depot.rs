@@ -458,10 +458,7 @@ impl Depot {
 
     fn read<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Fault> {
         let Some(text) = self.store.get(key)? else { return Ok(None) };
-        serde_json::from_slice(&text).map(Some).map_err(|error| {
-            Fault::person(format!("{key} in the archive's store makes no sense: {error}"))
-                .hint("restore it from a copy")
-        })
+        parsed(key, &text).map(Some)
     }
 }
 
@@ -473,6 +470,14 @@ fn unless_elsewhere(end: Option<Position>, after: Position) -> Result<(), Fault>
 pub(super) fn json(value: &impl Serialize) -> Result<Bytes, Fault> {
     let text = serde_json::to_vec(value);
     text.map(Bytes::from).map_err(|error| Fault::stop(format!("cannot write JSON: {error}")))
+}
+
+/// Reads what [`json`] has written.
+pub(super) fn parsed<T: serde::de::DeserializeOwned>(key: &str, text: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(text).map_err(|error| {
+        Fault::person(format!("{key} of the archive can't be understood: {error}"))
+            .hint("restore it from a copy; what is in appliers/ or pins/ may be removed if nothing needs it")
+    })
 }
 
 fn writer_key(epoch: usize) -> String {

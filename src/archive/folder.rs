@@ -15,7 +15,7 @@ use crate::store::Store;
 
 use super::copies::Copies;
 use super::depot::Depot;
-use super::{Location, Manifest, SegmentFile, cover, depot, disk};
+use super::{Location, Manifest, SegmentFile, cover, depot, disk, indexer};
 
 /// An archive on local disk, or with its sealed segments in a store. Cheap to clone.
 #[derive(Clone)]
@@ -252,6 +252,35 @@ impl Archive {
         Ok(names)
     }
 
+    /// The length of a segment, wherever it is; of an open one how long its file is. `None` where it is gone.
+    pub fn size_bytes(&self, name: SegmentName) -> Result<Option<u64>, Fault> {
+        let here = indexer::file_bytes(self, name)?;
+        Ok(here.or_else(|| self.depot().and_then(|depot| depot.size_bytes(name))))
+    }
+
+    /// Whether the store was seen to have a segment.
+    pub(crate) fn is_stored(&self, name: SegmentName) -> bool {
+        self.depot().is_some_and(|depot| depot.size_bytes(name).is_some())
+    }
+
+    /// The first segment of a listing that the folder has and that the store's log has passed by: the folder is a spool that was
+    /// left behind. Where the log in the store ends comes with it.
+    pub(super) fn passed_by(&self, names: &[SegmentName]) -> Option<(SegmentName, Position)> {
+        let end = self.depot()?.end()?;
+        let depot = self.depot()?;
+        let name = names.iter().find(|name| name.after < end && !depot.holds(**name))?;
+        Some((*name, end))
+    }
+
+    /// Two segments that can't both be of the log.
+    pub(super) fn overlap(&self, one: SegmentName, other: SegmentName) -> Fault {
+        match self.passed_by(&[one, other]) {
+            Some((name, end)) => left_behind(self, name, end),
+            None => Fault::person(format!("segments {one} and {other} overlap"))
+                .hint("one of them is a copy or another archive's"),
+        }
+    }
+
     /// Where the log begins: at its start, or where it was pruned up to.
     pub fn beginning(&self) -> Result<Position, Fault> {
         Ok(self.listing()?.first().map_or(self.manifest.start, |name| name.after))
@@ -294,6 +323,13 @@ impl Archive {
         Ok(())
     }
 
+    /// So many bytes of sealed segments are in the folder that may be removed again, where it holds too many.
+    pub(super) fn evict(&self, added: u64) {
+        if let Some(stored) = &self.stored {
+            stored.copies.evict(self, &stored.depot, None, added);
+        }
+    }
+
     /// Removes what the store has of it; the folder is for the caller to remove.
     pub fn remove_stored(&self) -> Result<(), Fault> {
         self.depot().map_or(Ok(()), Depot::remove_all)
@@ -333,6 +369,15 @@ impl fmt::Debug for Archive {
 
 fn order(name: &SegmentName) -> (Position, Position) {
     (name.after, name.through.unwrap_or(Position(u64::MAX)))
+}
+
+/// A spool has a segment that is not of the log.
+pub(super) fn left_behind(archive: &Archive, name: SegmentName, end: Position) -> Fault {
+    Fault::person(format!(
+        "another receiver has extended this archive up to {end}, and the spool {} has {name}, which is not of it",
+        archive.root().display()
+    ))
+    .hint("give a new --spool; keep the old one until `archive verify` finds the archive sound with the new one")
 }
 
 /// The log misses what lies between `end` and the segment `next`.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Fault, Position};
 use crate::store::Put;
 
-use super::depot::json;
+use super::depot::{json, parsed};
 use super::{Archive, disk};
 
 pub(super) const APPLIERS: &str = "appliers";
@@ -110,6 +110,11 @@ impl Archive {
         })
     }
 
+    /// Takes a pin of the archive that this one is a copy of.
+    pub(super) fn take_pin(&self, pin: &Pin) -> Result<(), Fault> {
+        self.put_note_once(&key(PINS, &pin.name), &json(pin)?).map(|_| ())
+    }
+
     /// `false` where there is no such pin.
     pub fn unpin(&self, name: &str) -> Result<bool, Fault> {
         self.remove_note(PINS, name)
@@ -124,7 +129,7 @@ impl Archive {
     }
 
     /// How far the last prune was about to go.
-    pub(super) fn pruned_through(&self) -> Result<Option<Position>, Fault> {
+    pub(crate) fn pruned_through(&self) -> Result<Option<Position>, Fault> {
         let pruned: Option<Pruned> = self.note(PRUNED)?;
         Ok(pruned.map(|pruned| pruned.through))
     }
@@ -169,10 +174,7 @@ impl Archive {
             }
         };
         let Some(text) = text else { return Ok(None) };
-        serde_json::from_slice(&text).map(Some).map_err(|error| {
-            Fault::person(format!("{key} of the archive can't be understood: {error}"))
-                .hint("find out what it was, and remove it if nothing needs it")
-        })
+        parsed(key, &text).map(Some)
     }
 
     fn put_note(&self, key: &str, text: &Bytes) -> Result<(), Fault> {

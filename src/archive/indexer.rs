@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use crate::catalog::{Catalog, FrameRow, RelationRow, SegmentRow, SegmentRows};
-use crate::model::Fault;
+use crate::catalog::{Catalog, FrameRow, RelationRow, SegmentRow, SegmentRows, TableRow};
+use crate::model::{Fault, Position};
 use crate::segment::{Footer, SegmentName, Trailer};
 
-use super::{Archive, SegmentFile, cover, disk, press, writer};
+use super::abreast::abreast;
+use super::{Archive, SegmentFile, cover, disk, inspect, known, press, writer};
 
 /// Sealed segments that a crash or a hurried stop may have left as they were written.
 const LEFT_OVER_MAX: usize = 16;
@@ -77,9 +78,9 @@ fn run(archive: &Archive, zstd_level: i32, handed: &Handed, closing: &AtomicBool
             };
             let was_pressed = press(name);
             let _ = pressed.send(name);
-            if was_pressed && let Some(row) = catalog.segments()?.iter().find(|row| row.after == name.after) {
+            if was_pressed && let Some(row) = catalog.segment(name.after)? {
                 // It was sealed before the catalog was looked through.
-                catalog.forget(row)?;
+                catalog.forget(&row)?;
             }
             if let Some(rows) = segment_rows(archive, name)? {
                 catalog.index(&rows)?;
@@ -113,9 +114,24 @@ fn forget_pruned(archive: &Archive, catalog: &Catalog) -> Result<(), Fault> {
     if archive.depot().is_some() {
         return Ok(());
     }
-    let beginning = archive.beginning()?;
-    let segments = catalog.segments()?;
-    segments.iter().take_while(|row| row.through <= beginning).try_for_each(|row| catalog.forget(row))
+    let Some(first) = catalog.segments_from(Position::ZERO).next().transpose()? else { return Ok(()) };
+    // Only the log's first segment is ever removed: while it is there nothing was.
+    if file_bytes(archive, SegmentName::sealed(first.after, first.through))?.is_some() {
+        return Ok(());
+    }
+    forget_before(catalog, archive.beginning()?)
+}
+
+/// Forgets the segments that end there or before.
+pub(super) fn forget_before(catalog: &Catalog, beginning: Position) -> Result<(), Fault> {
+    for row in catalog.segments_from(Position::ZERO) {
+        let row = row?;
+        if row.through > beginning {
+            break;
+        }
+        catalog.forget(&row)?;
+    }
+    Ok(())
 }
 
 /// Which of the segments that the catalog misses are indexed.
@@ -137,7 +153,7 @@ fn reconcile(
     let mut indexed: BTreeMap<_, _> = catalog.segments()?.into_iter().map(|row| (row.after, row)).collect();
     let mut missing = Vec::new();
     for name in names {
-        let here = size_bytes(archive, name)?;
+        let here = file_bytes(archive, name)?;
         match indexed.remove(&name.after) {
             // One that was pressed since has its frames elsewhere, and another length.
             Some(row) if Some(row.through) == name.through && here.is_none_or(|here| here == row.bytes) => {}
@@ -155,21 +171,32 @@ fn reconcile(
         catalog.forget(gone)?;
     }
     let count = missing.len();
-    for (done, name) in missing.into_iter().enumerate() {
-        if !go_on(done, count) {
-            return Ok(());
-        }
-        if let Some(rows) = segment_rows(archive, name)? {
-            catalog.index(&rows)?;
-        }
+    let mut done = 0;
+    abreast(
+        &missing,
+        known::width(archive),
+        |name| segment_rows(archive, *name),
+        |_, rows| {
+            if !go_on(done, count) {
+                return Ok(false);
+            }
+            if let Some(rows) = rows? {
+                catalog.index(&rows)?;
+            }
+            done += 1;
+            Ok(true)
+        },
+    )?;
+    if done == count {
+        go_on(count, count);
     }
-    go_on(count, count);
     Ok(())
 }
 
 /// Builds the catalog anew and says how many segments it holds. Refused while a receiver runs.
 pub fn reindex(archive: &Archive, mut progress: impl FnMut(usize, usize)) -> Result<usize, Fault> {
     let _lock = writer::lock(archive)?;
+    known::forget_all(archive)?;
     let catalog = Catalog::create(&archive.catalog_folder(), archive.manifest().archive_id.0)?;
     reconcile(archive, &catalog, Missing::All, |done, of| {
         progress(done, of);
@@ -180,7 +207,7 @@ pub fn reindex(archive: &Archive, mut progress: impl FnMut(usize, usize)) -> Res
 }
 
 /// The length of a segment's file; none where it is not in the folder.
-fn size_bytes(archive: &Archive, name: SegmentName) -> Result<Option<u64>, Fault> {
+pub(super) fn file_bytes(archive: &Archive, name: SegmentName) -> Result<Option<u64>, Fault> {
     let path = archive.segment_path(name);
     match std::fs::metadata(&path) {
         Ok(metadata) => Ok(Some(metadata.len())),
@@ -189,13 +216,13 @@ fn size_bytes(archive: &Archive, name: SegmentName) -> Result<Option<u64>, Fault
     }
 }
 
-fn segment_rows(archive: &Archive, name: SegmentName) -> Result<Option<SegmentRows>, Fault> {
+pub(super) fn segment_rows(archive: &Archive, name: SegmentName) -> Result<Option<SegmentRows>, Fault> {
     let Some(mut file) = SegmentFile::open(archive, name)? else { return Ok(None) };
     let (trailer, footer) = file.sealed(name)?;
     Ok(Some(rows(name, &trailer, &footer, file.size_bytes()?)))
 }
 
-fn rows(name: SegmentName, trailer: &Trailer, footer: &Footer, bytes: u64) -> SegmentRows {
+pub(super) fn rows(name: SegmentName, trailer: &Trailer, footer: &Footer, bytes: u64) -> SegmentRows {
     let totals = trailer.totals;
     let segment = SegmentRow {
         after: name.after,
@@ -236,7 +263,17 @@ fn rows(name: SegmentName, trailer: &Trailer, footer: &Footer, bytes: u64) -> Se
             message: version.message.to_vec(),
         })
     });
-    SegmentRows { segment, frames, relations: versions.collect() }
+    let tables = footer.relations.iter().map(|relation| TableRow {
+        segment: name.after,
+        oid: relation.oid,
+        name: inspect::table_name(relation),
+        inserts: relation.inserts,
+        updates: relation.updates,
+        deletes: relation.deletes,
+        truncates: relation.truncates,
+        bytes: relation.bytes,
+    });
+    SegmentRows { segment, frames, tables: tables.collect(), relations: versions.collect() }
 }
 
 /// What there is to do with a segment.

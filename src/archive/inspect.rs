@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::catalog::{SegmentRow, TableRow};
 use crate::model::{Fault, Position, Timestamp};
 use crate::segment::{
     FRAME_HEADER_BYTES, Footer, FrameCheck, HEADER_BYTES, Header, RelationEntry, SegmentName, Totals,
 };
 
+use super::folder::left_behind;
+use super::known::Known;
 use super::segment_file::damaged;
 use super::{Archive, Mark, SegmentFile, disk};
 
@@ -116,6 +119,11 @@ impl Events {
         }
     }
 
+    fn of_row(row: &TableRow) -> Events {
+        let TableRow { inserts, updates, deletes, truncates, bytes, .. } = *row;
+        Events { inserts, updates, deletes, truncates, bytes }
+    }
+
     fn add(&mut self, other: Events) {
         self.inserts += other.inserts;
         self.updates += other.updates;
@@ -207,26 +215,61 @@ fn summary(name: SegmentName, through: Position, bytes: u64, totals: Totals) -> 
     }
 }
 
-/// The segments in order; of sealed ones only the ends are read.
+fn sealed_summary(name: SegmentName, row: &SegmentRow) -> SegmentSummary {
+    let totals = Totals {
+        transactions: row.transactions,
+        changes: row.changes,
+        raw_bytes: row.raw_bytes,
+        first_time: row.first_time,
+        last_time: row.last_time,
+    };
+    summary(name, row.through, row.bytes, totals)
+}
+
+/// Which part of a listing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Page {
+    /// Only so many, the newest ones.
+    pub last: Option<usize>,
+    /// Only those that begin before that.
+    pub before: Option<Position>,
+}
+
+/// Segments in order, and how many there are in all.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub segments: Vec<SegmentSummary>,
+    pub segments_total: usize,
+}
+
+/// All segments in order.
 pub fn list(archive: &Archive) -> Result<Vec<SegmentSummary>, Fault> {
+    Ok(list_page(archive, Page::default())?.segments)
+}
+
+/// A part of the segments, in order; no others are looked into.
+pub fn list_page(archive: &Archive, page: Page) -> Result<Listed, Fault> {
     steadily(|| {
-        let mut lines = Vec::new();
-        for name in archive.listing()? {
-            let line = match name.through {
-                Some(through) => match SegmentFile::open(archive, name)? {
-                    Some(mut file) => {
-                        Some(summary(name, through, file.size_bytes()?, file.trailer(name)?.totals))
-                    }
-                    None => None,
-                },
+        let mut names = archive.listing()?;
+        if let Some((name, end)) = archive.passed_by(&names) {
+            tracing::warn!("{}", left_behind(archive, name, end));
+        }
+        let (segments_total, beginning) = (names.len(), names.first().map(|name| name.after));
+        names.retain(|name| page.before.is_none_or(|before| name.after < before));
+        let names = names.split_off(names.len().saturating_sub(page.last.unwrap_or(usize::MAX)));
+        let Some(known) = Known::of(archive, &names, beginning.unwrap_or_default())? else { return Ok(None) };
+        let mut segments = Vec::with_capacity(names.len());
+        for name in names {
+            let line = match known.segment(name) {
+                Some(row) => Some(sealed_summary(name, row)),
                 None => {
                     contents(archive, name)?.map(|open| summary(name, open.through, open.bytes, open.totals))
                 }
             };
             let Some(line) = line else { return Ok(None) };
-            lines.push(line);
+            segments.push(line);
         }
-        Ok(Some(lines))
+        Ok(Some(Listed { segments, segments_total }))
     })
 }
 
@@ -276,7 +319,7 @@ fn detail(contents: &Contents) -> SegmentDetail {
     }
 }
 
-fn table_name(relation: &RelationEntry) -> String {
+pub(super) fn table_name(relation: &RelationEntry) -> String {
     format!("{}.{}", String::from_utf8_lossy(&relation.schema), String::from_utf8_lossy(&relation.name))
 }
 
@@ -294,33 +337,61 @@ pub fn totals(archive: &Archive) -> Result<ArchiveTotals, Fault> {
             changes: 0,
             tables: Vec::new(),
         };
-        let mut tables: BTreeMap<u32, TableTotals> = BTreeMap::new();
-        for (number, name) in archive.listing()?.into_iter().enumerate() {
-            let Some(contents) = contents(archive, name)? else { return Ok(None) };
-            if number == 0 {
-                totals.first_lsn = name.after;
+        // By OID, each with where its name was seen last.
+        let mut tables: BTreeMap<u32, (Position, TableTotals)> = BTreeMap::new();
+        let mut add = |segment: Position, oid: u32, name: &str, events: Events| {
+            let (named, table) = tables.entry(oid).or_insert_with(|| {
+                (segment, TableTotals { name: name.to_owned(), events: Events::default() })
+            });
+            if *named <= segment && table.name != name {
+                (*named, table.name) = (segment, name.to_owned());
             }
-            totals.last_lsn = contents.through;
+            table.events.add(events);
+        };
+        let listing = archive.listing()?;
+        let beginning = listing.first().map_or(start, |name| name.after);
+        let Some(known) = Known::of(archive, &listing, beginning)? else { return Ok(None) };
+        known.tables(|row| add(row.segment, row.oid, &row.name, Events::of_row(row)))?;
+        totals.first_lsn = beginning;
+        for name in listing {
+            let line = match known.segment(name) {
+                Some(row) => sealed_summary(name, row),
+                None => {
+                    let Some(open) = contents(archive, name)? else { return Ok(None) };
+                    for relation in &open.footer.relations {
+                        add(name.after, relation.oid, &table_name(relation), Events::of(relation));
+                    }
+                    summary(name, open.through, open.bytes, open.totals)
+                }
+            };
+            totals.last_lsn = line.through;
             totals.segments += 1;
-            totals.bytes += contents.bytes;
-            totals.raw_bytes += contents.totals.raw_bytes;
-            totals.transactions += contents.totals.transactions;
-            totals.changes += contents.totals.changes;
-            for relation in &contents.footer.relations {
-                let name = table_name(relation);
-                let table = tables
-                    .entry(relation.oid)
-                    .or_insert_with(|| TableTotals { name: String::new(), events: Events::default() });
-                table.name = name;
-                table.events.add(Events::of(relation));
-            }
+            totals.bytes += line.bytes;
+            totals.raw_bytes += line.raw_bytes;
+            totals.transactions += line.transactions;
+            totals.changes += line.changes;
         }
         // A table that was dropped and made again has two OIDs and one name.
         let mut by_name: BTreeMap<String, Events> = BTreeMap::new();
-        for table in tables.into_values() {
+        for (_, table) in tables.into_values() {
             by_name.entry(table.name).or_default().add(table.events);
         }
         totals.tables = by_name.into_iter().map(|(name, events)| TableTotals { name, events }).collect();
         Ok(Some(totals))
     })
+}
+
+/// Transactions of sealed segments that follow each other, and events by `schema.table`. `None` where one went away meanwhile.
+pub fn events(
+    archive: &Archive,
+    names: &[SegmentName],
+) -> Result<Option<(u64, BTreeMap<String, u64>)>, Fault> {
+    let Some(known) = Known::of(archive, names, Position::ZERO)? else { return Ok(None) };
+    let transactions = names.iter().filter_map(|name| known.segment(*name)).map(|row| row.transactions).sum();
+    let mut tables = BTreeMap::new();
+    known.tables(|row| match tables.get_mut(&row.name) {
+        Some(events) => *events += Events::of_row(row).total(),
+        None => _ = tables.insert(row.name.clone(), Events::of_row(row).total()),
+    })?;
+    Ok(Some((transactions, tables)))
 }

@@ -1,16 +1,16 @@
-//! Finding transactions: by position, by commit time, by xid. The catalog narrows the search where it can be opened and
-//! knows all segments; the answer itself always comes from the segments.
+//! Finding transactions: by position, by commit time, by xid. What is known of the segments narrows the search; the answer itself
+//! always comes from them.
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::catalog::Catalog;
 use crate::model::{Fault, Position, Timestamp, Xid};
 use crate::segment::SegmentName;
 
+use super::Archive;
 use super::inspect::{Contents, contents, steadily};
-use super::{Archive, SegmentFile};
+use super::known::Known;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
@@ -37,16 +37,9 @@ pub struct Found {
 pub fn find(archive: &Archive, lookup: Lookup) -> Result<Vec<Found>, Fault> {
     steadily(|| {
         let listing = archive.listing()?;
+        let Some(candidates) = candidates(archive, &listing, lookup)? else { return Ok(None) };
         let mut found = Vec::new();
-        for name in candidates(archive, &listing, lookup) {
-            if let Lookup::Time(time) = lookup
-                && name.through.is_some()
-            {
-                let Some(mut file) = SegmentFile::open(archive, name)? else { return Ok(None) };
-                if file.trailer(name)?.totals.last_time < time {
-                    continue;
-                }
-            }
+        for name in candidates {
             let Some(contents) = contents(archive, name)? else { return Ok(None) };
             search(&contents, lookup, &mut found);
             if !found.is_empty() && !matches!(lookup, Lookup::Xid(_)) {
@@ -57,30 +50,28 @@ pub fn find(archive: &Archive, lookup: Lookup) -> Result<Vec<Found>, Fault> {
     })
 }
 
-/// The segments to look into, in order.
-fn candidates(archive: &Archive, listing: &[SegmentName], lookup: Lookup) -> Vec<SegmentName> {
-    let known = match lookup {
-        Lookup::Lsn(position) => {
-            let behind = |name: &&SegmentName| name.through.is_none_or(|through| through >= position);
-            return listing.iter().filter(behind).copied().collect();
-        }
-        Lookup::Time(_) => None,
-        Lookup::Xid(xid) => by_catalog(archive, listing, xid),
-    };
-    let Some(known) = known else { return listing.to_vec() };
-    let may = |name: &&SegmentName| name.through.is_none() || known.contains(&name.after);
-    listing.iter().filter(may).copied().collect()
-}
-
-/// The sealed segments that may hold the xid; `None` where the catalog can't tell of all of them.
-fn by_catalog(archive: &Archive, listing: &[SegmentName], xid: Xid) -> Option<BTreeSet<Position>> {
-    let catalog = Catalog::open_to_look(&archive.catalog_folder(), archive.manifest().archive_id.0)?;
-    let indexed: BTreeSet<_> = catalog.segments().ok()?.iter().map(|row| (row.after, row.through)).collect();
-    let sealed = listing.iter().filter_map(|name| Some((name.after, name.through?)));
-    if !sealed.into_iter().all(|range| indexed.contains(&range)) {
-        return None;
+/// The segments to look into, in order. `None` where one went away meanwhile.
+fn candidates(
+    archive: &Archive,
+    listing: &[SegmentName],
+    lookup: Lookup,
+) -> Result<Option<Vec<SegmentName>>, Fault> {
+    if let Lookup::Lsn(position) = lookup {
+        let behind = |name: &&SegmentName| name.through.is_none_or(|through| through >= position);
+        return Ok(Some(listing.iter().filter(behind).copied().collect()));
     }
-    Some(catalog.frames_of_xid(xid).ok()?.into_iter().map(|frame| frame.segment).collect())
+    let beginning = listing.first().map_or(Position::ZERO, |name| name.after);
+    let Some(known) = Known::of(archive, listing, beginning)? else { return Ok(None) };
+    let of_xid = match lookup {
+        Lookup::Xid(xid) => known.of_xid(xid)?,
+        Lookup::Time(_) | Lookup::Lsn(_) => BTreeSet::new(),
+    };
+    let may = |name: &&SegmentName| match (known.segment(**name), lookup) {
+        (None, _) => true,
+        (Some(row), Lookup::Time(time)) => row.transactions > 0 && row.last_time >= time,
+        (Some(row), _) => of_xid.contains(&row.after),
+    };
+    Ok(Some(listing.iter().filter(may).copied().collect()))
 }
 
 fn search(contents: &Contents, lookup: Lookup, found: &mut Vec<Found>) {

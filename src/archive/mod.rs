@@ -6,6 +6,7 @@
 //!      durable         how far the open segment may be read, overwritten after each fsync
 //!      segments/       the truth: a sorted listing is the log
 //!      catalog/        derived from the segments
+//!      seen/           what others than the receiver have read of segments, so that they need not read it again
 //!      appliers/, pins/, pruned.json     who needs which part of it; in the store where there is one
 //!      spool/          a running receiver's own: transactions whose commit was not seen yet
 //! ```
@@ -14,6 +15,7 @@
 //! neither ever shows a part of a transaction whose commit is not durable. The [`Tail`] is a cache of frames by their
 //! place in a file and nothing else; a reader without it sees the same frames, later.
 
+pub(crate) mod abreast;
 mod blocks;
 mod builder;
 mod compact;
@@ -26,6 +28,7 @@ mod frame;
 mod holds;
 mod indexer;
 mod inspect;
+pub(crate) mod known;
 mod location;
 mod lookup;
 mod manifest;
@@ -52,8 +55,8 @@ pub use frame::Frame;
 pub use holds::{Pin, Registered};
 pub use indexer::reindex;
 pub use inspect::{
-    ArchiveTotals, Events, FrameSummary, RelationSummary, SegmentDetail, SegmentState, SegmentSummary,
-    TableTotals, list, show, totals,
+    ArchiveTotals, Events, FrameSummary, Listed, Page, RelationSummary, SegmentDetail, SegmentState,
+    SegmentSummary, TableTotals, events, list, list_page, show, totals,
 };
 pub use location::Location;
 pub use lookup::{Found, Lookup, find};

@@ -50,6 +50,8 @@ pub struct Reader {
     file: Option<SegmentFile>,
     sealed: Option<SealedEnd>,
     mark: Mark,
+    /// Sealed segments that follow, as they were last listed: to list them anew for each would take ever longer.
+    ahead: VecDeque<SegmentName>,
     /// Relation definitions of the part of the first segment that was skipped.
     definitions: VecDeque<Frame>,
     /// Where the log stands behind the last frame that was given.
@@ -75,6 +77,7 @@ impl Reader {
             file: None,
             sealed: None,
             mark: Mark::default(),
+            ahead: VecDeque::new(),
             definitions: VecDeque::new(),
             reached: after,
             in_transaction: false,
@@ -242,6 +245,9 @@ impl Reader {
         if !known {
             self.look()?;
         }
+        if let Some(end) = self.foreseen() {
+            return Ok(Limit::Sealed(end));
+        }
         // Files are there before the mark that speaks of them; but a listing may miss one that is being renamed.
         for _ in 0..20 {
             if self.file.is_some() && self.mark.segment == self.segment {
@@ -251,11 +257,11 @@ impl Reader {
             if self.widen(&listing)? {
                 continue;
             }
+            self.look_ahead(&listing);
             let mut here = listing.iter().filter(|name| name.after == self.segment);
             let (one, other) = (here.next(), here.next());
             if let (Some(one), Some(other)) = (one, other) {
-                return Err(Fault::person(format!("segments {one} and {other} overlap"))
-                    .hint("one of them is a copy or another archive's"));
+                return Err(self.archive.overlap(*one, *other));
             }
             match one {
                 Some(name) if name.through.is_some() => {
@@ -317,6 +323,33 @@ impl Reader {
         self.records_before = self.records_before.saturating_add(before);
         self.segment = wider.after;
         Ok(true)
+    }
+
+    /// Keeps the sealed segments that follow, as far as each begins where the one before it ends.
+    fn look_ahead(&mut self, listing: &[SegmentName]) {
+        let from = listing.partition_point(|name| name.after < self.segment);
+        let names = listing.get(from..).unwrap_or_default();
+        let chained = names.iter().zip(names.iter().skip(1));
+        let sound = chained.take_while(|(one, next)| one.through == Some(next.after)).count();
+        self.ahead = names.iter().take(sound + 1).copied().collect();
+        self.ahead.retain(|name| name.through.is_some() && name.after > self.segment);
+    }
+
+    /// The current segment, if it is known what it is called. One that is gone meanwhile, or is not what was expected, is for a new
+    /// listing to explain.
+    fn foreseen(&mut self) -> Option<SealedEnd> {
+        while self.ahead.front().is_some_and(|name| name.after < self.segment) {
+            self.ahead.pop_front();
+        }
+        let name = self.ahead.front().copied().filter(|name| name.after == self.segment)?;
+        self.ahead.pop_front();
+        if self.file.is_some() {
+            return None;
+        }
+        match self.open_file(name) {
+            Ok(true) => self.seal(name).ok().flatten(),
+            _ => None,
+        }
     }
 
     /// Opens the current segment's file, unless it is open. `false` where it was renamed meanwhile.

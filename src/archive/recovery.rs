@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use crate::model::{Fault, Position};
 use crate::segment::{Damage, HEADER_BYTES, SegmentName, valid_prefix};
 
+use super::folder::left_behind;
 use super::segment_file::damaged;
 use super::{Archive, Mark, SegmentFile, copies, disk, press};
 
@@ -70,13 +71,9 @@ fn listing(archive: &Archive) -> Result<Vec<SegmentName>, Fault> {
             all.retain(|name| *name != open);
         }
     }
-    match all.iter().find(|name| passed_by(name)) {
+    match archive.passed_by(&all) {
         None => Ok(all),
-        Some(other) => Err(Fault::person(format!(
-            "another receiver has extended this archive up to {end}, and the spool {} has {other}, which is not of it",
-            archive.root().display()
-        ))
-        .hint("give this receiver a new --spool; keep the old one until `archive verify` finds the archive sound")),
+        Some((other, end)) => Err(left_behind(archive, other, end)),
     }
 }
 

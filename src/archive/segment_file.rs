@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 
 use crate::model::Fault;
 use crate::segment::{
@@ -23,8 +24,11 @@ pub struct SegmentFile {
 /// Where a segment's bytes are.
 enum Bytes {
     File(File),
-    Object { archive: Archive, length: u64 },
+    Object { archive: Archive, length: u64, end: OnceLock<bytes::Bytes> },
 }
+
+/// The last bytes of an object come together, since what is asked for first, the trailer and mostly the footer, is there.
+const END_BYTES: u64 = 64 << 10;
 
 /// Damage, told with the segment, the place and the range that is in doubt.
 pub(super) fn damaged(name: SegmentName, offset: u64, damage: &Damage) -> Fault {
@@ -51,12 +55,25 @@ impl From<Flaw> for Unsound {
 impl SegmentFile {
     /// Opens and checks the header against the name and the manifest. `None` where there is no such segment (any more).
     pub fn open(archive: &Archive, name: SegmentName) -> Result<Option<SegmentFile>, Fault> {
+        SegmentFile::open_at(archive, name, false)
+    }
+
+    /// Opens the object, where the store has one, also if there is a copy of it in the folder.
+    pub(crate) fn open_stored(archive: &Archive, name: SegmentName) -> Result<Option<SegmentFile>, Fault> {
+        SegmentFile::open_at(archive, name, archive.is_stored(name))
+    }
+
+    fn open_at(archive: &Archive, name: SegmentName, stored: bool) -> Result<Option<SegmentFile>, Fault> {
         let path = archive.segment_path(name);
-        let bytes = match disk::open_to_read(&path) {
+        let opened = match stored {
+            true => Err(io::ErrorKind::NotFound.into()),
+            false => disk::open_to_read(&path),
+        };
+        let bytes = match opened {
             Ok(file) => Bytes::File(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 match archive.depot().and_then(|depot| depot.size_bytes(name)) {
-                    Some(length) => Bytes::Object { archive: archive.clone(), length },
+                    Some(length) => Bytes::Object { archive: archive.clone(), length, end: OnceLock::new() },
                     None => return Ok(None),
                 }
             }
@@ -210,16 +227,28 @@ impl Bytes {
                     Err(Fault::stop(format!("cannot read segment {name} at offset {offset}: {error}")))
                 }
             },
-            Bytes::Object { archive, length } => {
-                let end = offset.saturating_add(bytes.len() as u64);
-                let Some(depot) = archive.depot().filter(|_| end <= *length) else { return Ok(false) };
-                let found = depot.range(name, offset, bytes.len())?;
-                let whole = found.len() == bytes.len();
-                if whole {
-                    bytes.copy_from_slice(&found);
+            Bytes::Object { archive, length, end } => {
+                let behind = offset.saturating_add(bytes.len() as u64);
+                let Some(depot) = archive.depot().filter(|_| behind <= *length) else { return Ok(false) };
+                let end_offset = length.saturating_sub(END_BYTES);
+                let Some(within) = offset.checked_sub(end_offset) else {
+                    return Ok(fill(bytes, &depot.range(name, offset, bytes.len())?));
+                };
+                if end.get().is_none() {
+                    let _ = end.set(depot.range(name, end_offset, (length - end_offset) as usize)?);
                 }
-                Ok(whole)
+                let found = end.get().and_then(|end| end.get(within as usize..)).unwrap_or_default();
+                Ok(fill(bytes, found.get(..bytes.len()).unwrap_or_default()))
             }
         }
     }
+}
+
+/// `false` where these are not as many.
+fn fill(bytes: &mut [u8], found: &[u8]) -> bool {
+    let whole = found.len() == bytes.len();
+    if whole {
+        bytes.copy_from_slice(found);
+    }
+    whole
 }

@@ -16,7 +16,7 @@ use crate::segment::SegmentName;
 
 use super::depot::Depot;
 use super::writer::Shared;
-use super::{Archive, ArchiveId, Durable, WriterState, copies, disk};
+use super::{Archive, ArchiveId, Durable, WriterState, disk};
 
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
@@ -46,7 +46,11 @@ impl Shipper {
             if let Err(fault) = self.run() {
                 tracing::error!(error = %fault, "segments can't be brought into the store any more");
                 self.shared.failed.store(true, Ordering::Release);
-                let state = WriterState::Superseded(fault.message.as_str().into());
+                let reason = fault.message.as_str().into();
+                let state = match fault.remedy {
+                    Remedy::Person => WriterState::Superseded(reason),
+                    _ => WriterState::Failed(reason),
+                };
                 self.durable.send_modify(|durable| durable.state = state);
                 self.shared.room.notify_waiters();
             }
@@ -95,7 +99,7 @@ impl Shipper {
         if self.confirms {
             self.durable.send_modify(|durable| durable.confirmable = durable.confirmable.max(through));
         }
-        copies::evict(&self.archive, depot, None);
+        self.archive.evict(depot.size_bytes(name).unwrap_or_default());
         Ok(())
     }
 

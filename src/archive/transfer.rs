@@ -54,6 +54,8 @@ pub fn transfer(
         ))
         .hint("a receiver has gone on there, so it is no copy any more; give another place"));
     }
+    let beginning = there.first().map_or(begins, |name| name.after);
+    take_along(from, &copy, beginning)?;
     let mut done = Transferred { segments: 0, bytes: 0, through: end };
     let store = match (copy.depot(), missing.first()) {
         (Some(depot), Some(first)) => {
@@ -85,6 +87,18 @@ pub fn transfer(
     Compactor::new(&copy, Compaction::default()).remove_left_over(|| true)?;
     drop(lock);
     Ok((copy, done))
+}
+
+/// What the copy must know of retention: that what it misses was pruned, and the pins. One that was removed here since stays there.
+fn take_along(from: &Archive, copy: &Archive, beginning: Position) -> Result<(), Fault> {
+    if beginning > copy.manifest().start {
+        copy.tell_pruned(copy.pruned_through()?.unwrap_or_default().max(beginning))?;
+    }
+    let there = copy.pins()?;
+    for pin in from.pins()?.iter().filter(|pin| there.iter().all(|other| other.name != pin.name)) {
+        copy.take_pin(pin)?;
+    }
+    Ok(())
 }
 
 /// Goes through a segment as it is, and gives its length.

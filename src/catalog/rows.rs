@@ -5,6 +5,7 @@
 //! | `v` | version of this table, archive id |
 //! | `s` after | segment |
 //! | `f` end of the frame's last commit | frame |
+//! | `t` segment, oid | what happened to a table in it |
 //! | `r` oid, after, segment, number | Relation message |
 //!
 //! Integers in keys are big-endian, so that keys sort by them; those in values are 64 bits, little-endian.
@@ -17,6 +18,7 @@ pub struct SegmentRows {
     pub segment: SegmentRow,
     /// Those in which a transaction ends.
     pub frames: Vec<FrameRow>,
+    pub tables: Vec<TableRow>,
     pub relations: Vec<RelationRow>,
 }
 
@@ -49,6 +51,22 @@ pub struct FrameRow {
     pub xid_max: u32,
 }
 
+/// What happened to a table in a segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TableRow {
+    /// The `after` of its segment.
+    pub segment: Position,
+    pub oid: u32,
+    /// `schema.name`, unquoted.
+    pub name: String,
+    pub inserts: u64,
+    pub updates: u64,
+    pub deletes: u64,
+    pub truncates: u64,
+    /// Of the change messages.
+    pub bytes: u64,
+}
+
 /// A relation's definition, for the commits that end after a position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelationRow {
@@ -60,6 +78,7 @@ pub struct RelationRow {
 pub(super) const VERSION_KEY: &[u8] = b"v";
 pub(super) const SEGMENT: u8 = b's';
 pub(super) const FRAME: u8 = b'f';
+pub(super) const TABLE: u8 = b't';
 pub(super) const RELATION: u8 = b'r';
 
 pub(super) fn key(kind: u8, numbers: &[u64]) -> Vec<u8> {
@@ -153,6 +172,34 @@ impl FrameRow {
             last_time: Timestamp(last_time as i64),
             xid_min: u32::try_from(xid_min).ok()?,
             xid_max: u32::try_from(xid_max).ok()?,
+        })
+    }
+}
+
+impl TableRow {
+    pub(super) fn key(&self) -> Vec<u8> {
+        key(TABLE, &[self.segment.0, self.oid.into()])
+    }
+
+    pub(super) fn value(&self) -> Vec<u8> {
+        let mut bytes = value(&[self.inserts, self.updates, self.deletes, self.truncates, self.bytes]);
+        bytes.extend_from_slice(self.name.as_bytes());
+        bytes
+    }
+
+    pub(super) fn decode(key: &[u8], bytes: &[u8]) -> Option<TableRow> {
+        let [segment, oid] = key_numbers(key)?;
+        let (counts, name) = bytes.split_at_checked(5 * 8)?;
+        let [inserts, updates, deletes, truncates, bytes] = numbers(counts, u64::from_le_bytes)?;
+        Some(TableRow {
+            segment: Position(segment),
+            oid: u32::try_from(oid).ok()?,
+            name: String::from_utf8(name.to_vec()).ok()?,
+            inserts,
+            updates,
+            deletes,
+            truncates,
+            bytes,
         })
     }
 }

@@ -8,11 +8,11 @@ use rocksdb::{BlockBasedOptions, Cache, DB, Direction, IteratorMode, LogLevel, O
 
 use crate::model::{Fault, Position, Timestamp, Xid};
 
-use super::rows::{FRAME, RELATION, SEGMENT, VERSION_KEY, key, key_numbers, relation_key};
-use super::{FrameRow, RelationRow, SegmentRow, SegmentRows};
+use super::rows::{FRAME, RELATION, SEGMENT, TABLE, VERSION_KEY, key, key_numbers, relation_key};
+use super::{FrameRow, RelationRow, SegmentRow, SegmentRows, TableRow};
 
 /// Changed when rows change; another version is deleted and built anew.
-const VERSION: &[u8] = b"1 ";
+const VERSION: &[u8] = b"2 ";
 
 /// A key and its value.
 type Entry = (Box<[u8]>, Box<[u8]>);
@@ -48,12 +48,25 @@ impl Catalog {
     /// Opens the catalog of an archive as its owner. One that is damaged, of another archive or of another version is
     /// deleted and begun anew: its owner then indexes the segments again.
     pub fn open(folder: &Path, archive_id: [u8; 16]) -> Result<Catalog, Fault> {
+        Catalog::open_if(folder, archive_id, Catalog::is_readable)
+    }
+
+    /// The same, without reading it through first: damage shows when it is met.
+    pub fn open_unread(folder: &Path, archive_id: [u8; 16]) -> Result<Catalog, Fault> {
+        Catalog::open_if(folder, archive_id, |_| true)
+    }
+
+    fn open_if(
+        folder: &Path,
+        archive_id: [u8; 16],
+        is_good: impl FnOnce(&Catalog) -> bool,
+    ) -> Result<Catalog, Fault> {
         let identity = [VERSION, &archive_id].concat();
         match DB::open(&options(), folder) {
             Ok(db) => {
                 let catalog = Catalog { db, beside: None };
                 match catalog.db.get(VERSION_KEY) {
-                    Ok(Some(found)) if found == identity && catalog.is_readable() => return Ok(catalog),
+                    Ok(Some(found)) if found == identity && is_good(&catalog) => return Ok(catalog),
                     Ok(None) if catalog.entries().is_ok_and(|entries| entries.is_empty()) => {
                         catalog.db.put(VERSION_KEY, &identity).map_err(|error| fault(&error))?;
                         return Ok(catalog);
@@ -124,9 +137,37 @@ impl Catalog {
 
     /// The segments that are indexed, in order.
     pub fn segments(&self) -> Result<Vec<SegmentRow>, Fault> {
-        let rows = self.scan(key(SEGMENT, &[]));
+        self.segments_from(Position::ZERO).collect()
+    }
+
+    /// Those that begin there or later, in order.
+    pub fn segments_from(&self, after: Position) -> impl Iterator<Item = Result<SegmentRow, Fault>> {
+        let rows = self.scan(key(SEGMENT, &[after.0]));
         rows.map(|row| row.and_then(|(key, value)| SegmentRow::decode(&key, &value).ok_or_else(odd)))
-            .collect()
+    }
+
+    /// The segment that begins there.
+    pub fn segment(&self, after: Position) -> Result<Option<SegmentRow>, Fault> {
+        let first = self.segments_from(after).next().transpose()?;
+        Ok(first.filter(|row| row.after == after))
+    }
+
+    /// What happened to tables, segment by segment from the one that begins there.
+    pub fn tables_from(&self, after: Position) -> impl Iterator<Item = Result<TableRow, Fault>> {
+        let rows = self.scan(key(TABLE, &[after.0]));
+        rows.map(|row| row.and_then(|(key, value)| TableRow::decode(&key, &value).ok_or_else(odd)))
+    }
+
+    /// Whether it has all that a segment gives; `None` where it has another form of that segment, or none.
+    pub fn agrees(&self, rows: &SegmentRows) -> Result<Option<bool>, Fault> {
+        let same_form =
+            |row: &SegmentRow| (row.through, row.bytes) == (rows.segment.through, rows.segment.bytes);
+        let Some(row) = self.segment(rows.segment.after)?.filter(same_form) else { return Ok(None) };
+        let mut is_same = row == rows.segment;
+        for (key, value) in entries(rows) {
+            is_same &= self.db.get(key).map_err(|error| fault(&error))?.is_some_and(|there| there == value);
+        }
+        Ok(Some(is_same))
     }
 
     fn frames_from(&self, position: Position) -> impl Iterator<Item = Result<FrameRow, Fault>> {
@@ -177,16 +218,7 @@ impl Catalog {
     /// Adds a sealed segment, whole or not at all. Adding it again changes nothing.
     pub fn index(&self, rows: &SegmentRows) -> Result<(), Fault> {
         let mut batch = WriteBatch::default();
-        for frame in &rows.frames {
-            batch.put(frame.key(), frame.value());
-        }
-        for (number, relation) in rows.relations.iter().enumerate() {
-            batch.put(
-                relation_key(relation.oid, relation.after, rows.segment.after, number),
-                &relation.message,
-            );
-        }
-        batch.put(rows.segment.key(), rows.segment.value());
+        entries(rows).for_each(|(key, value)| batch.put(key, value));
         self.db.write(batch).map_err(|error| fault(&error))
     }
 
@@ -202,12 +234,23 @@ impl Catalog {
                 batch.delete(frame.key());
             }
         }
-        for entry in self.scan(key(RELATION, &[])) {
-            let (key, _) = entry?;
-            let [_, _, owner, _] = key_numbers(&key).ok_or_else(odd)?;
-            if owner == segment.after.0 {
-                batch.delete(key);
+        for table in self.tables_from(segment.after) {
+            let table = table?;
+            if table.segment != segment.after {
+                break;
             }
+            // Its definitions hold from somewhere inside of the segment.
+            for entry in self.scan(key(RELATION, &[table.oid.into(), segment.after.0])) {
+                let (key, _) = entry?;
+                let [oid, after, owner, _] = key_numbers(&key).ok_or_else(odd)?;
+                if oid != u64::from(table.oid) || after > segment.through.0 {
+                    break;
+                }
+                if owner == segment.after.0 {
+                    batch.delete(key);
+                }
+            }
+            batch.delete(table.key());
         }
         batch.delete(segment.key());
         self.db.write(batch).map_err(|error| fault(&error))
@@ -217,6 +260,18 @@ impl Catalog {
     pub fn flush(&self) -> Result<(), Fault> {
         self.db.flush().map_err(|error| fault(&error))
     }
+}
+
+/// All that a segment gives, as keys and values.
+fn entries(rows: &SegmentRows) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+    let segment = rows.segment.after;
+    let frames = rows.frames.iter().map(|frame| (frame.key(), frame.value()));
+    let tables = rows.tables.iter().map(|table| (table.key(), table.value()));
+    let relations = rows.relations.iter().enumerate().map(move |(number, relation)| {
+        (relation_key(relation.oid, relation.after, segment, number), relation.message.clone())
+    });
+    let own = std::iter::once((rows.segment.key(), rows.segment.value()));
+    frames.chain(tables).chain(relations).chain(own)
 }
 
 fn odd() -> Fault {

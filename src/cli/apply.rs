@@ -7,7 +7,7 @@ use super::conduct::{
     DdlArguments, EndposArguments, LaneArguments, SequenceArguments, conduct, needed_target,
 };
 use super::config::File;
-use super::place::ArchiveArguments;
+use super::place::{self, ArchiveArguments};
 use super::setup;
 use crate::apply::Target;
 use crate::archive::WriterOptions;
@@ -49,17 +49,21 @@ impl ApplyCommand {
         let target = needed_target(self.target.conninfo(file)?)?;
         let rules = self.rules.rules(&self.filter, file)?;
         let archive = place.archive.open()?;
-        if place.archive.store.is_some() {
-            // On a machine that has no receiver there is none yet.
-            let startpos = archive.manifest().start;
-            Sentinel::create(archive.root(), Control { startpos, apply: true, ..Control::default() })?;
-        }
+        let home = place::sentinel(&place.archive)?;
+        let sentinel = match &place.archive.store {
+            Some(_) => {
+                // A copy of an archive has none.
+                let startpos = archive.manifest().start;
+                Sentinel::create(&home, Control { startpos, apply: true, ..Control::default() })?
+            }
+            None => Sentinel::open(&home)?,
+        };
         setup::prepare_target(&target, &stream, &archive).await?;
         let endpos = self.endpos.position(self.source.optional(file)?.as_ref()).await?;
         let sequences = self.sequences.are_on(file);
         let (ddl, lanes) = (self.ddl.ddl(file), self.lanes.count(file));
         let target = Some(Target { conninfo: target, stream, sequences, rules, ddl, lanes });
         let writer = WriterOptions::default();
-        conduct(Options { archive, source: None, target, endpos, writer }, everywhere).await
+        conduct(Options { archive, sentinel, source: None, target, endpos, writer }, everywhere).await
     }
 }

@@ -1,17 +1,21 @@
 //! `archive`: looking after the log.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::ProgressBar;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::arguments::Everywhere;
 use super::config::File;
 use super::place::ArchiveArguments;
 use super::{print, retention};
 use crate::archive::{
-    self, Archive, Compaction, Compactor, Found, Location, Lookup, SegmentDetail, SegmentState,
-    SegmentSummary,
+    self, Archive, Compaction, Compactor, Found, Listed, Location, Lookup, Page, SegmentDetail, SegmentState,
 };
 use crate::model::{Fault, Position, Timestamp, Xid};
-use crate::verify::{self, Report};
+use crate::verify::{self, Checkpoint, Manner, Report};
 use serde_json::json;
 
 /// Look after the log: list, show, verify, copy, compact, reindex, prune, pin
@@ -26,9 +30,20 @@ pub(crate) struct ArchiveCommand {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// Print the segments with what they hold, oldest first
-    #[command(after_help = "Example:\n  pgsluice archive list --name shop")]
+    /// Print the segments with what they hold, oldest first; without --json only the newest 50, unless more are asked for
+    #[command(after_help = "Examples:
+  pgsluice archive list --name shop
+  pgsluice archive list --last 20 --before 16/B374D848 --name shop --json")]
     List {
+        /// Only so many, the newest ones [default: 50, and with --json all]
+        #[arg(long, value_name = "COUNT")]
+        last: Option<usize>,
+        /// Only those that begin before this position, as for the page before
+        #[arg(long, value_name = "LSN")]
+        before: Option<Position>,
+        /// All of them
+        #[arg(long, conflicts_with = "last")]
+        all: bool,
         #[command(flatten)]
         archive: ArchiveArguments,
     },
@@ -52,13 +67,25 @@ enum Verb {
         #[command(flatten)]
         archive: ArchiveArguments,
     },
-    /// Check every byte, every message and the chain of hashes; exit code 3 where something is wrong
-    #[command(after_help = "Example:\n  pgsluice archive verify --name shop")]
+    /// Check every byte, every message, the chain of hashes and the catalog; exit code 3 where something is wrong
+    ///
+    /// Where there is a store, what it has is read, and not the copies in the spool. Ctrl-C ends it, and --resume goes on.
+    #[command(after_help = "Examples:
+  pgsluice archive verify --name shop
+  pgsluice archive verify --quick --name shop --json
+  pgsluice archive verify --resume --name shop")]
     Verify {
+        /// Read only the two ends of each segment: their checksums, what they say of the frames between them, of each other and of
+        /// the segments beside them; no message
+        #[arg(long)]
+        quick: bool,
+        /// Go on with a verification that was broken off, unless the segments have changed since
+        #[arg(long)]
+        resume: bool,
         #[command(flatten)]
         archive: ArchiveArguments,
     },
-    /// Copy the sealed segments to another folder or store, and verify the copy. Run it again for what came since
+    /// Copy the sealed segments and the pins to another folder or store, and verify the copy. Run it again for what came since
     #[command(after_help = "Example:
   pgsluice archive copy s3://bucket/shop --name shop --to-spool /var/spool/pgsluice/shop")]
     Copy {
@@ -128,10 +155,14 @@ enum Verb {
 }
 
 impl ArchiveCommand {
-    pub(crate) fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
+    pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         let open = |archive: &ArchiveArguments| archive.place(file)?.archive.open();
         match &self.verb {
-            Verb::List { archive } => print_list(everywhere, &archive::list(&open(archive)?)?),
+            Verb::List { last, before, all, archive } => {
+                let newest = if everywhere.json || *all { None } else { Some(PAGE) };
+                let page = Page { last: last.or(newest), before: *before };
+                print_list(everywhere, &archive::list_page(&open(archive)?, page)?)
+            }
             Verb::Show { segment, lsn, time, xid, archive } => {
                 let archive = open(archive)?;
                 match lookup(*lsn, time.as_deref(), *xid)? {
@@ -142,8 +173,14 @@ impl ArchiveCommand {
                     }
                 }
             }
-            Verb::Verify { archive } => {
-                let report = verify(&open(archive)?)?;
+            Verb::Verify { quick, resume, archive } => {
+                let stop = Arc::new(AtomicBool::new(false));
+                let listener = tokio::spawn(stop_at_signal(stop.clone())?);
+                let checkpoint = if *resume { Checkpoint::Resume } else { Checkpoint::Keep };
+                let manner = Manner { quick: *quick, checkpoint, stop: Some(&stop) };
+                let report = verify(&open(archive)?, manner, everywhere);
+                listener.abort();
+                let report = report?;
                 print::report(everywhere.json, &report, || report_table(&report))?;
                 verdict(&report)
             }
@@ -169,14 +206,14 @@ impl ArchiveCommand {
 }
 
 fn copy(everywhere: &Everywhere, from: &Archive, to: &Location) -> Result<(), Fault> {
-    let bar = print::bar("copying");
+    let bar = bar(everywhere, "copying");
     let copied = archive::transfer(from, to, |done, of| {
         bar.set_length(of as u64);
         bar.set_position(done as u64);
     });
     bar.finish_and_clear();
     let (copy, done) = copied?;
-    let report = verify(&copy)?;
+    let report = verify(&copy, Manner::default(), everywhere)?;
     let shown = serde_json::json!({ "copied": done, "verified": report });
     print::report(everywhere.json, &shown, || {
         let copied = format!("{} segments, {}", done.segments, print::size(done.bytes));
@@ -225,6 +262,11 @@ fn compact(
 
 fn verdict(report: &Report) -> Result<(), Fault> {
     match report.problems.len() {
+        0 if !report.complete => Err(Fault::stop(format!(
+            "broken off at {}: what comes after it was not verified",
+            report.last_lsn
+        ))
+        .hint("`pgsluice archive verify --resume` goes on from there")),
         0 => Ok(()),
         1 => Err(Fault::difference("the archive has a problem").hint(MEND)),
         count => Err(Fault::difference(format!("the archive has {count} problems")).hint(MEND)),
@@ -249,18 +291,53 @@ fn parse_time(text: &str) -> Result<Timestamp, Fault> {
     Ok(Timestamp::from_unix_microseconds(time.as_microsecond()))
 }
 
-fn verify(archive: &Archive) -> Result<Report, Fault> {
-    let bar = print::bar("verifying");
-    let report = verify::verify(archive, |progress| {
-        bar.set_length(progress.segments_total as u64);
-        bar.set_position(progress.segments as u64);
+fn verify(archive: &Archive, manner: Manner<'_>, everywhere: &Everywhere) -> Result<Report, Fault> {
+    let bar = bar(everywhere, "verifying");
+    print::of_bytes(&bar);
+    let report = verify::verify_as(archive, manner, |progress| {
+        bar.set_length(progress.bytes_total);
+        // What was done before is not counted into the rate.
+        if bar.position() == 0 {
+            bar.set_position(progress.bytes);
+            bar.reset_eta();
+        }
+        bar.set_position(progress.bytes);
+        bar.set_message(format!("verifying {}/{}", progress.segments, progress.segments_total));
     });
     bar.finish_and_clear();
     report
 }
 
+/// None where a machine reads what comes out.
+fn bar(everywhere: &Everywhere, doing: &'static str) -> ProgressBar {
+    if everywhere.json || everywhere.quiet { ProgressBar::hidden() } else { print::bar(doing) }
+}
+
+/// Sets it at the first SIGINT or SIGTERM. The second one ends the process.
+fn stop_at_signal(stop: Arc<AtomicBool>) -> Result<impl Future<Output = ()>, Fault> {
+    let listen =
+        |kind| signal(kind).map_err(|error| Fault::stop(format!("cannot listen for signals: {error}")));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    Ok(async move {
+        for is_second in [false, true] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            stop.store(true, Ordering::Relaxed);
+            if is_second {
+                std::process::exit(1);
+            }
+        }
+    })
+}
+
+/// How many lines people are shown unasked.
+const PAGE: usize = 50;
+
 /// One object a line, as for every list.
-fn print_list(everywhere: &Everywhere, segments: &[SegmentSummary]) -> Result<(), Fault> {
+fn print_list(everywhere: &Everywhere, listed: &Listed) -> Result<(), Fault> {
+    let segments = &listed.segments;
     if everywhere.json {
         return segments.iter().try_for_each(print::json);
     }
@@ -282,7 +359,14 @@ fn print_list(everywhere: &Everywhere, segments: &[SegmentSummary]) -> Result<()
             time(&segment.last_time),
         ]
     });
-    print::line(&print::columns(&header, rows))
+    print::line(&print::columns(&header, rows))?;
+    match listed.segments_total {
+        total if total == segments.len() => Ok(()),
+        total => print::line(&format!(
+            "{} of {total} segments; --all prints all, --last COUNT and --before LSN others",
+            segments.len()
+        )),
+    }
 }
 
 fn print_found(everywhere: &Everywhere, found: &[Found]) -> Result<(), Fault> {
@@ -330,15 +414,17 @@ fn detail_table(detail: &SegmentDetail) -> String {
 }
 
 fn report_table(report: &Report) -> String {
-    let verdict = if report.problems.is_empty() {
-        "sound".into()
-    } else {
-        format!("{} problems", report.problems.len())
+    let verdict = match (report.problems.len(), report.complete, report.quick) {
+        (0, true, false) => "sound".into(),
+        (0, true, true) => "sound at the ends of all segments; what is between them was not read".into(),
+        (0, false, _) => "broken off; sound so far".into(),
+        (1, ..) => "1 problem".into(),
+        (count, ..) => format!("{count} problems"),
     };
     let head = print::pairs(&[
         ("verdict", verdict),
         ("range", format!("({}, {}]", report.first_lsn, report.last_lsn)),
-        ("segments", report.segments.to_string()),
+        ("segments", format!("{}, {} of them in the catalog", report.segments, report.indexed)),
         ("bytes", report.bytes.to_string()),
         ("transactions", report.transactions.to_string()),
         ("changes", report.changes.to_string()),

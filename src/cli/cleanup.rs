@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 use super::arguments::{Everywhere, RoadArguments};
 use super::config::File;
 use super::keepsake::KeptIdentity;
+use super::place;
 use super::print;
 use super::reach::Side;
 use crate::apply;
@@ -148,6 +149,7 @@ fn refuse_archive(place: &Location) -> Result<(), Fault> {
 fn remove_archive(place: &Location) -> Result<bool, Fault> {
     let stored = place.store.is_some() && !place.is_gone()?;
     if stored {
+        place::sentinel(place)?.remove_stored()?;
         place.open()?.remove_stored()?;
     }
     let is_there = place.folder.exists();

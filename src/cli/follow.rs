@@ -6,11 +6,13 @@ use super::conduct::{
     conduct, needed_target,
 };
 use super::config::File;
+use super::place;
 use super::setup;
 use crate::apply::Target;
 use crate::follow::Options;
 use crate::model::Fault;
 use crate::receive::Source;
+use crate::sentinel::Sentinel;
 
 /// Receive and apply until endpos or a signal; does what setup does first where that was not done. Run it again to resume
 #[derive(Debug, clap::Args)]
@@ -45,10 +47,12 @@ impl FollowCommand {
         let rules = self.rules.rules(&self.tables.filter, file)?;
         let writer = self.segments.options(&wanted.archive, file)?;
         let archive = setup::done(&wanted).await?;
+        let sentinel = Sentinel::open(&place::sentinel(&wanted.archive)?)?;
         let endpos = self.endpos.position(Some(&wanted.source)).await?;
         let sequences = self.sequences.are_on(file);
         let options = Options {
             archive,
+            sentinel,
             source: Some(Source {
                 conninfo: wanted.source,
                 slot: wanted.slot,

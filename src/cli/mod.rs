@@ -63,7 +63,7 @@ impl Command {
             Command::Follow(command) => command.run(everywhere, file).await,
             Command::Receive(command) => command.run(everywhere, file).await,
             Command::Apply(command) => command.run(everywhere, file).await,
-            Command::Archive(command) => command.run(everywhere, file),
+            Command::Archive(command) => command.run(everywhere, file).await,
             Command::Sentinel(command) => command.run(everywhere, file).await,
             Command::Status(command) => command.run(everywhere, file).await,
             Command::Cleanup(command) => command.run(everywhere, file).await,

@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::archive::{Archive, Mark, SegmentFile};
+use crate::archive::{self, Archive, Mark, SegmentFile};
 use crate::model::{Fault, Position};
-use crate::segment::{FrameScratch, HEADER_BYTES, Peek, Records, peek, relation_name, truncated_oids};
+use crate::segment::{
+    FrameScratch, HEADER_BYTES, Peek, Records, SegmentName, peek, relation_name, truncated_oids,
+};
 
 /// Transactions that end after a position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,9 +32,13 @@ impl Pending {
     }
 
     fn attempt(archive: &Archive, replay: Position) -> Result<Option<Pending>, Fault> {
-        let mut pending = Pending::default();
-        for name in archive.listing()? {
-            if name.through.is_some_and(|through| through <= replay) {
+        let listing = archive.listing()?;
+        let is_whole = |name: &&SegmentName| name.after >= replay && name.through.is_some();
+        let whole: Vec<_> = listing.iter().filter(is_whole).copied().collect();
+        let Some((transactions, tables)) = archive::events(archive, &whole)? else { return Ok(None) };
+        let mut pending = Pending { transactions, tables };
+        for name in listing {
+            if is_whole(&&name) || name.through.is_some_and(|through| through <= replay) {
                 continue;
             }
             let Some(mut file) = SegmentFile::open(archive, name)? else { return Ok(None) };
@@ -47,16 +53,8 @@ impl Pending {
                 }
                 continue;
             }
-            let (trailer, footer) = file.sealed(name)?;
-            if name.after < replay {
-                pending.count(&file, trailer.footer_offset, replay)?;
-                continue;
-            }
-            pending.transactions += trailer.totals.transactions;
-            for relation in &footer.relations {
-                let events = [relation.inserts, relation.updates, relation.deletes, relation.truncates];
-                *pending.table(shown(&relation.schema, &relation.name)) += events.iter().sum::<u64>();
-            }
+            let (trailer, _) = file.sealed(name)?;
+            pending.count(&file, trailer.footer_offset, replay)?;
         }
         Ok(Some(pending))
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::config::File;
 use crate::archive::Location;
 use crate::model::Fault;
+use crate::sentinel::Home;
 use crate::store;
 
 #[derive(Debug, clap::Args)]
@@ -90,6 +91,14 @@ impl ArchiveArguments {
         };
         let spool_bytes_max = self.spool_limit.saturating_mul(1 << 20);
         Ok(Location { folder, store, spool_bytes_max, single_writer: self.single_writer })
+    }
+}
+
+/// Where an archive's sentinel is.
+pub(crate) fn sentinel(archive: &Location) -> Result<Home, Fault> {
+    match &archive.store {
+        Some(place) => store::Store::open(place).map(Home::Store),
+        None => Ok(Home::Folder(archive.folder.clone())),
     }
 }
 

@@ -39,6 +39,15 @@ pub(crate) fn bar(doing: &'static str) -> ProgressBar {
     bar
 }
 
+/// Lets a bar count bytes.
+pub(crate) fn of_bytes(bar: &ProgressBar) {
+    if let Ok(style) = ProgressStyle::with_template(
+        "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
+    ) {
+        bar.set_style(style);
+    }
+}
+
 /// Names on the left, values on the right.
 pub(crate) fn pairs(rows: &[(&str, String)]) -> String {
     let mut table = plain();

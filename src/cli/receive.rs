@@ -3,11 +3,12 @@
 use super::arguments::{Everywhere, SourceArguments, StreamArguments, TableArguments, TargetArguments};
 use super::conduct::{EndposArguments, SegmentArguments, SequenceArguments, StreamingArguments, conduct};
 use super::config::File;
-use super::place::ArchiveArguments;
+use super::place::{self, ArchiveArguments};
 use super::setup;
 use crate::follow::Options;
 use crate::model::Fault;
 use crate::receive::Source;
+use crate::sentinel::Sentinel;
 
 /// Receive changes into the archive only; does what setup does first where that was not done. Run it again to resume
 #[derive(Debug, clap::Args)]
@@ -47,12 +48,13 @@ impl ReceiveCommand {
         };
         let writer = self.segments.options(&wanted.archive, file)?;
         let archive = setup::done(&wanted).await?;
+        let sentinel = Sentinel::open(&place::sentinel(&wanted.archive)?)?;
         let endpos = self.endpos.position(Some(&wanted.source)).await?;
         let (slot, publication) = (wanted.slot, wanted.publication);
         let (sequences, streaming) = (self.sequences.are_on(file), self.streaming.is_on());
         let format = wanted.format;
         let source =
             Some(Source { conninfo: wanted.source, slot, publication, sequences, streaming, format });
-        conduct(Options { archive, source, target: None, endpos, writer }, everywhere).await
+        conduct(Options { archive, sentinel, source, target: None, endpos, writer }, everywhere).await
     }
 }

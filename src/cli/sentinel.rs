@@ -2,7 +2,7 @@
 
 use super::arguments::{Endpos, Everywhere, SourceArguments};
 use super::config::File;
-use super::place::ArchiveArguments;
+use super::place::{self, ArchiveArguments};
 use super::print;
 use super::reach::Side;
 use crate::model::{Fault, Position};
@@ -81,7 +81,7 @@ impl SentinelCommand {
 }
 
 fn open(archive: &ArchiveArguments, file: &File) -> Result<Sentinel, Fault> {
-    Sentinel::open(&archive.place(file)?.archive.folder)
+    Sentinel::open(&place::sentinel(&archive.place(file)?.archive)?)
 }
 
 /// The position that an endpos means now.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::arguments::{Everywhere, Names, RoadArguments};
 use super::config::File;
 use super::pending::Pending;
-use super::place::Place;
+use super::place::{self, Place};
 use super::print;
 use crate::archive::{ArchiveTotals, Registered, totals};
 use crate::model::{Fault, Position, Timestamp};
@@ -133,7 +133,7 @@ async fn target_part(conninfo: Option<&Conninfo>, names: &Names) -> Found<Progre
 fn archive_part(place: &Place, applied: Option<Position>) -> Found<Log> {
     let look = || {
         let archive = place.archive.open()?;
-        let control = Sentinel::open(&place.archive.folder).and_then(|sentinel| sentinel.read());
+        let control = place::sentinel(&place.archive).and_then(|home| Sentinel::open(&home)?.read());
         if let Err(fault) = &control {
             tracing::warn!("{fault}");
         }

@@ -1,5 +1,5 @@
-//! Conducts the stages: what runs, until when, and what the operator is told. Hides tasks, signals and the sentinel's
-//! polling; every decision is the [`Machine`]'s.
+//! Conducts the stages: what runs, until when, and what the operator is told. Hides tasks, signals and what the sentinel
+//! says; every decision is the [`Machine`]'s.
 
 mod machine;
 
@@ -14,20 +14,19 @@ use crate::apply::{self, Applied, Outcome, Target};
 use crate::archive::{Archive, Durable, Tail, WriterOptions};
 use crate::model::{Fault, Position, Timestamp};
 use crate::receive::{self, Source};
-use crate::sentinel::Sentinel;
+use crate::sentinel::{Link, Reached, Sentinel};
 
 pub use machine::{Command, Event, Machine, Mode, Role};
 
-/// How often the sentinel is looked at.
-const POLL: Duration = Duration::from_millis(200);
 /// The shortest time between two looks at a position, which a live source moves a thousand times a second.
 const PACE: Duration = Duration::from_millis(10);
-/// How often positions are written to it, and progress is told.
+/// How often progress is told.
 const TELL: Duration = Duration::from_secs(1);
 
 /// What a process takes part in: receives with a source, applies with a target.
 pub struct Options {
     pub archive: Archive,
+    pub sentinel: Sentinel,
     pub source: Option<Source>,
     pub target: Option<Target>,
     /// Where this run stops; without it, where the sentinel says.
@@ -52,20 +51,21 @@ pub struct Standing {
 
 /// Runs until endpos, a signal or a fault. `tell` hears how things stand about once a second.
 pub async fn run(options: Options, mut tell: impl FnMut(&Standing)) -> Result<Standing, Fault> {
-    let mut sentinel = Sentinel::open(options.archive.root())?;
-    let control = sentinel.read()?;
+    let Options { archive, sentinel, source, target, endpos, writer } = options;
+    let mut sentinel = Link::open(sentinel)?;
+    let control = sentinel.control();
     // What was typed holds for this run, until somebody sets another one in the sentinel.
-    let mut endpos = options.endpos.or(control.endpos());
+    let mut endpos = endpos.or(control.endpos());
     let mut set = control.endpos();
-    let role = match (&options.source, &options.target) {
+    let role = match (&source, &target) {
         (Some(_), Some(_)) => Role::Both,
         (None, _) => Role::Apply,
         (_, None) => Role::Receive,
     };
-    let mut runner = Runner::new(options);
+    let mut runner = Runner::new(Stages { archive, source, target, writer });
     let mut machine = Machine::new(role, control.apply, endpos);
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let (mut poll, mut second) = (tokio::time::interval(POLL), tokio::time::interval(TELL));
+    let mut second = tokio::time::interval(TELL);
     let mut event = Event::Started;
     let mut waiting = VecDeque::new();
     let mut signals = 0;
@@ -78,7 +78,8 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Standing)) -> Result<St
         }
         for command in machine.step(event) {
             if command == Command::Finish {
-                runner.publish(&sentinel, &machine);
+                sentinel.tell(runner.reached(&machine));
+                sentinel.close().await;
                 let standing = runner.standing(&machine);
                 return runner.fault.take().map_or(Ok(standing), Err);
             }
@@ -109,24 +110,18 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Standing)) -> Result<St
                 runner.applied()
             }
             _ = second.tick() => {
-                runner.publish(&sentinel, &machine);
+                runner.replayed.send_replace(machine.applied());
+                sentinel.tell(runner.reached(&machine));
                 tell(&runner.standing(&machine));
                 continue_with(&machine)
             }
-            _ = poll.tick() => match sentinel.changed() {
-                Ok(Some(control)) => {
-                    if set != control.endpos() {
-                        set = control.endpos();
-                        endpos = set;
-                    }
-                    Event::Sentinel { apply: control.apply, endpos }
+            control = sentinel.changed() => {
+                if set != control.endpos() {
+                    set = control.endpos();
+                    endpos = set;
                 }
-                Ok(None) => continue_with(&machine),
-                Err(fault) => {
-                    tracing::warn!(error = %fault, "the sentinel can't be read");
-                    continue_with(&machine)
-                }
-            },
+                Event::Sentinel { apply: control.apply, endpos }
+            }
         };
     }
 }
@@ -152,9 +147,17 @@ enum Ended {
     Applier(Result<Outcome, Fault>),
 }
 
+/// What the stages are run with.
+struct Stages {
+    archive: Archive,
+    source: Option<Source>,
+    target: Option<Target>,
+    writer: WriterOptions,
+}
+
 /// Tasks and channels of the stages.
 struct Runner {
-    options: Options,
+    stages: Stages,
     ends: mpsc::UnboundedSender<Ended>,
     ended: mpsc::UnboundedReceiver<Ended>,
     stop_receiver: watch::Sender<bool>,
@@ -174,12 +177,12 @@ struct Runner {
 }
 
 impl Runner {
-    fn new(options: Options) -> Runner {
+    fn new(stages: Stages) -> Runner {
         let (ends, ended) = mpsc::unbounded_channel();
         let (flush, flushed) = watch::channel(Position::ZERO);
         let (apply, applied) = watch::channel(Applied::default());
         Runner {
-            options,
+            stages,
             ends,
             ended,
             stop_receiver: watch::Sender::new(false),
@@ -209,7 +212,7 @@ impl Runner {
     }
 
     fn start_receiver(&mut self) {
-        let Some(source) = self.options.source.clone() else { return };
+        let Some(source) = self.stages.source.clone() else { return };
         self.stop_receiver.send_replace(false);
         let control = receive::Control {
             stop: self.stop_receiver.subscribe(),
@@ -217,7 +220,7 @@ impl Runner {
             applied: self.replayed.subscribe(),
             received: self.received.clone(),
         };
-        let (archive, writer_options) = (self.options.archive.clone(), self.options.writer.clone());
+        let (archive, writer_options) = (self.stages.archive.clone(), self.stages.writer.clone());
         let (flush, tail) = (self.flush.clone(), self.tail.clone());
         // That of an earlier receiver knows nothing new.
         tail.send_replace(None);
@@ -233,16 +236,16 @@ impl Runner {
     }
 
     fn start_applier(&mut self) {
-        let Some(target) = self.options.target.clone() else { return };
+        let Some(target) = self.stages.target.clone() else { return };
         self.stop_applier.send_replace(false);
         let control = apply::Control {
             stop: self.stop_applier.subscribe(),
             endpos: self.endpos.subscribe(),
             applied: self.apply.clone(),
         };
-        let archive = self.options.archive.clone();
+        let archive = self.stages.archive.clone();
         let (mut tail, mut stop) = (self.tail.subscribe(), self.stop_applier.subscribe());
-        let receives = self.options.source.is_some();
+        let receives = self.stages.source.is_some();
         self.spawn("applier", Ended::Applier, async move {
             if receives {
                 // The log is recovered first; then what is fresh comes from memory.
@@ -294,21 +297,14 @@ impl Runner {
         Event::Failed
     }
 
-    /// Writes to the sentinel how far things are; only for looking.
-    fn publish(&self, sentinel: &Sentinel, machine: &Machine) {
-        let received = *self.received.borrow();
-        self.replayed.send_replace(machine.applied());
-        let written = sentinel.update(|control| {
-            if self.options.source.is_some() {
-                control.write_lsn = control.write_lsn.max(received);
-                control.flush_lsn = control.flush_lsn.max(machine.durable());
-            }
-            if self.options.target.is_some() {
-                control.replay_lsn = control.replay_lsn.max(machine.applied());
-            }
-        });
-        if let Err(fault) = written {
-            tracing::warn!(error = %fault, "the sentinel can't be written");
+    /// How far things are, for the sentinel; only for looking.
+    fn reached(&self, machine: &Machine) -> Reached {
+        let (receives, applies) = (self.stages.source.is_some(), self.stages.target.is_some());
+        let told = |is_ours: bool, position| if is_ours { position } else { Position::ZERO };
+        Reached {
+            write_lsn: told(receives, *self.received.borrow()),
+            flush_lsn: told(receives, machine.durable()),
+            replay_lsn: told(applies, machine.applied()),
         }
     }
 
@@ -321,7 +317,7 @@ impl Runner {
             write_lsn: (*self.received.borrow()).max(machine.durable()),
             flush_lsn: machine.durable(),
             replay_lsn: machine.applied(),
-            lag_bytes: if self.options.target.is_some() { lag_bytes } else { 0 },
+            lag_bytes: if self.stages.target.is_some() { lag_bytes } else { 0 },
             lag_seconds: if behind { now().seconds_since(applied.commit_time).max(0.0) } else { 0.0 },
             transactions: applied.transactions,
             changes: applied.changes,

@@ -3,7 +3,7 @@
 
 use super::{
     Damage, FRAME_HEADER_BYTES, Footer, FrameEntry, FrameHeader, FrameScratch, HEADER_BYTES, Header, Ledger,
-    TRAILER_BYTES, Trailer,
+    TRAILER_BYTES, Totals, Trailer,
 };
 
 /// The first thing found wrong, and where.
@@ -90,6 +90,46 @@ impl FrameCheck {
         says(self.ledger.commits() == footer.commits, "the commits in the segment footer")?;
         says(self.ledger.relations().eq(&footer.relations), "the relations in the segment footer")
     }
+}
+
+/// Whether what a segment says of itself at its two ends fits together: all that can be told without its frames.
+pub fn check_ends(header: &Header, trailer: &Trailer, footer: &Footer) -> Result<(), Flaw> {
+    let flaw = |what: &'static str| Flaw { offset: trailer.footer_offset, damage: Damage::Malformed(what) };
+    let frames = flaw("the frame index in the segment footer");
+    let mut totals = Totals::default();
+    let (mut end, mut through, mut is_between) = (HEADER_BYTES as u64, header.after, true);
+    let mut rest = footer.commits.as_slice();
+    for FrameEntry { offset, header: frame } in &footer.frames {
+        if *offset != end || frame.starts_in_transaction == is_between || frame.through < through {
+            return Err(frames);
+        }
+        let split = rest.split_at_checked(frame.transactions as usize).ok_or_else(|| frames.clone())?;
+        let (commits, behind) = split;
+        for commit in commits {
+            if commit.end <= through || commit.end > frame.through {
+                return Err(flaw("the commits in the segment footer"));
+            }
+            through = commit.end;
+        }
+        if commits.first().is_some_and(|first| first.end != frame.first) {
+            return Err(frames);
+        }
+        totals.changes += u64::from(frame.changes);
+        totals.raw_bytes += u64::from(frame.raw_len);
+        (end, through, is_between, rest) =
+            (end.saturating_add(frame.len()), frame.through, frame.ends_on_commit, behind);
+    }
+    if end != trailer.footer_offset || through != trailer.through || !is_between || !rest.is_empty() {
+        return Err(frames);
+    }
+    let times = || footer.commits.iter().map(|commit| commit.time);
+    totals.transactions = footer.commits.len() as u64;
+    totals.first_time = times().min().unwrap_or_default();
+    totals.last_time = times().max().unwrap_or_default();
+    if totals != trailer.totals {
+        return Err(flaw("the totals in the segment trailer"));
+    }
+    Ok(())
 }
 
 /// Checks a sealed segment of `file_len` bytes, read through `read(offset, length)`. `each` sees every frame's records

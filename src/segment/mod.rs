@@ -31,7 +31,7 @@ mod trailer;
 mod transpose;
 
 pub use chain::Chain;
-pub use check::{Checked, Flaw, FrameCheck, check_sealed};
+pub use check::{Checked, Flaw, FrameCheck, check_ends, check_sealed};
 pub use codec::Codec;
 pub use damage::Damage;
 pub use encoder::{Cut, Encoder};

@@ -1,23 +1,33 @@
 //! Proof that the log is what was received. Hides how: every checksum, every length, every message decoded, everything
 //! that a segment says of itself worked out again, the chain of hashes recomputed from the first message to the last,
-//! and each segment's place in the archive.
+//! each segment's place in the archive, and what the catalog says of it. Or quickly, from the two ends of each segment.
+//!
+//! Segments are looked at side by side, each by itself (`look`), and then held against their neighbours in order (`walk`), which
+//! may be interrupted and gone on with (`checkpoint`).
 //!
 //! Deliberately absent: mending. What is damaged is restored from a copy.
 
-use serde::Serialize;
+mod checkpoint;
+mod look;
+mod walk;
 
-use crate::archive::{Archive, Mark, SegmentFile};
+use std::sync::atomic::AtomicBool;
+
+use serde::{Deserialize, Serialize};
+
+use crate::archive::Archive;
 use crate::model::{Fault, Position};
-use crate::pgoutput;
-use crate::segment::{
-    Damage, FRAME_HEADER_BYTES, Flaw, FrameCheck, FrameHeader, HEADER_BYTES, Records, SegmentName,
-    check_sealed,
-};
 
 /// What `archive verify` has found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
+    /// Only the ends of the segments were looked at.
+    pub quick: bool,
+    /// It was not broken off.
+    pub complete: bool,
     pub segments: u64,
+    /// Of them, those that the catalog has, and agrees with.
+    pub indexed: u64,
     pub bytes: u64,
     pub transactions: u64,
     pub changes: u64,
@@ -30,7 +40,7 @@ pub struct Report {
     pub problems: Vec<Problem>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// A segment's name; none where it is the log as a whole.
     pub segment: Option<String>,
@@ -47,220 +57,42 @@ pub struct Problem {
 pub struct Progress {
     pub segments: usize,
     pub segments_total: usize,
+    /// Of the segments that were gone through, and of all.
     pub bytes: u64,
+    pub bytes_total: u64,
 }
 
-/// Why a segment could not be gone through.
-enum Trouble {
-    Flaw(Flaw),
-    Fault(Fault),
+/// How to verify.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manner<'a> {
+    /// Only header, footer and trailer of each sealed segment, and what they say of each other and of the neighbours.
+    pub quick: bool,
+    pub checkpoint: Checkpoint,
+    /// Set to break it off behind the segments in hand.
+    pub stop: Option<&'a AtomicBool>,
 }
 
-impl From<Flaw> for Trouble {
-    fn from(flaw: Flaw) -> Trouble {
-        Trouble::Flaw(flaw)
-    }
-}
-
-impl From<Fault> for Trouble {
-    fn from(fault: Fault) -> Trouble {
-        Trouble::Fault(fault)
-    }
-}
-
-/// What a sound segment gives to the next.
-struct Sound {
-    through: Position,
-    chain: [u8; 32],
-    bytes: u64,
-    transactions: u64,
-    changes: u64,
+/// Whether it is kept in the archive's folder how far a verification has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Checkpoint {
+    #[default]
+    None,
+    Keep,
+    /// And one that was broken off is gone on with.
+    Resume,
 }
 
 /// Goes through the whole archive, also while a receiver runs. A fault only where it can't be read at all; what is
 /// wrong with it is in the report.
-pub fn verify(archive: &Archive, mut progress: impl FnMut(Progress)) -> Result<Report, Fault> {
-    // Before the listing: what a receiver adds meanwhile is not missed.
-    let mark = Mark::read(archive.root());
-    let mark =
-        mark.map_err(|error| Fault::stop(format!("cannot read the archive's durable mark: {error}")))?;
-    let listing = archive.listing()?;
-    let start = listing.first().map_or(archive.manifest().start, |name| name.after);
-    let mut report = Report {
-        segments: 0,
-        bytes: 0,
-        transactions: 0,
-        changes: 0,
-        first_lsn: start,
-        last_lsn: start,
-        chain: String::new(),
-        problems: Vec::new(),
-    };
-    // The first segment of all has nothing before it; an archive's own first begins the chain.
-    let mut chain = (start == archive.manifest().start).then_some([0; 32]);
-    for (number, listed) in listing.iter().enumerate() {
-        progress(Progress { segments: number, segments_total: listing.len(), bytes: report.bytes });
-        let mut name = *listed;
-        let known = report.problems.len();
-        let mut checked = segment(archive, name, &mut chain, &mut report);
-        if checked.is_none() {
-            // It was sealed since it was listed.
-            if let Some(renamed) = archive.listing()?.into_iter().find(|other| other.after == name.after) {
-                name = renamed;
-                checked = segment(archive, name, &mut chain, &mut report);
-            }
-        }
-        if !matches!(checked, Some(Some(_)))
-            && let Some(through) = name.through
-            && archive.beginning()? >= through
-        {
-            // It was pruned since it was listed, and all before it.
-            report.problems.truncate(known);
-            (report.first_lsn, report.last_lsn, chain) = (through, through, None);
-            continue;
-        }
-        if name.after != report.last_lsn {
-            let what = if name.after > report.last_lsn { "segments are missing" } else { "segments overlap" };
-            report.problems.push(Problem {
-                segment: None,
-                offset: None,
-                after: report.last_lsn.min(name.after),
-                through: Some(report.last_lsn.max(name.after)),
-                what: format!("{what} before {name}"),
-            });
-        }
-        let sound = checked.flatten();
-        report.segments += 1;
-        report.last_lsn = report.last_lsn.max(match (&sound, name.through) {
-            (Some(sound), _) => sound.through,
-            (None, Some(through)) => through,
-            (None, None) => name.after,
-        });
-        chain = sound.as_ref().map(|sound| sound.chain);
-        if let Some(sound) = sound {
-            report.bytes += sound.bytes;
-            report.transactions += sound.transactions;
-            report.changes += sound.changes;
-        }
-    }
-    if let Some(mark) = mark
-        && mark.position > report.last_lsn
-    {
-        report.problems.push(Problem {
-            segment: None,
-            offset: None,
-            after: report.last_lsn,
-            through: Some(mark.position),
-            what: "what was acknowledged to the source is missing at the end of the log".into(),
-        });
-    }
-    report.chain =
-        chain.map(|chain| blake3::Hash::from_bytes(chain).to_hex().to_string()).unwrap_or_default();
-    progress(Progress { segments: listing.len(), segments_total: listing.len(), bytes: report.bytes });
-    Ok(report)
+pub fn verify(archive: &Archive, progress: impl FnMut(Progress)) -> Result<Report, Fault> {
+    verify_as(archive, Manner::default(), progress)
 }
 
-/// `None` where the file is gone; `Some(None)` where something is wrong, which is then in the report.
-fn segment(
+/// The same, as one likes.
+pub fn verify_as(
     archive: &Archive,
-    name: SegmentName,
-    chain: &mut Option<[u8; 32]>,
-    report: &mut Report,
-) -> Option<Option<Sound>> {
-    let mut problem = |offset: Option<u64>, what: String| {
-        report.problems.push(Problem {
-            segment: Some(name.to_string()),
-            offset,
-            after: name.after,
-            through: name.through,
-            what,
-        });
-    };
-    let mut file = match SegmentFile::open(archive, name) {
-        Ok(Some(file)) => file,
-        Ok(None) => return None,
-        Err(fault) => {
-            problem(None, fault.message);
-            return Some(None);
-        }
-    };
-    if chain.is_some_and(|chain| chain != file.header().chain) {
-        problem(Some(0), "the chain of hashes does not go on from the segment before".into());
-    }
-    let checked = match name.through {
-        Some(_) => sealed(&mut file, name),
-        None => match open_limit(archive, name) {
-            Ok(Some(limit)) => open(&file, limit),
-            Ok(None) => return None,
-            Err(fault) => Err(fault.into()),
-        },
-    };
-    match checked {
-        Ok(sound) => Some(Some(sound)),
-        Err(Trouble::Flaw(flaw)) => {
-            problem(Some(flaw.offset), flaw.damage.to_string());
-            Some(None)
-        }
-        Err(Trouble::Fault(fault)) => {
-            problem(None, fault.message);
-            Some(None)
-        }
-    }
-}
-
-fn sealed(file: &mut SegmentFile, name: SegmentName) -> Result<Sound, Trouble> {
-    let checked = check_sealed(
-        file.size_bytes()?,
-        |offset, length| file.bytes(offset, length).map_err(Trouble::from),
-        |_, raw| decodes(raw),
-    )?;
-    let bytes = file.size_bytes()?;
-    // Compares the trailer with the name.
-    let trailer = file.trailer(name)?;
-    let totals = checked.trailer.totals;
-    Ok(Sound {
-        through: trailer.through,
-        chain: trailer.chain,
-        bytes,
-        transactions: totals.transactions,
-        changes: totals.changes,
-    })
-}
-
-/// How much of an open segment is durable. `None` where it is not open any more.
-fn open_limit(archive: &Archive, name: SegmentName) -> Result<Option<u64>, Fault> {
-    let mark = Mark::read(archive.root());
-    let mark =
-        mark.map_err(|error| Fault::stop(format!("cannot read the archive's durable mark: {error}")))?;
-    Ok(match mark {
-        Some(mark) if mark.segment == name.after => Some(mark.offset),
-        Some(mark) if mark.segment > name.after => None,
-        _ => Some(HEADER_BYTES as u64),
-    })
-}
-
-fn open(file: &SegmentFile, limit: u64) -> Result<Sound, Trouble> {
-    let mut check = FrameCheck::new(file.header());
-    while check.end() < limit {
-        let header: FrameHeader = check.next(&file.bytes(check.end(), FRAME_HEADER_BYTES)?, limit)?;
-        let bytes = file.bytes(check.end(), FRAME_HEADER_BYTES.saturating_add(header.stored_len as usize))?;
-        let raw = check.frame(&bytes)?;
-        decodes(&raw).map_err(|damage| check.flaw(damage))?;
-    }
-    let totals = check.ledger().totals();
-    Ok(Sound {
-        through: check.ledger().through(),
-        chain: check.ledger().chain(),
-        bytes: limit,
-        transactions: totals.transactions,
-        changes: totals.changes,
-    })
-}
-
-/// Whether every message can be read as the applier will.
-fn decodes(raw: &[u8]) -> Result<(), Damage> {
-    for message in Records::new(raw) {
-        pgoutput::decode(message?).map_err(|_| Damage::Malformed("a pgoutput message"))?;
-    }
-    Ok(())
+    manner: Manner<'_>,
+    mut progress: impl FnMut(Progress),
+) -> Result<Report, Fault> {
+    walk::walk(archive, manner, &mut progress)
 }

@@ -149,8 +149,9 @@ async fn a_segment_in_the_wrong_place_is_refused_by_name() {
     assert_eq!(verify(&archive, |_| ()).unwrap().problems[0].through, Some(end(8)));
     let fault = pgsluice::archive::Writer::open(&archive, 1, options()).err().unwrap();
     assert!(fault.message.contains("(0/1600, 0/1800]"), "{fault}");
-    // What a retention would leave is fine, from where it begins.
+    // What a retention leaves is fine, from where it begins.
     fs::remove_file(good.segment_path(names[0])).unwrap();
+    fs::write(good.root().join("pruned.json"), serde_json::json!({ "through": end(2) }).to_string()).unwrap();
     assert_eq!(read_all(&good, end(2)).unwrap(), 3);
     assert!(read_all(&good, START).is_err());
     assert_eq!(verify(&good, |_| ()).unwrap().problems, []);

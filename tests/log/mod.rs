@@ -8,5 +8,6 @@ pub(crate) mod messages;
 mod press;
 mod round_trip;
 mod transactions;
+mod verify;
 
 pub(crate) use crash::copy;

@@ -13,6 +13,7 @@ mod cluster;
 mod compare;
 pub mod http;
 pub mod ledger;
+pub mod many;
 mod moto;
 mod process;
 mod program;

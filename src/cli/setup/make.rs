@@ -1,6 +1,7 @@
 //! The steps, in their order; each is safe to repeat.
 
 use super::super::keepsake::{Intent, KeptIdentity};
+use super::super::place;
 use super::super::preflight::{self, Severity};
 use super::super::reach::Side;
 use super::survey::Survey;
@@ -45,7 +46,7 @@ impl Survey<'_> {
         Intent::forget(&options.archive.folder)?;
         let start = archive.manifest().start;
         Sentinel::create(
-            &options.archive.folder,
+            &place::sentinel(&options.archive)?,
             Control { startpos: start, apply: true, ..Control::default() },
         )?;
         let origin = match (&self.target, &options.target) {

@@ -17,7 +17,7 @@ use super::arguments::{
     TargetArguments,
 };
 use super::config::File;
-use super::place::ArchiveArguments;
+use super::place::{self, ArchiveArguments};
 use super::preflight::{self, Finding};
 use super::print;
 use super::reach::Side;
@@ -179,7 +179,7 @@ pub(crate) fn options(
 /// The archive, after setup where that was not done.
 pub(crate) async fn done(options: &Options) -> Result<Archive, Fault> {
     if let Some(archive) = options.archive.find()?
-        && Sentinel::open(&options.archive.folder).is_ok()
+        && Sentinel::open(&place::sentinel(&options.archive)?).is_ok()
         && is_complete(options, &archive).await?
     {
         return Ok(archive);
