@@ -39,7 +39,7 @@ pub(super) fn merges<E>(
     segments: &[Segment],
     limits: Limits,
     mut fits: impl FnMut(&[Segment]) -> Result<bool, E>,
-) -> Result<Vec<Vec<SegmentName>>, E> {
+) -> Result<Vec<Vec<Segment>>, E> {
     let mut found = Vec::new();
     divide(segments, LARGEST, false, limits, &mut fits, &mut found)?;
     Ok(found)
@@ -52,7 +52,7 @@ fn divide<E>(
     goes_on: bool,
     limits: Limits,
     fits: &mut impl FnMut(&[Segment]) -> Result<bool, E>,
-    found: &mut Vec<Vec<SegmentName>>,
+    found: &mut Vec<Vec<Segment>>,
 ) -> Result<(), E> {
     let block = |segment: &Segment| segment.name.after.0 >> size;
     let mut rest = segments.len();
@@ -63,7 +63,7 @@ fn divide<E>(
             continue;
         }
         if is_complete && is_mergeable(inside, limits) && fits(inside)? {
-            found.push(inside.iter().map(|segment| segment.name).collect());
+            found.push(inside.to_vec());
         } else if size > SMALLEST {
             divide(inside, size - STEP, is_complete, limits, fits, found)?;
         }
@@ -99,7 +99,9 @@ mod tests {
     }
 
     fn planned(segments: &[Segment], limits: Limits) -> Vec<Vec<SegmentName>> {
-        merges(segments, limits, |_| Ok::<_, Infallible>(true)).unwrap_or_else(|never| match never {})
+        let found = merges(segments, limits, |_| Ok::<_, Infallible>(true));
+        let found = found.unwrap_or_else(|never| match never {});
+        found.into_iter().map(|run| run.into_iter().map(|segment| segment.name).collect()).collect()
     }
 
     const LIMITS: Limits = Limits { bytes_max: 1000, age_seconds_min: 100 };

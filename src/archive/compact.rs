@@ -66,15 +66,22 @@ pub struct Compactor {
     archive: Archive,
     compaction: Compaction,
     facts: BTreeMap<SegmentName, Facts>,
+    /// The store was looked through for what others have left over.
+    has_looked: bool,
 }
 
 impl Compactor {
     pub fn new(archive: &Archive, compaction: Compaction) -> Compactor {
-        Compactor { archive: archive.clone(), compaction, facts: BTreeMap::new() }
+        Compactor { archive: archive.clone(), compaction, facts: BTreeMap::new(), has_looked: false }
     }
 
     /// What [`Compactor::run`] would merge, and into what.
     pub fn plan(&mut self) -> Result<Vec<Vec<SegmentName>>, Fault> {
+        let runs = self.runs()?.into_iter();
+        Ok(runs.map(|run| run.into_iter().map(|segment| segment.name).collect()).collect())
+    }
+
+    fn runs(&mut self) -> Result<Vec<Vec<Segment>>, Fault> {
         let segments = self.segments()?;
         let Compaction { age_seconds_min, bytes_max, .. } = self.compaction;
         let age_seconds_min = i64::try_from(age_seconds_min).unwrap_or(i64::MAX);
@@ -91,15 +98,16 @@ impl Compactor {
         let mut done = Compacted { left_over: self.remove_left_over(&mut go_on)?, ..Compacted::default() };
         loop {
             let mut came_on = false;
-            for parts in self.plan()? {
+            for run in self.runs()? {
                 if !go_on() {
                     return Ok(done);
                 }
-                let Some((name, before, after)) = self.merge(&parts, &mut go_on)? else { continue };
+                let parts: Vec<_> = run.iter().map(|segment| segment.name).collect();
+                let Some((name, after)) = self.merge(&parts, &mut go_on)? else { continue };
                 came_on = true;
                 done.segments_before += parts.len() as u64;
                 done.segments_after += 1;
-                done.bytes_before += before;
+                done.bytes_before += run.iter().map(|segment| segment.bytes).sum::<u64>();
                 done.bytes_after += after;
                 merged(name, &done);
             }
@@ -161,16 +169,15 @@ impl Compactor {
         Ok(true)
     }
 
-    /// Gives what came of it, and how many bytes were before and are now. `None` where it was stopped, or some of the parts are gone.
+    /// Gives what came of it, and its length. `None` where it was stopped, or some of the parts are gone.
     fn merge(
         &mut self,
         parts: &[SegmentName],
         go_on: impl FnMut() -> bool,
-    ) -> Result<Option<(SegmentName, u64, u64)>, Fault> {
+    ) -> Result<Option<(SegmentName, u64)>, Fault> {
         let archive = self.archive.clone();
         let [first, .., last] = parts else { return Ok(None) };
         let name = SegmentName { after: first.after, through: last.through };
-        let before = self.bytes(parts)?;
         let staged = copies::staged_path(&archive, name)?;
         let fault = |error: io::Error| disk::fault("cannot write", &staged, &error);
         let new = disk::create_new(&staged).map_err(fault)?;
@@ -193,17 +200,12 @@ impl Compactor {
             }
         }
         let after = new.metadata().map_err(fault)?.len();
-        tracing::debug!(segment = %name, segments = parts.len(), before_bytes = before, after_bytes = after, "merged segments");
+        tracing::debug!(segment = %name, segments = parts.len(), bytes = after, "merged segments");
         self.remove(name, parts)?;
         parts.iter().for_each(|part| {
             self.facts.remove(part);
         });
-        Ok(Some((name, before, after)))
-    }
-
-    fn bytes(&self, parts: &[SegmentName]) -> Result<u64, Fault> {
-        let segments = self.segments()?;
-        Ok(segments.iter().filter(|segment| parts.contains(&segment.name)).map(|segment| segment.bytes).sum())
+        Ok(Some((name, after)))
     }
 
     /// Makes a staged segment count. `false` where it may not.
@@ -235,18 +237,13 @@ impl Compactor {
         else {
             return Ok(false);
         };
-        let _ = new;
         let bytes = Bytes::from(std::fs::read(staged).map_err(fault)?);
-        let is_this = depot.put_merged(epoch, name, bytes)?;
-        if depot.size_bytes(name).is_none() {
-            return Ok(false);
-        }
-        match is_this {
+        if depot.put_merged(epoch, name, bytes)? {
             // Read soon, most likely.
-            true => std::fs::rename(staged, &path).map_err(fault)?,
-            false => return self.is_sound(name),
+            std::fs::rename(staged, &path).map_err(fault)?;
+            return Ok(true);
         }
-        Ok(true)
+        self.is_sound(name)
     }
 
     /// Goes through a segment of somebody else's, as it is. `false` where it is gone.
@@ -270,10 +267,13 @@ impl Compactor {
     }
 
     /// Removes segments that a wider one covers, after a look through that.
-    pub(super) fn remove_left_over(&self, mut go_on: impl FnMut() -> bool) -> Result<u64, Fault> {
+    pub(super) fn remove_left_over(&mut self, mut go_on: impl FnMut() -> bool) -> Result<u64, Fault> {
         let there = match self.archive.depot() {
             Some(depot) => {
-                depot.look_anew()?;
+                if !self.has_looked {
+                    depot.look_anew()?;
+                    self.has_looked = true;
+                }
                 depot.left_over()
             }
             None => self.archive.folder_names()?,

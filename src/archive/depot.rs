@@ -20,7 +20,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -102,6 +102,16 @@ impl Known {
         let counted = counts(all.keys().copied().collect());
         self.segments = counted.into_iter().filter_map(|name| all.remove_entry(&name)).collect();
         self.left_over.extend(all);
+    }
+
+    /// Takes in a segment, and leaves out what it covers.
+    fn widen(&mut self, name: SegmentName, stored: Stored) {
+        let from = self.segments.range(SegmentName::open(name.after)..).map(|(part, _)| *part);
+        let covered: Vec<_> = from.take_while(|part| cover::covers(name, *part)).collect();
+        for part in covered {
+            self.left_over.extend(self.segments.remove_entry(&part));
+        }
+        self.segments.insert(name, stored);
     }
 
     /// The segment that holds all that this one does: itself, or one that it was merged into.
@@ -205,11 +215,17 @@ impl Depot {
         self.known().left_over.keys().copied().collect()
     }
 
-    /// Puts a segment that was merged from others of that epoch beside them, unless another has done that. `true`: with these bytes.
-    pub(super) fn put_merged(&self, epoch: usize, name: SegmentName, bytes: Bytes) -> Result<bool, Fault> {
-        let done = self.store.put_once(&segment_key(epoch, name), bytes)?;
-        self.look_anew()?;
-        Ok(done == Put::Done)
+    /// Puts a segment that was merged from others of that epoch, which counts as they do, beside them, unless another has done that. `true`: with
+    /// these bytes.
+    pub(super) fn put_merged(&self, epoch: usize, name: SegmentName, merged: Bytes) -> Result<bool, Fault> {
+        let (key, mut bytes) = (segment_key(epoch, name), merged.len() as u64);
+        let is_this = self.store.put_once(&key, merged)? == Put::Done;
+        if !is_this {
+            bytes = self.store.size(&key)?.ok_or_else(|| gone(name))?;
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.known().widen(name, Stored { epoch, bytes, since: now.as_secs() as i64 });
+        Ok(is_this)
     }
 
     pub(super) fn range(&self, name: SegmentName, offset: u64, length: usize) -> Result<Bytes, Fault> {
@@ -435,6 +451,7 @@ impl Depot {
     /// Takes in segments that were not seen yet.
     fn look_for_segments(&self, seen: &mut Known) -> Result<(), Fault> {
         let last = seen.epochs.iter().rposition(|epoch| epoch.begin.is_some());
+        let mut is_more = false;
         for number in 0..seen.epochs.len() {
             let begun = |epoch: &&mut Epoch| epoch.begin.is_some() && !epoch.is_closed;
             let Some(epoch) = seen.epochs.get_mut(number).filter(begun) else { continue };
@@ -449,10 +466,13 @@ impl Depot {
                 if let Some(name) = name.filter(|name| seen.counts(of, *name)) {
                     let (bytes, since) = (object.size_bytes, object.modified_seconds);
                     seen.segments.insert(name, Stored { epoch: of, bytes, since });
+                    is_more = true;
                 }
             }
         }
-        seen.settle(cover::uncovered);
+        if is_more {
+            seen.settle(cover::uncovered);
+        }
         Ok(())
     }
 

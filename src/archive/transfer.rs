@@ -7,7 +7,7 @@ use crate::model::{Fault, Position};
 use crate::segment::{Damage, SegmentName, check_sealed};
 
 use super::segment_file::{Unsound, damaged};
-use super::{Archive, Compaction, Compactor, Location, SegmentFile, disk, shipper, writer};
+use super::{Archive, Compaction, Compactor, Location, SegmentFile, cover, disk, shipper, writer};
 
 /// What the name of a file ends in that is being copied.
 const STAGED: &str = ".copy";
@@ -73,6 +73,7 @@ pub fn transfer(
     };
     for (number, name) in missing.iter().enumerate() {
         progress(number, missing.len());
+        unless_other(from, *name, &copy, &there)?;
         from.bring(*name, true)?;
         let path = from.segment_path(*name);
         done.bytes += check(from, *name)?;
@@ -99,6 +100,28 @@ fn take_along(from: &Archive, copy: &Archive, beginning: Position) -> Result<(),
         copy.take_pin(pin)?;
     }
     Ok(())
+}
+
+/// Refuses a segment that was merged since the copy was made and does not say what the copy has in its place.
+fn unless_other(from: &Archive, name: SegmentName, copy: &Archive, there: &[SegmentName]) -> Result<(), Fault> {
+    let covered: Vec<_> = there.iter().filter(|part| cover::covers(name, **part)).collect();
+    if covered.is_empty() {
+        return Ok(());
+    }
+    let gone = || Fault::retry("segments came and went while they were copied");
+    let commits = |archive: &Archive, name: SegmentName| {
+        Ok::<_, Fault>(SegmentFile::open(archive, name)?.ok_or_else(gone)?.sealed(name)?.1.commits)
+    };
+    let ours = commits(from, name)?;
+    let mut theirs = Vec::new();
+    for part in covered {
+        theirs.extend(commits(copy, *part)?);
+    }
+    if ours.starts_with(&theirs) {
+        return Ok(());
+    }
+    Err(Fault::person(format!("the copy has other transactions than segment {name}"))
+        .hint("a receiver has gone on there, so it is no copy any more; give another place"))
 }
 
 /// Goes through a segment as it is, and gives its length.
