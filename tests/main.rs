@@ -27,6 +27,7 @@ mod schema;
 mod segment;
 mod semantics;
 mod sequences;
+mod simulation;
 mod store;
 mod streaming;
 mod support;
