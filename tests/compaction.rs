@@ -92,7 +92,7 @@ async fn what_is_merged_says_the_same_and_the_catalog_finds_it() {
     let (before, proof) = (archive.segments().unwrap(), chain(&archive));
     let done = compact(&archive);
     let after = archive.segments().unwrap();
-    assert!(before.len() > 200 && after.len() < 16, "{} became {}", before.len(), after.len());
+    assert!(before.len() > 200 && after.len() < 40, "{} became {}", before.len(), after.len());
     assert_eq!(done.segments_before - done.segments_after, (before.len() - after.len()) as u64);
     assert!(done.bytes_after * 3 < done.bytes_before, "{done:?}");
     assert_eq!((chain(&archive), after.last()), (proof, before.last()));
@@ -502,9 +502,14 @@ fn one_who_has_lost_the_log_may_go_on_merging() {
     wait_until(seconds(60), "segments are merged again", || running.log().contains("merged segments"));
     other.run(&["archive", "prune", "--yes"]).done();
     sleeper.signal(rustix::process::Signal::CONT);
-    assert_ne!(sleeper.wait(seconds(60)).code, Some(0));
-    assert_sound(&other);
+    // It waits for the slot now, and merges what it knows.
+    wait_until(seconds(60), "the first has gone on", || sleeper.log().contains("is in use by another receiver"));
+    for _ in 0..5 {
+        std::thread::sleep(seconds(1));
+        assert_sound(&other);
+    }
     load.kill();
+    sleeper.kill();
     other.run(&["sentinel", "set", "endpos", "current"]).done();
     running.wait(seconds(60)).done();
     assert_tables_equal(&road.source, &target);
@@ -526,7 +531,6 @@ fn a_store_that_answers_wrongly_does_no_harm() {
     let other = variables
         .iter()
         .fold(Pgsluice::between(&road.source, &target), |program, (name, value)| program.env(name, value));
-    let expected = |round: u64| round * 10;
     for round in 1..=4u64 {
         for id in 0..9 {
             road.change(&format!("insert into t values ({}, md5('{id}'))", round * 1_000_000 + id));
@@ -548,7 +552,7 @@ fn a_store_that_answers_wrongly_does_no_harm() {
         let logs = both.map(|one| one.wait(seconds(120)));
         assert!(logs.iter().any(|log| log.code == Some(0)), "{} {}", logs[0], logs[1]);
         let report = assert_sound(&other);
-        assert_eq!(report["transactions"].as_u64(), Some(expected(round) + round), "{report}");
+        assert_eq!(report["transactions"].as_u64(), Some(round * 10), "{report}");
         assert!(report["segments"].as_u64().unwrap() < 10 + round * 4, "{report}");
     }
     let endpos = road.program.status()["archive"]["last_lsn"].as_str().unwrap().to_owned();

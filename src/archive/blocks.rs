@@ -1,6 +1,6 @@
 //! Which neighbouring segments are merged into one. Pure.
 //!
-//! The log's positions are divided into *blocks*, of 32 KiB, eight of these, eight of those, and so on. What is merged are always all
+//! The log's positions are divided into *blocks*, of 4 KiB, eight of these, eight of those, and so on. What is merged are always all
 //! segments that begin in a block, once a segment begins behind it; so a block's range is the same for everybody, however much
 //! of the log he has seen and whatever of it was merged already. Of two blocks one contains the other or they have nothing in common, and the
 //! same is true of what is merged. So any number of processes may merge without knowing of each other, or while they believe in a log that has
@@ -11,9 +11,9 @@
 use crate::segment::SegmentName;
 
 /// Sizes of blocks, as powers of two.
-const SMALLEST: u32 = 15;
+const SMALLEST: u32 = 12;
 const STEP: u32 = 3;
-const LARGEST: u32 = SMALLEST + 10 * STEP;
+const LARGEST: u32 = SMALLEST + 11 * STEP;
 /// Fewer are merged only if none of them is more than half of all.
 const MANY: usize = 8;
 

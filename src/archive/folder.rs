@@ -212,10 +212,9 @@ impl Archive {
     }
 
     fn list_once(&self) -> Result<Vec<SegmentName>, Fault> {
-        let mut names = self.folder_listing()?;
-        if let Some(depot) = self.depot() {
-            names.extend(depot.segments(LISTING_AGE)?);
-        }
+        // First the store: which copies in the folder are of the log depends on it.
+        let mut names = self.depot().map_or(Ok(Vec::new()), |depot| depot.segments(LISTING_AGE))?;
+        names.extend(self.folder_listing()?);
         Ok(cover::uncovered(names))
     }
 
