@@ -1,19 +1,29 @@
 //! How fast the log takes small messages, and what they cost on disk:
 //! `cargo bench --profile release --bench log_throughput [-- TRANSACTIONS [ARCHIVE]]`. Shaped as pgbench's: three updates and an
-//! insert. Then the codecs on one core, on the records of these, or of the archive whose folder is given.
+//! insert. The same with a key. Then the codecs on one core, on the records of these, or of the archive whose folder is given.
 
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
 use std::time::Instant;
 
-use pgsluice::archive::{Archive, ArchiveId, Manifest, Reader, Writer, WriterOptions};
+use pgsluice::archive::{Archive, ArchiveId, Location, Manifest, Reader, Writer, WriterOptions};
 use pgsluice::model::Position;
-use pgsluice::segment::{from_transposed, transposed};
+use pgsluice::segment::{Key, Keyring, from_transposed, transposed};
 
 fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
     let transactions = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(250_000u64);
     let folder = tempfile::tempdir_in(".").unwrap();
+    let archive = log(&folder.path().join("plain"), Keyring::default(), transactions);
+    println!("with a key:");
+    log(&folder.path().join("encrypted"), Keyring::new(vec![Key::new([1; 32])]), transactions);
+    let other = arguments.next().map(|folder| Archive::open(folder.as_ref()).unwrap());
+    codecs(other.as_ref().unwrap_or(&archive));
+}
+
+/// Writes a log and reads it.
+fn log(folder: &Path, keys: Keyring, transactions: u64) -> Archive {
     let manifest = Manifest {
         format: Manifest::FORMAT,
         archive_id: ArchiveId::random().unwrap(),
@@ -28,7 +38,7 @@ fn main() {
         start: Position(0x1000),
         created: String::new(),
     };
-    let archive = Archive::create(folder.path(), manifest).unwrap();
+    let archive = Location { keys, ..Location::folder(folder) }.create(manifest).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut source = Source { random: 1, end: 0x1000, time: 800_000_000_000_000, message: Vec::new() };
     let (mut raw, mut in_append) = (0u64, std::time::Duration::ZERO);
@@ -82,8 +92,7 @@ fn main() {
         "read     {records} messages in {frames} frames in {elapsed:.2?}: {:.0} MB/s",
         megabytes / elapsed.as_secs_f64()
     );
-    let other = arguments.next().map(|folder| Archive::open(folder.as_ref()).unwrap());
-    codecs(other.as_ref().unwrap_or(&archive));
+    archive
 }
 
 /// Long frames and nothing else: zstd at level 1 of the whole stream, zstd frame by frame, transposed.

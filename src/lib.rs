@@ -9,6 +9,7 @@ pub mod archive;
 pub mod catalog;
 pub mod cli;
 pub mod ddl;
+pub mod faults;
 pub mod follow;
 pub mod model;
 pub mod pg;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// The layers of `ARCHITECTURE.md`.
 const LEVELS: [&[&str]; 7] = [
-    &["model"],
+    &["model", "faults"],
     &["pgoutput"],
     &["segment", "transform", "plugin", "ddl", "pg", "catalog", "store"],
     &["archive", "sentinel"],

@@ -5,11 +5,14 @@
 
 mod architecture;
 mod binary;
+#[cfg(feature = "faults")]
+mod chaos;
 mod compaction;
 mod conformance;
 mod control;
 mod ddl;
 mod depot;
+mod encryption;
 mod endpos;
 mod filters;
 mod fold;

@@ -2,8 +2,9 @@
 use bytes::Bytes;
 use pgsluice::model::{Position, Timestamp, Xid};
 use pgsluice::segment::{
-    Checked, Codec, Commit, Cut, Damage, Encoder, Flaw, FrameHeader, FrameScratch, HEADER_BYTES, Header,
-    Records, SegmentName, check_sealed, push_record, valid_prefix,
+    BOX_BYTES, Checked, Codec, Commit, Cut, Damage, Encoder, Encryption, FRAME_HEADER_BYTES, Flaw,
+    FrameEntry, FrameHeader, FrameScratch, HEADER_BYTES, Header, Key, Keyring, Opener, Records, SegmentName,
+    TRAILER_BYTES, check_sealed, push_record, valid_prefix,
 };
 use proptest::prelude::*;
 
@@ -16,13 +17,19 @@ fn header() -> Header {
         timeline: 3,
         after: START,
         chain: [5; 32],
+        encrypted: false,
     }
 }
 
 fn check(bytes: &[u8]) -> Result<(Checked, Vec<Vec<u8>>), Flaw> {
+    check_with(bytes, &Keyring::default())
+}
+
+fn check_with(bytes: &[u8], keys: &Keyring) -> Result<(Checked, Vec<Vec<u8>>), Flaw> {
     let mut records = Vec::new();
     let checked = check_sealed(
         bytes.len() as u64,
+        keys,
         |offset, length| {
             let slice = bytes.get(offset as usize..).and_then(|rest| rest.get(..length));
             slice.map(<[u8]>::to_vec).ok_or(Flaw { offset, damage: Damage::Short("the segment") })
@@ -47,11 +54,11 @@ struct Written {
 
 /// `plan` says, message by message, whether a frame is cut behind it.
 fn write(transactions: &[Vec<Vec<u8>>], plan: &[bool], level: i32) -> Written {
-    write_by(Encoder::new(header(), level), transactions, plan)
+    write_by(Encoder::new(header(), level, None), transactions, plan)
 }
 
 fn write_by(mut encoder: Encoder, transactions: &[Vec<Vec<u8>>], plan: &[bool]) -> Written {
-    let mut bytes = header().encode().to_vec();
+    let mut bytes = encoder.header().encode().to_vec();
     let mut whole = vec![(HEADER_BYTES, START, Vec::new())];
     let (mut raw, mut through, mut said, mut number) = (Vec::new(), START, Vec::new(), 0);
     for (index, transaction) in transactions.iter().enumerate() {
@@ -141,7 +148,7 @@ proptest! {
                 *first = !*torn;
             }
             left.extend_from_slice(&garbage);
-            let prefix = valid_prefix(left.len() as u64, 1, |offset, length| {
+            let prefix = valid_prefix(left.len() as u64, 1, (&Keyring::default(), [0; 12]), |offset, length| {
                 Ok::<_, Damage>(left[offset as usize..offset as usize + length].to_vec())
             })
             .unwrap();
@@ -167,7 +174,7 @@ proptest! {
         let mut all = if valid_start { header().encode().to_vec() } else { Vec::new() };
         all.extend(bytes);
         prop_assert!(check(&all).is_err());
-        let _ = valid_prefix(all.len() as u64, 1, |offset, length| {
+        let _ = valid_prefix(all.len() as u64, 1, (&Keyring::default(), [0; 12]), |offset, length| {
             Ok::<_, Damage>(all[offset as usize..offset as usize + length].to_vec())
         });
     }
@@ -192,7 +199,7 @@ fn any_flipped_bit_of_a_sealed_segment_is_an_error() {
 /// Enough of the same kind that transposing pays.
 fn transposed() -> Written {
     let values: Vec<_> = (0..40u8).map(|value| vec![value; 10]).collect();
-    let written = write_by(Encoder::transposing(header(), 1), &some_transactions(&values), &[false]);
+    let written = write_by(Encoder::transposing(header(), 1, None), &some_transactions(&values), &[false]);
     assert_eq!(written.encoder.frames()[0].header.codec, Codec::Transposed);
     written
 }
@@ -209,7 +216,7 @@ fn any_flipped_bit_of_a_transposed_frame_is_an_error() {
         bytes[bit / 8] ^= 1 << (bit % 8);
     }
     for length in 0..bytes.len() {
-        let prefix = valid_prefix(length as u64, 1, |offset, length| {
+        let prefix = valid_prefix(length as u64, 1, (&Keyring::default(), [0; 12]), |offset, length| {
             Ok::<_, Damage>(bytes[offset as usize..offset as usize + length].to_vec())
         });
         let kept = prefix.unwrap().map_or(START, |prefix| prefix.through());
@@ -245,7 +252,7 @@ fn made_up_lengths_are_refused() {
     for raw_len in [u32::MAX, (1 << 30) + (17 << 20), 1] {
         let mut bytes = bytes.clone();
         bytes[HEADER_BYTES + 8..HEADER_BYTES + 12].copy_from_slice(&raw_len.to_le_bytes());
-        let prefix = valid_prefix(bytes.len() as u64, 1, |offset, length| {
+        let prefix = valid_prefix(bytes.len() as u64, 1, (&Keyring::default(), [0; 12]), |offset, length| {
             Ok::<_, Damage>(bytes[offset as usize..offset as usize + length].to_vec())
         });
         assert_eq!(prefix.unwrap().unwrap().through(), START);
@@ -255,7 +262,7 @@ fn made_up_lengths_are_refused() {
 
 #[test]
 fn the_commit_index_costs_at_most_four_bytes_a_transaction() {
-    let mut encoder = Encoder::new(header(), 1);
+    let mut encoder = Encoder::new(header(), 1, None);
     let (mut random, mut at, mut time) = (88_172_645_463_325_252u64, START.0, 800_000_000_000_000i64);
     let mut next = |below: u64| {
         random ^= random << 13;
@@ -337,9 +344,183 @@ fn the_golden_file_is_read_for_ever() {
     // Frame by frame the same records; how well zstd compresses them may change.
     let mut scratch = FrameScratch::default();
     for (frame, other) in checked.footer.frames.iter().zip(encoder.frames()) {
-        let raw = frame.header.payload(&stored[frame.offset as usize..], &mut scratch).unwrap();
-        assert_eq!(raw, other.header.payload(&bytes[other.offset as usize..], &mut scratch).unwrap());
+        let mut records = |bytes: &[u8], frame: &FrameEntry| {
+            let opener = Opener::new(&header(), &Keyring::default());
+            let at = frame.offset;
+            frame.header.payload(&bytes[at as usize..], at, &opener, &mut scratch).unwrap()
+        };
+        assert_eq!(records(&stored, frame), records(&bytes, other));
         assert_eq!((frame.header.through, frame.header.first), (other.header.through, other.header.first));
     }
     assert_eq!(checked.footer.frames.len(), encoder.frames().len());
+}
+
+fn keys(numbers: &[u8]) -> Keyring {
+    Keyring::new(numbers.iter().map(|number| Key::new([*number; 32])).collect())
+}
+
+/// With frames that end between transactions, one that does not, and one that is transposed.
+fn encrypted(with: &Keyring) -> Written {
+    let mut transactions = some_transactions(&vec![vec![b'v'; 10]; 12]);
+    transactions[1].insert(3, relation(100, "renamed", 25));
+    let encoder = Encoder::transposing(header(), 1, Encryption::new(with, [9; 12]));
+    write_by(encoder, &transactions, &[true, false, false])
+}
+
+fn sealed(written: Written) -> Vec<u8> {
+    let Written { encoder, mut bytes, .. } = written;
+    encoder.seal(&mut bytes);
+    bytes
+}
+
+#[test]
+fn the_golden_file_of_an_encrypted_segment_is_read_for_ever() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1-encrypted.seg");
+    let written = encrypted(&keys(&[1]));
+    let said = written.whole.last().unwrap().2.clone();
+    let bytes = sealed(written);
+    if std::env::var_os("PGSLUICE_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    let (checked, records) = check_with(&std::fs::read(&path).unwrap(), &keys(&[2, 1])).unwrap();
+    assert!(checked.header.encrypted);
+    assert_eq!(checked.header, Header { encrypted: true, ..header() });
+    assert_eq!(records, said);
+    assert!(checked.footer.frames.iter().any(|frame| !frame.header.ends_on_commit));
+}
+
+#[test]
+fn an_encrypted_segment_wants_its_key() {
+    let bytes = sealed(encrypted(&keys(&[1])));
+    let plain = sealed(encrypted(&keys(&[])));
+    let overhead = bytes.len() - plain.len();
+    let frames = check_with(&bytes, &keys(&[1])).unwrap().0.footer.frames.len();
+    assert!(overhead.abs_diff((frames + 1) * BOX_BYTES) < 20, "{overhead} for {frames} frames");
+    // Neither names nor values.
+    for said in [&b"renamed"[..], b"vvvvvvvvvv", b"public"] {
+        assert!(!bytes.windows(said.len()).any(|window| window == said));
+    }
+    let [one, two, three] = [1, 2, 3].map(|number| keys(&[number]).ids().next().unwrap());
+    let refused = |given: &[u8]| check_with(&bytes, &keys(given)).unwrap_err().damage;
+    assert_eq!(refused(&[]), Damage::Locked { key: Some(one), given: vec![] });
+    assert_eq!(refused(&[2, 3]), Damage::Locked { key: Some(one), given: vec![two, three] });
+    let text = refused(&[2, 3]).to_string();
+    assert_eq!(text, format!("it is encrypted with key {one}, and the keys given are {two}, {three}"));
+}
+
+/// Checksums are made right again, so that nothing but the encryption can object.
+fn correct(bytes: &mut [u8], frames: &[FrameEntry]) {
+    let put = |bytes: &mut [u8], at: usize, checksum: u32| {
+        bytes[at..at + 4].copy_from_slice(&checksum.to_le_bytes())
+    };
+    let header = crc32c::crc32c(&bytes[..HEADER_BYTES - 4]);
+    put(bytes, HEADER_BYTES - 4, header);
+    for frame in frames {
+        let start = frame.offset as usize;
+        let payload = start + FRAME_HEADER_BYTES;
+        let checksum = crc32c::crc32c(&bytes[start..payload - 4]);
+        let end = payload + frame.header.stored_len as usize;
+        let checksum = crc32c::crc32c_append(checksum, &bytes[payload..end]);
+        put(bytes, payload - 4, checksum);
+    }
+    let trailer = bytes.len() - TRAILER_BYTES;
+    let last = frames.last().unwrap();
+    let footer = (last.offset + last.header.len()) as usize;
+    let checksum = crc32c::crc32c(&bytes[footer..trailer]);
+    put(bytes, trailer + 24, checksum);
+    let checksum = crc32c::crc32c(&bytes[trailer..trailer + TRAILER_BYTES - 4]);
+    put(bytes, trailer + TRAILER_BYTES - 4, checksum);
+}
+
+#[test]
+fn what_was_changed_with_its_checksum_is_refused_by_the_encryption() {
+    let keys = keys(&[1]);
+    let mut bytes = sealed(encrypted(&keys));
+    let frames = check_with(&bytes, &keys).unwrap().0.footer.frames;
+    let whole = bytes.clone();
+    correct(&mut bytes, &frames);
+    assert_eq!(bytes, whole);
+    let mut changed = 0;
+    for bit in 0..bytes.len() * 8 {
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        assert!(check_with(&bytes, &keys).is_err(), "bit {bit}");
+        correct(&mut bytes, &frames);
+        // A checksum that was changed is right again.
+        if bytes != whole {
+            changed += 1;
+            let damage = check_with(&bytes, &keys).unwrap_err().damage;
+            assert!(!matches!(damage, Damage::Checksum(_)), "bit {bit}: {damage}");
+        }
+        bytes.copy_from_slice(&whole);
+    }
+    assert_eq!(changed, (bytes.len() - 4 * (frames.len() + 3)) * 8);
+}
+
+#[test]
+fn frames_of_an_encrypted_segment_can_not_change_places() {
+    let keys = keys(&[1]);
+    let bytes = sealed(encrypted(&keys));
+    let (checked, _) = check_with(&bytes, &keys).unwrap();
+    let (opener, mut scratch) = (Opener::new(&checked.header, &keys), FrameScratch::default());
+    let frame = checked.footer.frames[0];
+    let at = frame.offset as usize;
+    let mut payload =
+        |offset: u64, opener: &Opener| frame.header.payload(&bytes[at..], offset, opener, &mut scratch);
+    assert!(payload(frame.offset, &opener).is_ok());
+    let moved = Damage::Changed("a frame's payload");
+    assert_eq!(payload(frame.offset + 1, &opener), Err(moved.clone()));
+    // Nor be taken into another segment, though it be encrypted with the same key.
+    let other = Opener::new(&Header { timeline: 4, ..checked.header.clone() }, &keys);
+    assert_eq!(payload(frame.offset, &other), Err(moved));
+    // A header that says that nothing is encrypted makes no sense of it.
+    let plain = Opener::new(&Header { encrypted: false, ..checked.header }, &keys);
+    assert!(payload(frame.offset, &plain).is_err());
+}
+
+#[test]
+fn a_recovered_segment_is_encrypted_as_it_was_begun() {
+    let Written { bytes, whole, .. } = encrypted(&keys(&[1]));
+    let recover = |bytes: &[u8], keys: &Keyring| {
+        valid_prefix(bytes.len() as u64, 1, (keys, [7; 12]), |offset, length| {
+            Ok::<_, Damage>(bytes[offset as usize..offset as usize + length].to_vec())
+        })
+    };
+    // The first key writes on, and both read.
+    let both = keys(&[2, 1]);
+    let cut = whole[1].0 + 70;
+    let prefix = recover(&bytes[..cut], &both).unwrap().unwrap();
+    let mut left = bytes[..prefix.encoder.end() as usize].to_vec();
+    assert_eq!(left.len(), whole[1].0);
+    prefix.encoder.seal(&mut left);
+    assert_eq!(check_with(&left, &both).unwrap().1, whole[1].2);
+    assert!(matches!(check_with(&left, &keys(&[1])).unwrap_err().damage, Damage::Locked { .. }));
+    for given in [keys(&[]), keys(&[3])] {
+        assert!(matches!(recover(&bytes[..cut], &given), Err(Damage::Locked { .. })));
+    }
+    // Nothing is in it yet, and it was to be encrypted.
+    assert!(matches!(recover(&bytes[..HEADER_BYTES], &keys(&[])), Err(Damage::Locked { .. })));
+    assert!(recover(&bytes[..HEADER_BYTES], &keys(&[3])).unwrap().is_some());
+}
+
+#[test]
+fn frames_are_copied_to_another_key_and_to_none() {
+    let old = keys(&[1]);
+    let bytes = sealed(encrypted(&old));
+    let (checked, said) = check_with(&bytes, &old).unwrap();
+    let (opener, mut scratch) = (Opener::new(&checked.header, &old), FrameScratch::default());
+    for new in [keys(&[2]), keys(&[])] {
+        let mut encoder = Encoder::transposing(header(), 1, Encryption::new(&new, [3; 12]));
+        let mut copy = encoder.header().encode().to_vec();
+        for FrameEntry { offset, header } in &checked.footer.frames {
+            let stored = header.stored(&bytes[*offset as usize..], *offset, &opener).unwrap();
+            let raw = header.records(&stored, &mut scratch).unwrap();
+            encoder.copy(*header, &stored, &raw, &mut copy).unwrap();
+        }
+        encoder.seal(&mut copy);
+        let (copied, records) = check_with(&copy, &new).unwrap();
+        assert_eq!(copied.header.encrypted, !new.is_empty());
+        assert_eq!(records, said);
+        assert_eq!(copied.trailer.chain, checked.trailer.chain);
+        assert!(check_with(&copy, &keys(&[1, 3])).is_ok() == new.is_empty());
+    }
 }

@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 
 use super::referee;
 use super::session::{Advance, Refused, Session, Share};
+use crate::faults;
 use crate::model::{Fault, Position, Remedy};
 use crate::pg::Conninfo;
 use crate::transform::NetRow;
@@ -204,6 +205,9 @@ impl Lanes {
             session.committed(end).await.map_err(torn)?;
         }
         let alone = others.is_empty();
+        if !alone {
+            faults::point("apply.before_first_lane");
+        }
         self.main.commit().await?;
         self.main.committed(end).await.map_err(|refused| if alone { refused } else { torn(refused) })?;
         self.torn = None;

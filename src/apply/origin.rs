@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::faults;
 use crate::model::{Fault, Position, quote_literal};
 use crate::pg::{Pipeline, lane};
 
@@ -37,8 +38,9 @@ pub(super) async fn fence(
         tokio::time::sleep(POLL).await;
     }
     // FOR UPDATE, since a backend whose client is gone may hold the row in a commit that is not decided yet.
+    let lock = if faults::mutated("progress_is_not_locked") { "" } else { "FOR UPDATE" };
     let row = connection
-        .simple(&format!("SELECT lsn, archive_id FROM pgsluice.progress WHERE stream = {name} FOR UPDATE"))
+        .simple(&format!("SELECT lsn, archive_id FROM pgsluice.progress WHERE stream = {name} {lock}"))
         .await?;
     let mut columns = row.into_iter().next().unwrap_or_default().into_iter();
     let (Some(Some(lsn)), Some(Some(archive_id))) = (columns.next(), columns.next()) else {
@@ -52,6 +54,13 @@ pub(super) async fn fence(
         ))
         .hint("check --archive, or apply under another --name"));
     }
+    let lsn = match faults::mutated("origin_is_progress") {
+        true => {
+            let origin = format!("SELECT pg_replication_origin_progress({name}, false)");
+            value(connection, &origin).await?.unwrap_or(lsn)
+        }
+        false => lsn,
+    };
     lsn.parse().map_err(|error| Fault::stop(format!("progress row of '{}': {error}", stream.name)))
 }
 

@@ -9,12 +9,12 @@
 //! that has lost the log to another may go on merging what was of the log before.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
+use crate::faults;
 use crate::model::Fault;
 use crate::segment::SegmentName;
 
@@ -185,7 +185,10 @@ impl Compactor {
         let zstd_level = self.compaction.zstd_level;
         let rewrite = Rewrite { archive: &archive, name, zstd_level, long_frames: LongFrames::Anew };
         let placed = rewrite.write(parts, &new, &staged, go_on).and_then(|written| match written {
-            true => self.place(name, parts, &new, &staged),
+            true => {
+                faults::point("compact.before_name");
+                self.place(name, parts, &staged)
+            }
             false => Ok(false),
         });
         // Where this fails it is swept away later.
@@ -201,6 +204,7 @@ impl Compactor {
         }
         let after = new.metadata().map_err(fault)?.len();
         tracing::debug!(segment = %name, segments = parts.len(), bytes = after, "merged segments");
+        faults::point("compact.after_name");
         self.remove(name, parts)?;
         parts.iter().for_each(|part| {
             self.facts.remove(part);
@@ -213,7 +217,6 @@ impl Compactor {
         &self,
         name: SegmentName,
         parts: &[SegmentName],
-        new: &File,
         staged: &std::path::Path,
     ) -> Result<bool, Fault> {
         let (folder, path) = (self.archive.segments_folder(), self.archive.segment_path(name));
@@ -261,7 +264,10 @@ impl Compactor {
         if let Some(depot) = self.archive.depot() {
             parts().try_for_each(|part| depot.remove(*part))?;
         }
-        parts().try_for_each(|part| disk::remove(&self.archive.segment_path(*part)))?;
+        for part in parts() {
+            disk::remove(&self.archive.segment_path(*part))?;
+            faults::point("compact.amid_removal");
+        }
         let folder = self.archive.segments_folder();
         disk::sync_folder(&folder).map_err(|error| disk::fault("cannot remove segments in", &folder, &error))
     }

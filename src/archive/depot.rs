@@ -25,6 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::faults;
 use crate::model::{Fault, Position};
 use crate::segment::SegmentName;
 use crate::store::{Put, Store};
@@ -285,6 +286,7 @@ impl Depot {
                 true => epoch,
                 false => {
                     unless_elsewhere(end, after)?;
+                    faults::point("store.before_epoch");
                     if self.store.put_once(&writer_key(epoch + 1), json(&Writer { writer })?)? == Put::Exists
                     {
                         return Err(superseded(after));
@@ -292,10 +294,12 @@ impl Depot {
                     epoch + 1
                 }
             };
+            faults::point("store.after_epoch");
             unless_elsewhere(self.end_before(epoch)?, after)?;
             if self.store.put_once(&begin_key(epoch), json(&Begin { after })?)? == Put::Exists {
                 return Err(superseded(after));
             }
+            faults::point("store.after_begin");
             self.look()?;
             if !self.known().is_held_by(writer) {
                 return Err(superseded(after));
@@ -315,7 +319,9 @@ impl Depot {
             }
             known.epochs.len()
         };
+        faults::point("store.before_put");
         let bytes = self.store.upload(&segment_key(epoch, name), path)?;
+        faults::point("store.after_put");
         // Only now: a claim that comes later finds this segment.
         self.look()?;
         let mut known = self.known();
@@ -325,6 +331,7 @@ impl Depot {
         // A listing that does not have it yet does not say when it came.
         let stored = known.segments.entry(name).or_insert(Stored { epoch, bytes, since: i64::MAX });
         stored.bytes = bytes;
+        faults::point("store.after_look");
         Ok(())
     }
 
@@ -374,8 +381,9 @@ impl Depot {
         self.look_for_epochs(&mut seen)?;
         loop {
             let epochs = seen.epochs.len();
-            // A claim that has not begun may leave what is brought at this moment out.
-            if seen.epochs.last().is_some_and(|last| last.begin.is_some()) {
+            // A claim that has not begun may leave what is brought at this moment out. But it may never begin, where its receiver was
+            // lost, and who sees the store for the first time has nothing else to go by; a claim looks once more.
+            if seen.looked.is_none() || seen.epochs.last().is_some_and(|last| last.begin.is_some()) {
                 begin(&mut seen);
                 self.look_for_segments(&mut seen)?;
                 for _ in 0..LISTINGS {

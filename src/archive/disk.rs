@@ -1,11 +1,20 @@
 //! Files and folders as the archive wants them: private, not through links, durable.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use crate::faults;
 use crate::model::Fault;
+
+/// Random bytes, good enough for keys.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Fault> {
+    let mut bytes = [0; N];
+    let mut read = || File::open("/dev/urandom")?.read_exact(&mut bytes);
+    read().map_err(|error| Fault::stop(format!("cannot read random bytes: {error}")))?;
+    Ok(bytes)
+}
 
 /// An IO error told as a fault: what was being done, to what.
 pub(crate) fn fault(doing: &str, path: &Path, error: &io::Error) -> Fault {
@@ -75,7 +84,11 @@ pub(super) fn lock_folder(path: &Path) -> io::Result<File> {
 
 /// Makes the names in a folder durable.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+    if faults::mutated("folder_is_not_synced") {
+        return Ok(());
+    }
+    File::open(path)?.sync_all()?;
+    faults::names_are_durable(path)
 }
 
 /// Writes a whole file so that after a crash it is there with all its bytes or not at all.

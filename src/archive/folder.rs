@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::model::{Fault, Position};
-use crate::segment::SegmentName;
+use crate::segment::{Encryption, Keyring, SegmentName};
 use crate::store::Store;
 
 use super::copies::Copies;
@@ -23,6 +23,7 @@ pub struct Archive {
     root: Arc<Path>,
     manifest: Arc<Manifest>,
     stored: Option<Arc<Stored>>,
+    keys: Keyring,
 }
 
 /// What an archive with a store has besides its folder.
@@ -120,7 +121,12 @@ impl Archive {
     }
 
     fn at(location: &Location, manifest: Manifest, stored: Option<Arc<Stored>>) -> Archive {
-        Archive { root: location.folder.as_path().into(), manifest: manifest.into(), stored }
+        Archive {
+            root: location.folder.as_path().into(),
+            manifest: manifest.into(),
+            stored,
+            keys: location.keys.clone(),
+        }
     }
 
     fn unless_another(self, manifest: &Manifest) -> Result<Archive, Fault> {
@@ -150,6 +156,15 @@ impl Archive {
 
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    pub fn keys(&self) -> &Keyring {
+        &self.keys
+    }
+
+    /// How a segment is to be written. Each that is begun, and each that is written anew, asks for its own.
+    pub(super) fn encryption(&self) -> Result<Option<Encryption>, Fault> {
+        Ok(Encryption::new(&self.keys, disk::random()?))
     }
 
     pub fn root(&self) -> &Path {

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use crate::catalog::{Catalog, FrameRow, RelationRow, SegmentRow, SegmentRows, TableRow};
+use crate::faults;
 use crate::model::{Fault, Position};
 use crate::segment::{Footer, SegmentName, Trailer};
 
@@ -82,9 +83,11 @@ fn run(archive: &Archive, zstd_level: i32, handed: &Handed, closing: &AtomicBool
                 // It was sealed before the catalog was looked through.
                 catalog.forget(&row)?;
             }
+            faults::point("index.before");
             if let Some(rows) = segment_rows(archive, name)? {
                 catalog.index(&rows)?;
             }
+            faults::point("index.after");
             forget_pruned(archive, &catalog)?;
         }
         Ok(())

@@ -182,7 +182,7 @@ pub(super) fn contents(archive: &Archive, name: SegmentName) -> Result<Option<Co
         Some(mark) if mark.segment > name.after => return Ok(None),
         _ => HEADER_BYTES as u64,
     };
-    let mut check = FrameCheck::new(&header);
+    let mut check = FrameCheck::new(&header, archive.keys());
     while check.end() < limit {
         let flaw = |flaw: crate::segment::Flaw| damaged(name, flaw.offset, &flaw.damage);
         let frame = check.next(&file.bytes(check.end(), FRAME_HEADER_BYTES)?, limit).map_err(flaw)?;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::model::Fault;
+use crate::segment::Keyring;
 use crate::store::{Place, Store};
 
 use super::depot::Depot;
@@ -19,6 +20,8 @@ pub struct Location {
     pub spool_bytes_max: u64,
     /// Take a store that can't refuse to overwrite an object.
     pub single_writer: bool,
+    /// What its segments are encrypted with; without a key what is written is not, and what is encrypted can't be read.
+    pub keys: Keyring,
 }
 
 impl Location {
@@ -31,6 +34,7 @@ impl Location {
             store: None,
             spool_bytes_max: Location::SPOOL_BYTES_MAX,
             single_writer: false,
+            keys: Keyring::default(),
         }
     }
 

@@ -1,12 +1,12 @@
 //! The manifest: whose log this is. Written once, by `setup`.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::model::{Fault, Position};
+
+use super::disk;
 
 /// Random; tells apart archives of one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,10 +14,7 @@ pub struct ArchiveId(pub [u8; 16]);
 
 impl ArchiveId {
     pub fn random() -> Result<ArchiveId, Fault> {
-        let mut id = [0; 16];
-        let mut read = || File::open("/dev/urandom")?.read_exact(&mut id);
-        read().map_err(|error| Fault::stop(format!("cannot read random bytes: {error}")))?;
-        Ok(ArchiveId(id))
+        disk::random().map(ArchiveId)
     }
 
     /// Reads what [`fmt::Display`] writes.

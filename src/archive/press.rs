@@ -5,6 +5,7 @@
 //! perhaps a staged file that the next recovery removes. What the messages say stays as it is, byte for byte, and so do the
 //! chain's value and the totals; only the places of the frames change. Who has the old file open reads it to its end.
 
+use crate::faults;
 use crate::model::Fault;
 use crate::segment::SegmentName;
 
@@ -46,8 +47,11 @@ pub(super) fn press(
             std::fs::remove_file(&staged)?;
             return Ok(false);
         }
+        faults::point("press.before_rename");
         std::fs::rename(&staged, &path)?;
+        faults::point("press.after_rename");
         disk::sync_folder(&archive.segments_folder())?;
+        faults::point("press.after_folder_sync");
         Ok(true)
     };
     if !replace().map_err(|error| disk::fault("cannot replace", &path, &error))? {

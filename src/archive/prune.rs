@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use crate::faults;
 use crate::model::{Fault, Position, Timestamp};
 use crate::segment::SegmentName;
 
@@ -71,8 +72,11 @@ impl Prune {
     pub fn perform(&self, archive: &Archive, mut progress: impl FnMut(usize)) -> Result<(), Fault> {
         let Some(through) = self.through() else { return Ok(()) };
         self.announce(archive, through)?;
+        faults::point("prune.after_announce");
         for (number, segment) in self.goes.iter().enumerate() {
+            faults::point("prune.before_remove");
             remove(archive, segment.name)?;
+            faults::point("prune.after_remove");
             progress(number + 1);
         }
         // What was merged meanwhile, or earlier and had left something over.
@@ -135,6 +139,7 @@ fn last_time(archive: &Archive, segment: &Candidate) -> Result<Option<Option<Tim
 /// Removes the log's first segment. Where there is a store the log has it until its object is gone.
 fn remove(archive: &Archive, name: SegmentName) -> Result<(), Fault> {
     remove_here(archive, name)?;
+    faults::point("prune.between");
     archive.depot().map_or(Ok(()), |depot| depot.remove(name))
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::model::{Fault, Position};
+use crate::model::{Fault, Position, Remedy};
 use crate::segment::{FrameScratch, HEADER_BYTES, Peek, Records, SegmentName, peek, push_record};
 
 use super::folder::gap;
@@ -419,13 +419,18 @@ impl Reader {
         let Some(file) = &self.file else { return Ok(None) };
         let (mut offset, size) = (HEADER_BYTES as u64, file.size_bytes()?);
         // The file may end in a torn frame: that is no fault here, recovery will see to it.
-        while let Ok((header, _)) = file.frame(offset, size, &mut self.scratch) {
+        loop {
+            let header = match file.frame(offset, size, &mut self.scratch) {
+                Ok((header, _)) => header,
+                // Its key is missing.
+                Err(fault) if fault.remedy == Remedy::Usage => return Err(fault),
+                Err(_) => return Ok(None),
+            };
             offset = offset.saturating_add(header.len());
             if header.ends_on_commit && header.through >= after {
                 return Ok(Some(offset));
             }
         }
-        Ok(None)
     }
 
     /// Moves to the first frame that is not covered by `after`, and keeps the definitions of the frames before it.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 
+use crate::faults;
 use crate::model::{Fault, Position};
 use crate::segment::{Damage, HEADER_BYTES, SegmentName, valid_prefix};
 
@@ -116,7 +117,8 @@ fn seal_left_over(
     let fault = |doing: &str, error: &std::io::Error| disk::fault(doing, &path, error);
     let file = disk::open_to_write(&path).map_err(|error| fault("cannot open", &error))?;
     let length = file.metadata().map_err(|error| fault("cannot read", &error))?.len();
-    let prefix = valid_prefix(length, zstd_level, |offset, length| {
+    let secrets = (archive.keys(), disk::random()?);
+    let prefix = valid_prefix(length, zstd_level, secrets, |offset, length| {
         let mut bytes = vec![0; length];
         file.read_exact_at(&mut bytes, offset).map(|()| bytes).map_err(Trouble::Io)
     });
@@ -143,8 +145,11 @@ fn seal_left_over(
     let seal = || {
         file.set_len(prefix.encoder.end())?;
         file.write_all_at(&tail, prefix.encoder.end())?;
+        faults::point("recovery.before_sync");
         file.sync_data()?;
+        faults::point("recovery.before_rename");
         std::fs::rename(&path, archive.segment_path(sealed))?;
+        faults::point("recovery.after_rename");
         disk::sync_folder(&folder)
     };
     seal().map_err(|error| fault("cannot seal", &error))?;

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+use crate::faults;
 use crate::model::{Fault, Position};
 use crate::segment::{
     Commit, Cut, Damage, Encoder, FrameEntry, FrameHeader, FrameScratch, Peek, Records, SegmentName, Totals,
@@ -50,7 +51,7 @@ struct Run {
     raw: Vec<u8>,
     last: FrameHeader,
     /// The only one as it is in its file, where it is to stay so.
-    stored: Option<Vec<u8>>,
+    stored: Option<(FrameHeader, Vec<u8>)>,
     /// Whether the last record, if there is one, is a Commit.
     is_settled: bool,
 }
@@ -120,7 +121,7 @@ impl Rewrite<'_> {
             let (trailer, footer) = file.sealed(*name)?;
             let pen = match &mut pen {
                 Some(pen) => pen,
-                none => none.insert(Pen::new(self, &file)),
+                none => none.insert(Pen::new(self, &file)?),
             };
             if pen.encoder.header().timeline != file.header().timeline {
                 return Err(self.damage(&Damage::Malformed("the source's timeline")));
@@ -135,7 +136,7 @@ impl Rewrite<'_> {
                     return Err(self.damage(&Damage::Malformed("the frame index in the segment footer")));
                 }
                 let stored = match self.long_frames {
-                    LongFrames::AsTheyAre => Some(file.bytes(entry.offset, header.len() as usize)?),
+                    LongFrames::AsTheyAre => Some(file.stored(entry.offset, trailer.footer_offset)?),
                     LongFrames::Anew => None,
                 };
                 pen.take(header, raw, stored, is_of_another).map_err(|damage| self.damage(&damage))?;
@@ -154,6 +155,7 @@ impl Rewrite<'_> {
         if !go_on() {
             return Ok(false);
         }
+        faults::point("press.before_sync");
         File::sync_all(new).map_err(fault)?;
         self.prove(new, staged, &account)?;
         Ok(true)
@@ -169,7 +171,7 @@ impl Rewrite<'_> {
             }
         };
         let length = new.metadata().map_err(|error| disk::fault("cannot read", staged, &error))?.len();
-        match check_sealed(length, read, |_, _| Ok(())) {
+        match check_sealed(length, self.archive.keys(), read, |_, _| Ok(())) {
             Err(Unsound::Fault(fault)) => Err(fault),
             Err(Unsound::Flaw(flaw)) => Err(self.damage(&flaw.damage)),
             Ok(checked) if checked.footer.commits != account.commits => {
@@ -200,17 +202,22 @@ struct Pen {
 }
 
 impl Pen {
-    fn new(rewrite: &Rewrite<'_>, first: &SegmentFile) -> Pen {
-        let encoder = Encoder::transposing(first.header().clone(), rewrite.zstd_level);
+    fn new(rewrite: &Rewrite<'_>, first: &SegmentFile) -> Result<Pen, Fault> {
+        let encryption = match rewrite.long_frames {
+            // What was not encrypted stays so: it would not become secret by that.
+            LongFrames::AsTheyAre if !first.header().encrypted => None,
+            LongFrames::AsTheyAre | LongFrames::Anew => rewrite.archive.encryption()?,
+        };
+        let encoder = Encoder::transposing(first.header().clone(), rewrite.zstd_level, encryption);
         let out = encoder.header().encode().to_vec();
-        Pen { encoder, run: None, out }
+        Ok(Pen { encoder, run: None, out })
     }
 
     fn take(
         &mut self,
         frame: FrameHeader,
         raw: Vec<u8>,
-        stored: Option<Vec<u8>>,
+        stored: Option<(FrameHeader, Vec<u8>)>,
         is_of_another: bool,
     ) -> Result<(), Damage> {
         let last = Records::new(&raw).last().transpose()?.map(peek).transpose()?;
@@ -232,10 +239,8 @@ impl Pen {
 
     fn end_run(&mut self) -> Result<(), Damage> {
         let Some(Run { raw, last, stored, .. }) = self.run.take() else { return Ok(()) };
-        if let Some(stored) = stored {
-            self.encoder.restore(last, &raw)?;
-            self.out.extend(stored);
-            return Ok(());
+        if let Some((header, stored)) = stored {
+            return self.encoder.copy(header, &stored, &raw, &mut self.out);
         }
         let cut = Cut { raw: Bytes::from(raw), ends_on_commit: last.ends_on_commit, through: last.through };
         self.encoder.frame(&cut, &mut self.out).map(|_| ())

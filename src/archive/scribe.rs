@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::faults;
 use crate::model::{Fault, Position};
 use crate::segment::{Cut, Encoder, Header, SegmentName};
 
@@ -77,7 +78,7 @@ impl Scribe {
             start;
         let mark = MarkFile::open(archive.root())
             .map_err(|error| disk::fault("cannot open the durable mark in", archive.root(), &error))?;
-        let encoder = Encoder::new(header(&archive, timeline, end), zstd_level);
+        let encoder = Encoder::new(header(&archive, timeline, end), zstd_level, archive.encryption()?);
         let path = archive.segment_path(SegmentName::open(end.position));
         let file = begin_file(&archive, encoder.header())
             .map_err(|error| disk::fault("cannot create", &path, &error))?;
@@ -166,6 +167,7 @@ impl Scribe {
                 self.encoder.ledger().through()
             ))
         })?;
+        faults::point("log.after_compress");
         let unfinished = !entry.header.ends_on_commit;
         let written = self.wait_for_store(unfinished)? && {
             self.take_space(entry.offset.saturating_add(entry.header.len()));
@@ -176,6 +178,7 @@ impl Scribe {
             self.abandoned = true;
             return Ok(());
         }
+        faults::point("log.after_write");
         self.dirty = true;
         if entry.header.ends_on_commit {
             self.written.offset = self.encoder.end();
@@ -214,8 +217,10 @@ impl Scribe {
         if !self.dirty {
             return Ok(());
         }
+        faults::point("log.before_sync");
         // Never tried again: after a failed fsync the kernel may have dropped the pages and the next one succeeds.
         self.file.sync_data().map_err(|error| self.fault("cannot make durable", &error))?;
+        faults::point("log.after_sync");
         self.dirty = false;
         let written = (self.written.segment, self.written.offset);
         let whole = self.unpublished.partition_point(|(place, _, _)| *place < written);
@@ -224,7 +229,9 @@ impl Scribe {
             self.unpublished_bytes = self.unpublished_bytes.saturating_sub(cost(frame));
         }
         self.tail.extend(published);
-        self.publish()
+        self.publish()?;
+        faults::point("log.after_publish");
+        Ok(())
     }
 
     fn publish(&self) -> Result<(), Fault> {
@@ -251,20 +258,25 @@ impl Scribe {
         if self.encoder.ledger().through() == after {
             return Ok(());
         }
+        faults::point("log.at_rotation");
         let mut bytes = Vec::new();
         let trailer = self.encoder.seal(&mut bytes);
         let end = self.encoder.end();
         self.write(&bytes, end, false)?;
         let length = end.saturating_add(bytes.len() as u64);
         self.file.set_len(length).map_err(|error| self.fault("cannot cut", &error))?;
+        faults::point("log.before_seal_sync");
         // All, since the length that it now has must be durable too.
         self.file.sync_all().map_err(|error| self.fault("cannot make durable", &error))?;
+        faults::point("log.before_rename");
         let name = SegmentName::sealed(after, trailer.through);
         let (old, new) =
             (self.archive.segment_path(SegmentName::open(after)), self.archive.segment_path(name));
         let folder = self.archive.segments_folder();
         self.insist(false, || std::fs::rename(&old, &new))?;
+        faults::point("log.after_rename");
         disk::sync_folder(&folder).map_err(|error| self.fault("cannot rename", &error))?;
+        faults::point("log.after_folder_sync");
         tracing::debug!(segment = %name, transactions = trailer.totals.transactions, "sealed a segment");
         if self.archive.depot().is_some() {
             self.shared.unstored().insert(name, length);
@@ -272,7 +284,9 @@ impl Scribe {
         let _ = self.sealed.send(Task::Sealed(name));
         if begin_next {
             let end = End { position: trailer.through, chain: trailer.chain, timeline: Some(self.timeline) };
-            self.encoder = Encoder::new(header(&self.archive, self.timeline, end), self.zstd_level);
+            let encryption = self.archive.encryption()?;
+            self.encoder =
+                Encoder::new(header(&self.archive, self.timeline, end), self.zstd_level, encryption);
             let (archive, header) = (self.archive.clone(), self.encoder.header().clone());
             let mut file = None;
             self.insist(false, || {
@@ -291,9 +305,9 @@ impl Scribe {
 
     fn change_timeline(&mut self, timeline: u32) -> Result<(), Fault> {
         let header = Header { timeline, ..self.encoder.header().clone() };
-        let bytes = header.encode();
         self.timeline = timeline;
-        self.encoder = Encoder::new(header, self.zstd_level);
+        self.encoder = Encoder::new(header, self.zstd_level, self.archive.encryption()?);
+        let bytes = self.encoder.header().encode();
         self.file
             .write_all_at(&bytes, 0)
             .and_then(|()| self.file.sync_data())
@@ -413,6 +427,7 @@ fn header(archive: &Archive, timeline: u32, end: End) -> Header {
         timeline,
         after: end.position,
         chain: end.chain,
+        encrypted: !archive.keys().is_empty(),
     }
 }
 
@@ -420,6 +435,7 @@ fn header(archive: &Archive, timeline: u32, end: End) -> Header {
 fn begin_file(archive: &Archive, header: &Header) -> io::Result<File> {
     let path = archive.segment_path(SegmentName::open(header.after));
     let file = disk::create_new(&path)?;
+    faults::point("log.after_create");
     let fill = || {
         file.write_all_at(&header.encode(), 0)?;
         file.sync_data()?;
@@ -429,5 +445,6 @@ fn begin_file(archive: &Archive, header: &Header) -> io::Result<File> {
         std::fs::remove_file(&path)?;
         return Err(error);
     }
+    faults::point("log.after_begin");
     Ok(file)
 }

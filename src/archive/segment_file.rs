@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 
 use crate::model::Fault;
 use crate::segment::{
-    Damage, FRAME_HEADER_BYTES, Flaw, Footer, FrameHeader, FrameScratch, HEADER_BYTES, Header, SegmentName,
-    TRAILER_BYTES, Trailer,
+    Damage, FRAME_HEADER_BYTES, Flaw, Footer, FrameHeader, FrameScratch, HEADER_BYTES, Header, Opener,
+    SegmentName, TRAILER_BYTES, Trailer,
 };
 
 use super::{Archive, disk};
@@ -19,6 +19,7 @@ pub struct SegmentFile {
     bytes: Bytes,
     name: SegmentName,
     header: Header,
+    opener: Opener,
 }
 
 /// Where a segment's bytes are.
@@ -30,8 +31,11 @@ enum Bytes {
 /// The last bytes of an object come together, since what is asked for first, the trailer and mostly the footer, is there.
 const END_BYTES: u64 = 64 << 10;
 
-/// Damage, told with the segment, the place and the range that is in doubt.
+/// Damage, or a key that is missing, told with the segment, the place and the range that is in doubt.
 pub(super) fn damaged(name: SegmentName, offset: u64, damage: &Damage) -> Fault {
+    if let Some(fault) = damage.locked(format_args!("segment {name}")) {
+        return fault;
+    }
     let range = match name.through {
         Some(through) => format!("it holds ({}, {through}]", name.after),
         None => format!("it holds what comes after {}", name.after),
@@ -101,7 +105,8 @@ impl SegmentFile {
         if header.after != name.after {
             return Err(foreign(&format!("its header says that it begins after {}", header.after)));
         }
-        Ok(Some(SegmentFile { bytes, name, header }))
+        let opener = Opener::new(&header, archive.keys());
+        Ok(Some(SegmentFile { bytes, name, header, opener }))
     }
 
     pub fn name(&self) -> SegmentName {
@@ -151,6 +156,21 @@ impl SegmentFile {
         limit: u64,
         scratch: &mut FrameScratch,
     ) -> Result<(FrameHeader, Vec<u8>), Fault> {
+        let (header, frame) = self.whole(offset, limit)?;
+        let raw = header.payload(&frame, offset, &self.opener, scratch);
+        let raw = raw.map_err(|damage| self.damaged(offset, &damage))?;
+        Ok((header, raw))
+    }
+
+    /// The frame at `offset`, checked, with its payload decrypted and not decoded.
+    pub(super) fn stored(&self, offset: u64, limit: u64) -> Result<(FrameHeader, Vec<u8>), Fault> {
+        let (header, frame) = self.whole(offset, limit)?;
+        let stored = header.stored(&frame, offset, &self.opener);
+        let stored = stored.map_err(|damage| self.damaged(offset, &damage))?;
+        Ok((header, stored.into_owned()))
+    }
+
+    fn whole(&self, offset: u64, limit: u64) -> Result<(FrameHeader, Vec<u8>), Fault> {
         let header = self.frame_header(offset, limit)?;
         let mut frame = vec![0; FRAME_HEADER_BYTES.saturating_add(header.stored_len as usize)];
         self.read(offset, &mut frame, "a frame")?;
@@ -158,8 +178,7 @@ impl SegmentFile {
         if again != header {
             return Err(self.damaged(offset, &Damage::Malformed("a frame header")));
         }
-        let raw = header.payload(&frame, scratch).map_err(|damage| self.damaged(offset, &damage))?;
-        Ok((header, raw))
+        Ok((header, frame))
     }
 
     /// The trailer of a sealed segment. `name` is what it is called now; it may have been opened under its open name.
@@ -186,10 +205,7 @@ impl SegmentFile {
         let trailer = self.trailer(name)?;
         let mut footer = vec![0; trailer.footer_len as usize];
         self.read(trailer.footer_offset, &mut footer, "the segment footer")?;
-        let decoded = match crc32c::crc32c(&footer) == trailer.footer_checksum {
-            true => Footer::decode(&footer, self.header.after),
-            false => Err(Damage::Checksum("the segment footer")),
-        };
+        let decoded = Footer::decode(&footer, &trailer, self.header.after, &self.opener);
         let decoded = decoded.map_err(|damage| self.damaged(trailer.footer_offset, &damage))?;
         Ok((trailer, decoded))
     }

@@ -131,6 +131,7 @@ pub(super) fn check(from: &Archive, name: SegmentName) -> Result<u64, Fault> {
     let length = file.size_bytes()?;
     let checked = check_sealed(
         length,
+        from.keys(),
         |offset, length| file.bytes(offset, length).map_err(Unsound::Fault),
         |_, _| Ok(()),
     );

@@ -152,6 +152,9 @@ impl Writer {
         let lock = Arc::new(lock(archive)?);
         let end = recovery::recover(archive, options.zstd_level)?;
         let timeline = end.timeline.unwrap_or(timeline);
+        if let Some(key) = archive.keys().ids().next() {
+            tracing::info!(%key, "the log is encrypted from here on");
+        }
         let shared = Arc::new(Shared::default());
         let unstored = recovery::unstored(archive)?;
         let stored = unstored.first_key_value().map_or(end.position, |(name, _)| name.after);

@@ -15,10 +15,11 @@ use crate::archive::{
     self, Archive, Compaction, Compactor, Found, Listed, Location, Lookup, Page, SegmentDetail, SegmentState,
 };
 use crate::model::{Fault, Position, Timestamp, Xid};
+use crate::segment::Key;
 use crate::verify::{self, Checkpoint, Manner, Report};
 use serde_json::json;
 
-/// Look after the log: list, show, verify, copy, compact, reindex, prune, pin
+/// Look after the log: list, show, verify, copy, compact, reindex, prune, pin, new-key
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   pgsluice archive list --name shop
@@ -112,6 +113,9 @@ enum Verb {
         #[command(flatten)]
         archive: ArchiveArguments,
     },
+    /// Print a new key to encrypt an archive with, at random
+    #[command(after_help = "Example:\n  (umask 077; pgsluice archive new-key > shop.key)")]
+    NewKey,
     /// Build the catalog anew from the segments
     #[command(after_help = "Example:\n  pgsluice archive reindex --name shop")]
     Reindex {
@@ -187,6 +191,11 @@ impl ArchiveCommand {
             Verb::Copy { to, to_spool, archive } => {
                 let to = archive.other_place(to, to_spool.clone(), file)?;
                 copy(everywhere, &open(archive)?, &to)
+            }
+            Verb::NewKey => {
+                let key = Key::new(archive::disk::random()?);
+                tracing::info!(id = %key.id(), "made a key");
+                print::line(&key.digits())
             }
             Verb::Reindex { archive } => {
                 let segments = archive::reindex(&open(archive)?, |_, _| ())?;

@@ -17,6 +17,8 @@ pub(crate) struct File {
     pub(crate) target: Option<String>,
     pub(crate) archive: Option<String>,
     pub(crate) spool: Option<String>,
+    pub(crate) key_file: Option<String>,
+    pub(crate) key_command: Option<String>,
     pub(crate) durable: Option<Durable>,
     pub(crate) name: Option<String>,
     pub(crate) slot: Option<String>,

@@ -9,6 +9,7 @@ mod conduct;
 mod config;
 mod follow;
 mod keepsake;
+mod keys;
 mod log;
 mod pending;
 mod place;

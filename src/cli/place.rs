@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::config::File;
+use super::keys::KeyArguments;
 use crate::archive::Location;
 use crate::model::Fault;
+use crate::segment::Keyring;
 use crate::sentinel::Home;
 use crate::store;
 
@@ -25,6 +27,8 @@ pub(crate) struct ArchiveArguments {
     /// Make the archive in a store that can't refuse to overwrite. Then nothing but the source's slot keeps two receivers apart
     #[arg(long)]
     single_writer: bool,
+    #[command(flatten)]
+    keys: KeyArguments,
     /// The pipeline's name; slot, publication, origin and archive are named after it [default: pgsluice]
     #[arg(long, env = "PGSLUICE_NAME", value_name = "NAME")]
     name: Option<String>,
@@ -46,7 +50,8 @@ impl ArchiveArguments {
         }
         let url = self.archive.as_ref().or(file.archive.as_ref());
         let spool = self.spool.clone().or_else(|| file.spool.as_ref().map(PathBuf::from));
-        Ok(Place { name: name.to_owned(), archive: self.location(name, url, spool)? })
+        let keys = self.keys.keyring(file)?;
+        Ok(Place { name: name.to_owned(), archive: self.location(name, url, spool, keys)? })
     }
 
     /// Another place than the one that is named, for the same pipeline's archive.
@@ -57,7 +62,7 @@ impl ArchiveArguments {
         file: &File,
     ) -> Result<Location, Fault> {
         let Place { name, archive } = self.place(file)?;
-        let other = self.location(&name, Some(url), spool)?;
+        let other = self.location(&name, Some(url), spool, archive.keys)?;
         if is_same(&archive.folder, &other.folder) {
             return Err(Fault::usage(format!("{} is the archive's own folder", other.folder.display()))
                 .hint("give another place; one in a store wants a spool of its own too"));
@@ -65,7 +70,13 @@ impl ArchiveArguments {
         Ok(other)
     }
 
-    fn location(&self, name: &str, url: Option<&String>, spool: Option<PathBuf>) -> Result<Location, Fault> {
+    fn location(
+        &self,
+        name: &str,
+        url: Option<&String>,
+        spool: Option<PathBuf>,
+        keys: Keyring,
+    ) -> Result<Location, Fault> {
         let environment = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
         let folder = match url {
             Some(url) => local_archive(url)?,
@@ -90,7 +101,7 @@ impl ArchiveArguments {
             }
         };
         let spool_bytes_max = self.spool_limit.saturating_mul(1 << 20);
-        Ok(Location { folder, store, spool_bytes_max, single_writer: self.single_writer })
+        Ok(Location { folder, store, spool_bytes_max, single_writer: self.single_writer, keys })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Rows as they stand in a message.
 
+use crate::faults;
 use crate::model::Value;
 
 use super::cursor::Cursor;
@@ -99,6 +100,7 @@ impl std::fmt::Debug for Tuple<'_> {
 fn read_value<'a>(cursor: &mut Cursor<'a>) -> Result<Value<'a>, Malformed> {
     match cursor.u8()? {
         b'n' => Ok(Value::Null),
+        b'u' if faults::mutated("unchanged_is_null") => Ok(Value::Null),
         b'u' => Ok(Value::Unchanged),
         kind @ (b't' | b'b') => {
             let length = cursor.u32()?;

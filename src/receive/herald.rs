@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::archive::Durable;
+use crate::faults;
 use crate::model::{Fault, Position};
 use crate::pg::StatusSender;
 
@@ -74,6 +75,7 @@ impl Herald {
         self.shared.finish.store(true, Ordering::Relaxed);
         self.shared.poke.notify_one();
         let Ok(Ok(mut sender)) = (&mut self.task).await else { return };
+        faults::point("receive.before_leave");
         let applied = *self.applied.borrow();
         let status = Acknowledge::default().status(durable, durable, applied);
         if let Err(fault) = async {
@@ -115,9 +117,12 @@ async fn run(
             return Ok(sender);
         }
         let held = durable.borrow_and_update().confirmable;
+        let held = if faults::mutated("confirm_before_sync") { *received.borrow() } else { held };
         let mut status = acknowledge.status(*received.borrow(), held, *applied.borrow());
         status.reply_requested = shared.ask.swap(false, Ordering::Relaxed);
+        faults::point("receive.before_acknowledge");
         sender.send(status).await?;
+        faults::point("receive.after_acknowledge");
         last = Instant::now();
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::archive::Writer;
+use crate::faults;
 use crate::model::{Fault, Position};
 use crate::pg::{Event, ReplicationReceiver};
 
@@ -117,6 +118,7 @@ pub(super) async fn pump(
                     Err(fault) => return Ok(Ended::Cut(fault)),
                 }
                 pump.heard = Instant::now();
+                faults::point("receive.after_read");
             }
             () = pump.writer.room(), if pump.writer.is_full() => {}
             () = pump.door.answered(), if pump.door.is_asking() => {}
@@ -176,6 +178,7 @@ impl Pump<'_> {
     fn data(&mut self, arrival: Arrival<'_>) -> Result<(), Fault> {
         self.uncommitted += arrival.message.len();
         let committed = self.door.take(arrival, self.writer)?;
+        faults::point("receive.after_append");
         if !self.door.is_between_transactions() {
             self.idle = None;
         }
@@ -190,6 +193,7 @@ impl Pump<'_> {
     }
 
     fn keepalive(&mut self, wal_end: Position, reply_requested: bool, control: &Control, herald: &Herald) {
+        faults::point("receive.at_keepalive");
         self.sent = self.sent.max(wal_end);
         if self.door.is_between_transactions() && wal_end > self.writer.received() {
             self.idle = Some(wal_end);
@@ -217,6 +221,7 @@ impl Pump<'_> {
         if let Some(position) = self.idle.take() {
             self.writer.progress(position);
             self.flush();
+            faults::point("receive.after_idle");
             self.idle_written = Instant::now();
         }
     }

@@ -2,8 +2,8 @@
 //! worked out again from its messages and compared.
 
 use super::{
-    Damage, FRAME_HEADER_BYTES, Footer, FrameEntry, FrameHeader, FrameScratch, HEADER_BYTES, Header, Ledger,
-    TRAILER_BYTES, Totals, Trailer,
+    Damage, FRAME_HEADER_BYTES, Footer, FrameEntry, FrameHeader, FrameScratch, HEADER_BYTES, Header, Keyring,
+    Ledger, Opener, TRAILER_BYTES, Totals, Trailer,
 };
 
 /// The first thing found wrong, and where.
@@ -27,15 +27,17 @@ pub struct FrameCheck {
     ledger: Ledger,
     frames: Vec<FrameEntry>,
     end: u64,
+    opener: Opener,
     scratch: FrameScratch,
 }
 
 impl FrameCheck {
-    pub fn new(header: &Header) -> FrameCheck {
+    pub fn new(header: &Header, keys: &Keyring) -> FrameCheck {
         FrameCheck {
             ledger: Ledger::new(header.after, header.chain),
             frames: Vec::new(),
             end: HEADER_BYTES as u64,
+            opener: Opener::new(header, keys),
             scratch: FrameScratch::default(),
         }
     }
@@ -65,7 +67,8 @@ impl FrameCheck {
     /// Takes the whole frame, of [`FrameHeader::len`] bytes, and gives its records.
     pub fn frame(&mut self, frame: &[u8]) -> Result<Vec<u8>, Flaw> {
         let header = FrameHeader::decode(frame).map_err(|damage| self.flaw(damage))?;
-        let raw = header.payload(frame, &mut self.scratch).map_err(|damage| self.flaw(damage))?;
+        let raw = header.payload(frame, self.end, &self.opener, &mut self.scratch);
+        let raw = raw.map_err(|damage| self.flaw(damage))?;
         let content = self.ledger.frame(&raw, header.ends_on_commit, header.through);
         let content = content.map_err(|damage| self.flaw(damage))?;
         if !header.describes(&content) {
@@ -136,6 +139,7 @@ pub fn check_ends(header: &Header, trailer: &Trailer, footer: &Footer) -> Result
 /// and may object to them.
 pub fn check_sealed<E: From<Flaw>>(
     file_len: u64,
+    keys: &Keyring,
     mut read: impl FnMut(u64, usize) -> Result<Vec<u8>, E>,
     mut each: impl FnMut(&FrameHeader, &[u8]) -> Result<(), Damage>,
 ) -> Result<Checked, E> {
@@ -148,13 +152,10 @@ pub fn check_sealed<E: From<Flaw>>(
     let trailer = Trailer::decode(&read(trailer_offset, TRAILER_BYTES)?, file_len)
         .map_err(|damage| flaw(trailer_offset, damage))?;
     let bytes = read(trailer.footer_offset, trailer.footer_len as usize)?;
-    let footer = match crc32c::crc32c(&bytes) == trailer.footer_checksum {
-        true => Footer::decode(&bytes, header.after),
-        false => Err(Damage::Checksum("the segment footer")),
-    };
+    let footer = Footer::decode(&bytes, &trailer, header.after, &Opener::new(&header, keys));
     let footer = footer.map_err(|damage| flaw(trailer.footer_offset, damage))?;
 
-    let mut check = FrameCheck::new(&header);
+    let mut check = FrameCheck::new(&header, keys);
     while check.end() < trailer.footer_offset {
         let frame = check.next(&read(check.end(), FRAME_HEADER_BYTES)?, trailer.footer_offset)?;
         let bytes = read(check.end(), FRAME_HEADER_BYTES.saturating_add(frame.stored_len as usize))?;

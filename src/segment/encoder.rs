@@ -5,7 +5,11 @@ use bytes::Bytes;
 use crate::model::Position;
 
 use super::codec::Squeeze;
-use super::{Damage, Footer, FrameEntry, FrameHeader, HEADER_BYTES, Header, Ledger, TRAILER_BYTES, Trailer};
+use super::key::Cipher;
+use super::{
+    BOX_BYTES, Damage, Encryption, Footer, FrameEntry, FrameHeader, HEADER_BYTES, Header, Ledger,
+    TRAILER_BYTES, Trailer,
+};
 
 /// A run of records that is to become one frame.
 #[derive(Clone, Debug)]
@@ -25,6 +29,7 @@ const TRANSPOSED_BYTES_MIN: usize = 256 << 10;
 pub struct Encoder {
     header: Header,
     squeeze: Squeeze,
+    cipher: Option<Cipher>,
     transposed_bytes_min: usize,
     ledger: Ledger,
     frames: Vec<FrameEntry>,
@@ -34,8 +39,11 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    pub fn new(header: Header, zstd_level: i32) -> Encoder {
+    /// Encrypted or not, whatever the header says of that; [`Encoder::header`] is what the file begins with.
+    pub fn new(header: Header, zstd_level: i32, encryption: Option<Encryption>) -> Encoder {
+        let header = Header { encrypted: encryption.is_some(), ..header };
         Encoder {
+            cipher: encryption.map(|encryption| encryption.cipher(&header)),
             squeeze: Squeeze::new(zstd_level),
             transposed_bytes_min: TRANSPOSED_BYTES_MIN,
             ledger: Ledger::new(header.after, header.chain),
@@ -47,8 +55,8 @@ impl Encoder {
     }
 
     /// One that transposes frames of any length, wherever that is shorter.
-    pub fn transposing(header: Header, zstd_level: i32) -> Encoder {
-        Encoder { transposed_bytes_min: 0, ..Encoder::new(header, zstd_level) }
+    pub fn transposing(header: Header, zstd_level: i32, encryption: Option<Encryption>) -> Encoder {
+        Encoder { transposed_bytes_min: 0, ..Encoder::new(header, zstd_level, encryption) }
     }
 
     pub fn header(&self) -> &Header {
@@ -90,14 +98,26 @@ impl Encoder {
             has_relations: content.has_relations,
             starts_in_transaction: content.starts_in_transaction,
             raw_len,
-            stored_len: stored.len() as u32,
+            stored_len: 0,
             transactions: content.transactions,
             changes: content.changes,
             first: content.first.unwrap_or(cut.through),
             through: cut.through,
         };
-        header.encode(&stored, out);
+        let header = put(header, &stored, self.end, self.cipher.as_ref(), out);
         Ok(self.push(header))
+    }
+
+    /// Appends a frame as another segment has it: its [stored](FrameHeader::stored) payload and the records in that.
+    pub fn copy(
+        &mut self,
+        header: FrameHeader,
+        stored: &[u8],
+        raw: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Damage> {
+        let header = put(header, stored, self.end, self.cipher.as_ref(), out);
+        self.restore(header, raw)
     }
 
     /// Takes in a frame that is in the file already.
@@ -131,18 +151,24 @@ impl Encoder {
     /// Appends footer and trailer to `out`. An unfinished transaction must have been discarded.
     pub fn seal(&self, out: &mut Vec<u8>) -> Trailer {
         assert_eq!(self.end, self.committed.1, "a segment is sealed between transactions");
-        let start = out.len();
-        Footer::encode(self.header.after, &self.frames, self.ledger.commits(), self.ledger.relations(), out);
-        let footer = out.get(start..).unwrap_or_default();
-        let trailer = Trailer {
+        let mut footer = Vec::new();
+        let (commits, relations) = (self.ledger.commits(), self.ledger.relations());
+        Footer::encode(self.header.after, &self.frames, commits, relations, &mut footer);
+        let mut trailer = Trailer {
             footer_offset: self.end,
-            footer_len: footer.len() as u64,
-            footer_checksum: crc32c::crc32c(footer),
+            footer_len: 0,
+            footer_checksum: 0,
             through: self.ledger.through(),
             totals: self.ledger.totals(),
             chain: self.ledger.chain(),
         };
-        out.reserve(TRAILER_BYTES);
+        if let Some(cipher) = &self.cipher {
+            footer = cipher.seal(&footer, &trailer.about());
+        }
+        trailer.footer_len = footer.len() as u64;
+        trailer.footer_checksum = crc32c::crc32c(&footer);
+        out.reserve(footer.len().saturating_add(TRAILER_BYTES));
+        out.extend_from_slice(&footer);
         out.extend_from_slice(&trailer.encode());
         trailer
     }
@@ -155,4 +181,21 @@ impl Encoder {
             relations: self.ledger.relations().cloned().collect(),
         }
     }
+}
+
+/// Appends a frame that starts at `offset`, encrypted where there is a cipher.
+fn put(
+    header: FrameHeader,
+    stored: &[u8],
+    offset: u64,
+    cipher: Option<&Cipher>,
+    out: &mut Vec<u8>,
+) -> FrameHeader {
+    let box_bytes = if cipher.is_some() { BOX_BYTES } else { 0 };
+    let header = FrameHeader { stored_len: stored.len().saturating_add(box_bytes) as u32, ..header };
+    match cipher {
+        None => header.encode(stored, out),
+        Some(cipher) => header.encode(&cipher.seal(stored, &header.about(offset)), out),
+    }
+    header
 }

@@ -7,7 +7,9 @@ use crate::model::{Position, Timestamp, Xid};
 
 use super::codec::Squeeze;
 use super::take::{Take, put_block, put_varint, put_zigzag};
-use super::{Codec, Commit, Damage, FrameHeader, HEADER_BYTES, RelationEntry, RelationVersion};
+use super::{
+    Codec, Commit, Damage, FrameHeader, HEADER_BYTES, Opener, RelationEntry, RelationVersion, Trailer,
+};
 
 const MAGIC: [u8; 4] = *b"FOOT";
 const FRAMES: u16 = 1;
@@ -58,8 +60,21 @@ impl Footer {
         }
     }
 
-    /// Reads a footer whose checksum the caller has compared with the trailer's. `after` is the header's.
-    pub fn decode(bytes: &[u8], after: Position) -> Result<Footer, Damage> {
+    /// Reads the footer that the trailer speaks of. `after` is the header's.
+    pub fn decode(
+        bytes: &[u8],
+        trailer: &Trailer,
+        after: Position,
+        opener: &Opener,
+    ) -> Result<Footer, Damage> {
+        if crc32c::crc32c(bytes) != trailer.footer_checksum {
+            return Err(Damage::Checksum("the segment footer"));
+        }
+        let opened = opener.open(bytes, || trailer.about(), "the segment footer")?;
+        Footer::sections(&opened, after)
+    }
+
+    fn sections(bytes: &[u8], after: Position) -> Result<Footer, Damage> {
         let mut take = Take::new(bytes, "the segment footer");
         if take.array()? != MAGIC {
             return Err(take.malformed());

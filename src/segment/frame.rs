@@ -1,9 +1,11 @@
 //! A frame: the unit of compression and of writing.
 
+use std::borrow::Cow;
+
 use crate::model::Position;
 
 use super::take::Take;
-use super::{Codec, Damage, FrameContent, MESSAGE_BYTES_MAX};
+use super::{BOX_BYTES, Codec, Damage, FrameContent, MESSAGE_BYTES_MAX, Opener};
 
 pub const FRAME_HEADER_BYTES: usize = 44;
 
@@ -43,6 +45,22 @@ impl FrameHeader {
     /// Appends header and payload.
     pub(super) fn encode(&self, stored: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
+        self.put(out);
+        let checksum = crc32c::crc32c(out.get(start..).unwrap_or_default());
+        out.extend_from_slice(&crc32c::crc32c_append(checksum, stored).to_le_bytes());
+        out.extend_from_slice(stored);
+    }
+
+    /// What an encrypted payload is bound to: the header, and where in the file the frame is.
+    pub(super) fn about(&self, offset: u64) -> Vec<u8> {
+        let mut about = Vec::with_capacity(FRAME_HEADER_BYTES + 4);
+        self.put(&mut about);
+        about.extend_from_slice(&offset.to_le_bytes());
+        about
+    }
+
+    /// Appends the header without its checksum.
+    fn put(&self, out: &mut Vec<u8>) {
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
         let flags = flag(self.ends_on_commit, ENDS_ON_COMMIT)
             | flag(self.has_relations, HAS_RELATIONS)
@@ -55,9 +73,6 @@ impl FrameHeader {
         for position in [self.first, self.through] {
             out.extend_from_slice(&position.0.to_le_bytes());
         }
-        let checksum = crc32c::crc32c(out.get(start..).unwrap_or_default());
-        out.extend_from_slice(&crc32c::crc32c_append(checksum, stored).to_le_bytes());
-        out.extend_from_slice(stored);
     }
 
     /// Reads the header at the start of `bytes`. The checksum covers the payload too and is checked with it
@@ -87,7 +102,7 @@ impl FrameHeader {
         if flags & !known != 0
             || reserved != 0
             || header.raw_len as usize > RAW_BYTES_MAX
-            || header.stored_len > header.raw_len
+            || header.stored_len > header.raw_len.saturating_add(BOX_BYTES as u32)
         {
             return Err(take.malformed());
         }
@@ -113,8 +128,19 @@ impl FrameHeader {
             && self.first == content.first.unwrap_or(self.through)
     }
 
-    /// Checks a whole frame, header and payload, against its checksum and gives its records.
-    pub fn payload(&self, frame: &[u8], scratch: &mut FrameScratch) -> Result<Vec<u8>, Damage> {
+    /// Checks the whole frame at `offset`, header and payload, against its checksum and gives its records.
+    pub fn payload(
+        &self,
+        frame: &[u8],
+        offset: u64,
+        opener: &Opener,
+        scratch: &mut FrameScratch,
+    ) -> Result<Vec<u8>, Damage> {
+        self.records(&self.stored(frame, offset, opener)?, scratch)
+    }
+
+    /// The same, but gives the payload decrypted and not yet decoded.
+    pub fn stored<'a>(&self, frame: &'a [u8], offset: u64, opener: &Opener) -> Result<Cow<'a, [u8]>, Damage> {
         let mut take = Take::new(frame, "a frame");
         let covered = take.bytes(FRAME_HEADER_BYTES - 4)?;
         let checksum = take.u32()?;
@@ -122,6 +148,15 @@ impl FrameHeader {
         if crc32c::crc32c_append(crc32c::crc32c(covered), stored) != checksum {
             return Err(Damage::Checksum("a frame"));
         }
+        let stored = opener.open(stored, || self.about(offset), "a frame's payload")?;
+        if stored.len() > self.raw_len as usize {
+            return Err(Damage::Malformed("a frame header"));
+        }
+        Ok(stored)
+    }
+
+    /// The records in a [stored](FrameHeader::stored) payload.
+    pub fn records(&self, stored: &[u8], scratch: &mut FrameScratch) -> Result<Vec<u8>, Damage> {
         self.codec.decode(stored, self.raw_len as usize, &mut scratch.decompressor, "a frame's payload")
     }
 }

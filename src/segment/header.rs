@@ -9,6 +9,8 @@ pub const HEADER_BYTES: usize = 84;
 
 const MAGIC: [u8; 8] = *b"PGSLUICE";
 const VERSION: u16 = 1;
+/// The payloads of the frames and the footer are boxes.
+const ENCRYPTED: u16 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -18,6 +20,7 @@ pub struct Header {
     pub timeline: u32,
     pub after: Position,
     pub chain: [u8; 32],
+    pub encrypted: bool,
 }
 
 impl Header {
@@ -25,7 +28,8 @@ impl Header {
         let mut out = Vec::with_capacity(HEADER_BYTES);
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
-        out.extend_from_slice(&0u16.to_le_bytes());
+        let flags = if self.encrypted { ENCRYPTED } else { 0 };
+        out.extend_from_slice(&flags.to_le_bytes());
         out.extend_from_slice(&self.timeline.to_le_bytes());
         out.extend_from_slice(&self.system_identifier.to_le_bytes());
         out.extend_from_slice(&self.after.0.to_le_bytes());
@@ -54,9 +58,10 @@ impl Header {
         if take.u32()? != crc32c::crc32c(covered) {
             return Err(Damage::Checksum("the segment header"));
         }
-        if version != VERSION || flags != 0 {
+        if version != VERSION || flags & !ENCRYPTED != 0 {
             return Err(Damage::Version(version));
         }
-        Ok(Header { archive_id, system_identifier, timeline, after, chain })
+        let encrypted = flags & ENCRYPTED != 0;
+        Ok(Header { archive_id, system_identifier, timeline, after, chain, encrypted })
     }
 }

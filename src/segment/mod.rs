@@ -11,6 +11,8 @@
 //! A segment holds the whole transactions whose commits end in `(after, through]`, and describes every relation that
 //! they touch. Every byte lies under a CRC32C, and a running hash of the messages ([`Chain`]) links segment to segment.
 //!
+//! Where the archive has a key, payloads and footer are encrypted, and all that stands beside them is authenticated.
+//!
 //! Pure: bytes in, bytes out. No file, no clock, no logging, and no panic on any input.
 
 mod chain;
@@ -21,6 +23,7 @@ mod encoder;
 mod footer;
 mod frame;
 mod header;
+mod key;
 mod ledger;
 mod name;
 mod peek;
@@ -38,6 +41,7 @@ pub use encoder::{Cut, Encoder};
 pub use footer::{Footer, FrameEntry};
 pub use frame::{FRAME_HEADER_BYTES, FrameHeader, FrameScratch, RAW_BYTES_MAX};
 pub use header::{HEADER_BYTES, Header};
+pub use key::{BOX_BYTES, Cipher, Encryption, Key, KeyId, Keyring, NoKey, NonceStart, Opener, wipe};
 pub use ledger::{Commit, FrameContent, Ledger, RelationEntry, RelationVersion, Totals};
 pub use name::SegmentName;
 pub use peek::{Peek, RelationPeek, peek, relation_name, relation_type_oids, truncated_oids};

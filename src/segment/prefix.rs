@@ -2,7 +2,10 @@
 
 use crate::model::Position;
 
-use super::{Damage, Encoder, FRAME_HEADER_BYTES, FrameHeader, FrameScratch, HEADER_BYTES, Header};
+use super::{
+    Damage, Encoder, Encryption, FRAME_HEADER_BYTES, FrameHeader, FrameScratch, HEADER_BYTES, Header,
+    Keyring, NonceStart, Opener,
+};
 
 /// The longest run of valid frames that ends between transactions.
 pub struct Prefix {
@@ -24,13 +27,19 @@ impl Prefix {
 pub fn valid_prefix<E: From<Damage>>(
     file_len: u64,
     zstd_level: i32,
+    (keys, nonces): (&Keyring, NonceStart),
     mut read: impl FnMut(u64, usize) -> Result<Vec<u8>, E>,
 ) -> Result<Option<Prefix>, E> {
     if file_len < HEADER_BYTES as u64 {
         return Ok(None);
     }
     let Ok(header) = Header::decode(&read(0, HEADER_BYTES)?) else { return Ok(None) };
-    let mut encoder = Encoder::new(header, zstd_level);
+    let opener = Opener::new(&header, keys);
+    let encryption = match header.encrypted {
+        true => Some(Encryption::new(keys, nonces).ok_or_else(Encryption::missing)?),
+        false => None,
+    };
+    let mut encoder = Encoder::new(header, zstd_level, encryption);
     let mut scratch = FrameScratch::default();
     loop {
         let left = file_len.saturating_sub(encoder.end());
@@ -42,7 +51,7 @@ pub fn valid_prefix<E: From<Damage>>(
             break;
         }
         let frame = read(encoder.end(), FRAME_HEADER_BYTES.saturating_add(header.stored_len as usize))?;
-        let raw = match header.payload(&frame, &mut scratch) {
+        let raw = match header.payload(&frame, encoder.end(), &opener, &mut scratch) {
             Ok(raw) => raw,
             Err(Damage::Checksum(_)) => break,
             Err(damage) => return Err(damage.into()),

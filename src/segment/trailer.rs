@@ -21,12 +21,30 @@ pub struct Trailer {
 }
 
 impl Trailer {
+    /// What an encrypted footer is bound to: all that the trailer says besides of the footer's own bytes.
+    pub(super) fn about(&self) -> Vec<u8> {
+        let mut about = Vec::with_capacity(TRAILER_BYTES);
+        about.extend_from_slice(&MAGIC);
+        about.extend_from_slice(&self.footer_offset.to_le_bytes());
+        self.put_summary(&mut about);
+        about
+    }
+
     pub fn encode(&self) -> [u8; TRAILER_BYTES] {
         let mut out = Vec::with_capacity(TRAILER_BYTES);
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&self.footer_offset.to_le_bytes());
         out.extend_from_slice(&self.footer_len.to_le_bytes());
         out.extend_from_slice(&self.footer_checksum.to_le_bytes());
+        self.put_summary(&mut out);
+        out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
+        let mut bytes = [0; TRAILER_BYTES];
+        bytes.copy_from_slice(&out);
+        bytes
+    }
+
+    /// Appends what it says of the segment.
+    fn put_summary(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.through.0.to_le_bytes());
         for value in [self.totals.transactions, self.totals.changes, self.totals.raw_bytes] {
             out.extend_from_slice(&value.to_le_bytes());
@@ -35,10 +53,6 @@ impl Trailer {
             out.extend_from_slice(&time.0.to_le_bytes());
         }
         out.extend_from_slice(&self.chain);
-        out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
-        let mut bytes = [0; TRAILER_BYTES];
-        bytes.copy_from_slice(&out);
-        bytes
     }
 
     /// Reads exactly the last [`TRAILER_BYTES`] of a segment of `file_len` bytes.

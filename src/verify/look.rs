@@ -70,7 +70,10 @@ pub(super) fn look(
         Err(trouble) => trouble,
     };
     let flaw = match trouble {
-        Trouble::Flaw(flaw) => (Some(flaw.offset), flaw.damage.to_string()),
+        Trouble::Flaw(flaw) => match flaw.damage.locked(format_args!("segment {name}")) {
+            Some(fault) => return Err(fault),
+            None => (Some(flaw.offset), flaw.damage.to_string()),
+        },
         Trouble::Fault(fault) if fault.remedy == Remedy::Person => (finding.at, fault.message),
         // It was pruned, or replaced.
         Trouble::Fault(_) if archive.size_bytes(name)?.is_none() => return Ok(None),
@@ -98,7 +101,7 @@ fn go_through(
     finding.chain = Some(file.header().chain);
     if name.through.is_none() {
         let Some(limit) = open_limit(archive, name)? else { return Ok(false) };
-        finding.sound = Some(open(&file, limit)?);
+        finding.sound = Some(open(archive, &file, limit)?);
         return Ok(true);
     }
     let bytes = file.size_bytes()?;
@@ -106,7 +109,7 @@ fn go_through(
     // Compares it with the name.
     let trailer = file.trailer(name)?;
     finding.at = Some(trailer.footer_offset);
-    let checked = if quick { ends(&mut file, name)? } else { whole(&file, bytes)? };
+    let checked = if quick { ends(&mut file, name)? } else { whole(archive, &file, bytes)? };
     let Checked { trailer, footer, .. } = &checked;
     let agrees = index.agrees(name, (trailer, footer), bytes);
     if agrees == Some(false) {
@@ -131,7 +134,7 @@ fn ends(file: &mut SegmentFile, name: SegmentName) -> Result<Checked, Trouble> {
     Ok(Checked { header, trailer, footer })
 }
 
-fn whole(file: &SegmentFile, length: u64) -> Result<Checked, Trouble> {
+fn whole(archive: &Archive, file: &SegmentFile, length: u64) -> Result<Checked, Trouble> {
     let piece = RefCell::new((0, Vec::new()));
     let read = |offset: u64, count: usize| {
         let mut piece = piece.borrow_mut();
@@ -146,7 +149,7 @@ fn whole(file: &SegmentFile, length: u64) -> Result<Checked, Trouble> {
         *piece = (offset, file.bytes(offset, count.max(ahead))?);
         Ok::<_, Trouble>(within(&piece).unwrap_or_default())
     };
-    check_sealed(length, read, |_, raw| decodes(raw))
+    check_sealed(length, archive.keys(), read, |_, raw| decodes(raw))
 }
 
 /// How much of an open segment is durable. `None` where it is not open any more.
@@ -161,8 +164,8 @@ fn open_limit(archive: &Archive, name: SegmentName) -> Result<Option<u64>, Fault
     })
 }
 
-fn open(file: &SegmentFile, limit: u64) -> Result<Sound, Trouble> {
-    let mut check = FrameCheck::new(file.header());
+fn open(archive: &Archive, file: &SegmentFile, limit: u64) -> Result<Sound, Trouble> {
+    let mut check = FrameCheck::new(file.header(), archive.keys());
     while check.end() < limit {
         let header: FrameHeader = check.next(&file.bytes(check.end(), FRAME_HEADER_BYTES)?, limit)?;
         let bytes = file.bytes(check.end(), FRAME_HEADER_BYTES.saturating_add(header.stored_len as usize))?;

@@ -97,6 +97,10 @@ impl Bucket {
         self.state.lock().unwrap().objects.keys().any(|key| key.contains(part))
     }
 
+    pub fn keys(&self) -> Vec<String> {
+        self.state.lock().unwrap().objects.keys().cloned().collect()
+    }
+
     pub fn count(&self) -> usize {
         self.state.lock().unwrap().objects.len()
     }

@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use super::{Cluster, Road, Running};
+use super::{Cluster, Road, Running, Session};
 
 const ACCOUNTS: u32 = 20;
 
 /// The tables, on both sides.
-const TABLES: &str = "
+pub const TABLES: &str = "
 create table account(id int primary key, balance bigint not null, n int not null, note text);
 alter table account alter note set storage external;
 create table ledger(account int, n int, delta bigint, primary key (account, n));
@@ -20,7 +20,7 @@ insert into account select i, 1000, 0, repeat(md5(i::text), 100) from generate_s
 ";
 
 /// What moves the money, on the source.
-const TRANSFER: &str = "
+pub const TRANSFER: &str = "
 create function transfer(payer int, payee int, amount int, dice int) returns void language plpgsql as $$
 declare
     number int;
@@ -50,6 +50,16 @@ begin
     elsif dice = 4 then
         update ledger set n = -n where account = payer and n = number;
         update ledger set n = -n where account = payer and n = -number;
+    elsif dice = 5 then
+        delete from ledger where account = payee and n = number;
+        insert into ledger values (payee, number, amount);
+    elsif dice = 6 and number > 1 then
+        -- The last two entries exchange their keys.
+        update ledger set n = 0 where account = payee and n = number;
+        update ledger set n = number where account = payee and n = number - 1;
+        update ledger set n = number - 1 where account = payee and n = 0;
+    elsif dice = 7 and amount > 90 then
+        insert into scratch select generate_series(1, 5000);
     end if;
 end $$;
 ";
@@ -92,15 +102,26 @@ pub fn another_target() -> Cluster {
 
 /// Starts the load: it runs until it is dropped.
 pub fn load(source: &Cluster, transactions_per_second: u32) -> (Running, tempfile::NamedTempFile) {
+    load_by(source, transactions_per_second, 1)
+}
+
+/// As [`load`], with the dice of the transactions thrown from a seed. One in fifty has an id and changes nothing.
+pub fn load_by(
+    source: &Cluster,
+    transactions_per_second: u32,
+    seed: u64,
+) -> (Running, tempfile::NamedTempFile) {
     let script = tempfile::NamedTempFile::new().unwrap();
     let text = format!(
         "\\set payer random(1, {ACCOUNTS})\n\\set payee random(1, {ACCOUNTS})\n\\set amount random(1, 100)\n\
-         \\set dice random(1, 40)\nselect transfer(:payer, :payee, :amount, :dice);\n"
+         \\set dice random(1, 40)\n\\set empty random(1, 50)\n\\if :empty = 1\nselect pg_current_xact_id();\n\\else\n\
+         select transfer(:payer, :payee, :amount, :dice);\n\\endif\n"
     );
     std::fs::write(script.path(), text).unwrap();
     let rate = transactions_per_second.to_string();
     let path = script.path().display().to_string();
-    let running = source.start_pgbench(&["-n", "-c", "4", "-T", "86400", "-R", &rate, "-f", &path]);
+    let seed = format!("--random-seed={}", seed & 0x7fff_ffff);
+    let running = source.start_pgbench(&["-n", "-c", "4", "-T", "86400", "-R", &rate, &seed, "-f", &path]);
     (running, script)
 }
 
@@ -110,13 +131,29 @@ pub fn assert_holds(cluster: &Cluster) {
     assert_eq!(wrong, "", "the ledger does not hold");
 }
 
+/// What is wrong, in one snapshot. While some lanes have committed a batch and others have not, nothing can be said.
+pub fn wrong(target: &Session) -> String {
+    target.value(&format!(
+        "select case when exists (select from pgsluice.lane join pgsluice.progress using (stream)
+             where lane.lsn > progress.lsn) then '' else ({WRONG}) end"
+    ))
+}
+
 /// Numbers that look random and are the same in each run: the moments of the kills.
 pub struct Dice(pub u64);
 
 impl Dice {
+    /// From `from` up to, and without, `to`.
+    pub fn number(&mut self, from: u64, to: u64) -> u64 {
+        // SplitMix64: what is drawn does not depend on what was drawn just before.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        from + (mixed ^ (mixed >> 31)) % (to - from)
+    }
+
     pub fn milliseconds(&mut self, from: u64, to: u64) -> Duration {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        Duration::from_millis(from + (self.0 >> 33) % (to - from))
+        Duration::from_millis(self.number(from, to))
     }
 }
 

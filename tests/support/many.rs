@@ -24,6 +24,7 @@ pub fn segments(folder: &Path, count: u64) -> Archive {
             after,
             chain,
             archive_id: manifest().archive_id.0,
+            encrypted: false,
         };
         let mut raw = Vec::new();
         for message in [
@@ -35,7 +36,7 @@ pub fn segments(folder: &Path, count: u64) -> Archive {
             push_record(&mut raw, &message);
         }
         let mut bytes = header.encode().to_vec();
-        let mut encoder = Encoder::new(header, 1);
+        let mut encoder = Encoder::new(header, 1, None);
         let through = end(number);
         encoder.frame(&Cut { raw: Bytes::from(raw), ends_on_commit: true, through }, &mut bytes).unwrap();
         chain = encoder.seal(&mut bytes).chain;

@@ -1,5 +1,6 @@
 //! The ends of a batch: sent, and committed while the next one is read.
 
+use crate::faults;
 use crate::model::{Fault, Position};
 
 use super::super::lanes;
@@ -72,6 +73,7 @@ impl Applier<'_> {
         }
         self.one_lane_until = self.one_lane_until.filter(|lsn| !advance.end.covers_commit_at(*lsn));
         self.report(run);
+        faults::point("apply.between_batches");
         Ok(Flow::On)
     }
 

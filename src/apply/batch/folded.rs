@@ -1,5 +1,6 @@
 //! Net changes: taken in while the log is read, and sent group by group.
 
+use crate::faults;
 use crate::model::{Fault, Format};
 use crate::pgoutput::Message;
 use crate::transform::{GroupKind, Parameters, Step};
@@ -60,7 +61,8 @@ impl Applier<'_> {
             let copies = group.kind == GroupKind::Insert && group.rows.len() >= COPY_ROWS;
             // A row without columns has no form there.
             let copies = copies && self.planner.copy(oid, Format::Text).is_some();
-            for row in &group.rows {
+            let dropped = usize::from(faults::mutated("last_row_is_dropped"));
+            for row in group.rows.iter().rev().skip(dropped).rev() {
                 let lane = run.lanes.lane_of(row, together);
                 let Some(message) = row.message(oid) else { continue };
                 if !run.lanes.takes(lane, oid, row) {

@@ -10,6 +10,7 @@ mod run;
 use std::collections::BTreeSet;
 
 use crate::archive::{Archive, Frame, Reader, Tail};
+use crate::faults;
 use crate::model::{Fault, Lsn, Position, Relation, Remedy};
 use crate::pg::{self, counterpart};
 use crate::pgoutput::{Begin, Message, decode};
@@ -231,7 +232,9 @@ impl<'a> Applier<'a> {
             if flow != Flow::On || reader.durable() > end {
                 return Ok(flow);
             }
-            self.applied.is_live = true;
+            if !std::mem::replace(&mut self.applied.is_live, true) {
+                faults::point("apply.at_live");
+            }
         }
         self.report(run);
         control.endpos.mark_unchanged();
@@ -277,6 +280,9 @@ impl<'a> Applier<'a> {
                             return self.overshot(run, begin).await;
                         }
                         run.advance.end = commit.end;
+                        if faults::mutated("commit_lsn_is_progress") {
+                            run.advance.end = Position(begin.commit_lsn.0);
+                        }
                         run.advance.commit_time = commit.commit_time;
                         run.advance.xid = begin.xid.0;
                         run.advance.transactions += 1;
@@ -327,8 +333,9 @@ impl<'a> Applier<'a> {
         }
         run.captured = None;
         let progress = run.lanes.main.progress();
-        run.inside =
-            if progress.covers_commit_at(begin.commit_lsn) { Inside::Known } else { Inside::Applying(begin) };
+        let touches = faults::mutated("adjacent_is_known") && progress.0 == begin.commit_lsn.0;
+        let is_known = progress.covers_commit_at(begin.commit_lsn) || touches;
+        run.inside = if is_known { Inside::Known } else { Inside::Applying(begin) };
         Ok(Flow::On)
     }
 
@@ -418,6 +425,7 @@ impl<'a> Applier<'a> {
 
     /// Ends a batch early that the target has already refused.
     async fn go_on(&mut self, run: &mut Run, message: &Message<'_>) -> Result<Flow, Fault> {
+        faults::point("apply.mid_batch");
         // Where DDL is between the changes they can't be counted, so each is asked for.
         let alone = self.careful_until.is_some() && run.has_altered();
         let session = match run.lanes.lost() {

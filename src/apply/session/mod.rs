@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_postgres::Client;
 
+use crate::faults;
 use crate::model::{Fault, Position, Remedy, Timestamp};
 use crate::pg::{Conninfo, Pipeline, PipelineOptions, PipelineWriter, lane};
 
@@ -218,6 +219,13 @@ impl Session {
                 "UPDATE pgsluice.lane SET lsn = $3, lanes = $4, digest = $5 WHERE stream = $1 AND lane = $2",
             ),
         };
+        let read = match read {
+            read if faults::mutated("progress_is_not_locked") => read.trim_end_matches(" FOR UPDATE"),
+            _ if faults::mutated("origin_is_progress") => {
+                "SELECT pg_catalog.pg_replication_origin_progress($1, false)"
+            }
+            read => read,
+        };
         self.writer.parse(BEGIN, "BEGIN")?;
         self.writer.parse(READ, read)?;
         self.writer.parse(WRITE, write)?;
@@ -238,7 +246,9 @@ impl Session {
         self.is_ours = false;
         self.run(BEGIN, &[])?;
         self.run_own(READ, &[])?;
-        self.writer.drain().await
+        self.writer.drain().await?;
+        faults::point("apply.after_begin");
+        Ok(())
     }
 
     /// Drops all prepared statements, as before DDL. Nothing else may be under way.
@@ -331,6 +341,7 @@ impl Session {
     pub(super) async fn send(&mut self, advance: Advance, share: Share) -> Result<(), Fault> {
         self.end_copy()?;
         self.end_run()?;
+        faults::point("apply.after_last_change");
         let (lsn, time) = (advance.end.to_string(), advance.commit_time.to_string());
         let row = match self.mark {
             Mark::Stream => {
@@ -345,7 +356,9 @@ impl Session {
         }
         self.writer.sync()?;
         self.is_sent = true;
-        self.writer.flush().await
+        self.writer.flush().await?;
+        faults::point("apply.after_progress");
+        Ok(())
     }
 
     /// Checks every answer to a batch that was sent.
@@ -356,9 +369,12 @@ impl Session {
 
     /// Asks for the commit of a batch that is settled, and waits for nothing: [`Session::committed`] is to follow.
     pub(super) async fn commit(&mut self) -> Result<(), Fault> {
+        faults::point("apply.before_commit");
         self.run(COMMIT, &[])?;
         self.writer.sync()?;
-        self.writer.flush().await
+        self.writer.flush().await?;
+        faults::point("apply.after_commit_sent");
+        Ok(())
     }
 
     /// Waits for the commit up to `end`. On an error the target is as before the batch, or, where the remedy is
@@ -368,6 +384,7 @@ impl Session {
         if let Some((_, fault)) = self.report().await.map_err(unknown)?.failed {
             return Err(Refused { statement: None, fault });
         }
+        faults::point("apply.after_commit");
         self.progress = end;
         Ok(())
     }

@@ -40,13 +40,13 @@ enum Plugin {
 impl Door {
     /// To be called only by the holder of the archive's lock: what an earlier door left in the spool is removed.
     pub(super) fn pgoutput(archive: &Archive, format: Format) -> Result<Door, Fault> {
-        let spool = Spool::open(archive.spool_folder())?;
+        let spool = Spool::open(archive.spool_folder(), !archive.keys().is_empty())?;
         Ok(Door { plugin: Plugin::Pgoutput(pgoutput::Blocks::new(format)), entry: Entry::new(spool) })
     }
 
     /// The same for another plugin, whose tables are looked up in the catalog.
     pub(super) fn translating(archive: &Archive, dialect: Dialect, catalog: Catalog) -> Result<Door, Fault> {
-        let spool = Spool::open(archive.spool_folder())?;
+        let spool = Spool::open(archive.spool_folder(), !archive.keys().is_empty())?;
         let plugin = Plugin::Other(Box::new(Translated::new(dialect, catalog, archive)));
         Ok(Door { plugin, entry: Entry::new(spool) })
     }

@@ -4,17 +4,20 @@
 //! file, then memory:  entry entry entry …        entry = length u32 | xid of the (sub)transaction u32 | CRC32C of the message u32 | message
 //! ```
 //!
+//! Where the archive is encrypted, so is the file, with a key that is in memory only: what is written at once is a length (u64) and a box.
+//!
 //! It lasts as long as a connection, since the source sends such a transaction anew on the next one: what a crash left
 //! is removed and never read, and nothing here is synced; a disk that gives back something else is noticed by the checksums.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::archive::disk;
 use crate::model::{Fault, Remedy, Xid};
+use crate::segment::Cipher;
 
 /// Bytes in memory, of all transactions together.
 const MEMORY_BYTES_MAX: usize = 4 << 20;
@@ -22,6 +25,7 @@ const READ_BYTES: usize = 256 << 10;
 
 pub(super) struct Spool {
     folder: PathBuf,
+    encrypts: bool,
     open: HashMap<Xid, Spooled>,
     memory_bytes: usize,
     memory_bytes_max: usize,
@@ -47,6 +51,9 @@ struct SpoolFile {
     file: File,
     path: PathBuf,
     length: u64,
+    cipher: Option<Cipher>,
+    /// Of a box that was opened, what has not been read yet.
+    opened: io::Cursor<Vec<u8>>,
 }
 
 impl Drop for SpoolFile {
@@ -59,10 +66,11 @@ impl Drop for SpoolFile {
 
 impl Spool {
     /// Makes the folder, or empties it. To be called only by the holder of the archive's lock.
-    pub(super) fn open(folder: PathBuf) -> Result<Spool, Fault> {
+    pub(super) fn open(folder: PathBuf, encrypts: bool) -> Result<Spool, Fault> {
         clear(&folder)?;
         Ok(Spool {
             folder,
+            encrypts,
             open: HashMap::new(),
             memory_bytes: 0,
             memory_bytes_max: MEMORY_BYTES_MAX,
@@ -116,7 +124,7 @@ impl Spool {
                 break;
             };
             let path = self.folder.join(format!("{}.spool", xid.0));
-            match spooled.write(&path) {
+            match spooled.write(&path, self.encrypts) {
                 Ok(bytes) => self.memory_bytes -= bytes,
                 Err(error) if disk::is_full(&error) => {
                     if !std::mem::replace(&mut self.stalled, true) {
@@ -156,16 +164,12 @@ impl Spooled {
     }
 
     /// Moves what is in memory behind what is in the file; all of it or nothing. Gives the number of bytes.
-    fn write(&mut self, path: &Path) -> io::Result<usize> {
+    fn write(&mut self, path: &Path, encrypts: bool) -> io::Result<usize> {
         if self.file.is_none() {
-            self.file = Some(SpoolFile { file: disk::create_new(path)?, path: path.into(), length: 0 });
+            self.file = Some(SpoolFile::create(path, encrypts)?);
         }
         let Some(file) = &mut self.file else { return Ok(0) };
-        if let Err(error) = file.file.write_all_at(&self.memory, file.length) {
-            file.file.set_len(file.length)?;
-            return Err(error);
-        }
-        file.length += self.memory.len() as u64;
+        file.append(&self.memory)?;
         Ok(std::mem::take(&mut self.memory).len())
     }
 
@@ -180,11 +184,52 @@ impl Spooled {
 
 impl Read for SpoolFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.file.read(buffer)
+        let Some(cipher) = &self.cipher else { return self.file.read(buffer) };
+        let read = self.opened.read(buffer)?;
+        if read > 0 || buffer.is_empty() {
+            return Ok(read);
+        }
+        let place = self.file.stream_position()?;
+        if place == self.length {
+            return Ok(0);
+        }
+        let mut length = [0; 8];
+        self.file.read_exact(&mut length)?;
+        let mut sealed = Vec::new();
+        (&self.file).take(u64::from_le_bytes(length)).read_to_end(&mut sealed)?;
+        let opened = cipher.open(&sealed, &place.to_le_bytes());
+        self.opened = io::Cursor::new(opened.ok_or_else(changed)?);
+        self.opened.read(buffer)
     }
 }
 
+fn changed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "what was written is not what is read")
+}
+
 impl SpoolFile {
+    fn create(path: &Path, encrypts: bool) -> io::Result<SpoolFile> {
+        let secret = || disk::random().map_err(io::Error::other);
+        let cipher = encrypts.then(|| secret().map(Cipher::passing)).transpose()?;
+        let file = disk::create_new(path)?;
+        Ok(SpoolFile { file, path: path.into(), length: 0, cipher, opened: io::Cursor::default() })
+    }
+
+    /// Writes all of it or nothing.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let sealed = self.cipher.as_ref().map(|cipher| {
+            let sealed = cipher.seal(bytes, &self.length.to_le_bytes());
+            [&(sealed.len() as u64).to_le_bytes(), sealed.as_slice()].concat()
+        });
+        let bytes = sealed.as_deref().unwrap_or(bytes);
+        if let Err(error) = self.file.write_all_at(bytes, self.length) {
+            self.file.set_len(self.length)?;
+            return Err(error);
+        }
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
     fn unreadable(&self, error: &io::Error) -> Fault {
         let fault = disk::fault("cannot read", &self.path, error);
         // The source sends it again on the next connection.
@@ -239,7 +284,7 @@ fn read_entry(reader: &mut impl io::BufRead, message: &mut Vec<u8>) -> io::Resul
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     if crc32c::crc32c(message) != checksum {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "what was written is not what is read"));
+        return Err(changed());
     }
     Ok(Some(Xid(xid)))
 }
@@ -251,7 +296,7 @@ mod tests {
     use super::*;
 
     fn small(folder: &Path) -> Spool {
-        Spool { memory_bytes_max: 64, ..Spool::open(folder.join("spool")).unwrap() }
+        Spool { memory_bytes_max: 64, ..Spool::open(folder.join("spool"), false).unwrap() }
     }
 
     fn files(spool: &Spool) -> usize {
@@ -289,6 +334,27 @@ mod tests {
         assert_eq!(text(spool.take(Xid(7))), "");
     }
 
+    #[test]
+    fn an_encrypted_spool_gives_back_what_it_hides() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = Spool { encrypts: true, ..small(folder.path()) };
+        for number in 0..30 {
+            spool.append(Xid(7), Xid(7), b'I', format!("secret{number}").as_bytes()).unwrap();
+        }
+        let path = spool.folder.join("7.spool");
+        let written = std::fs::read(&path).unwrap();
+        assert!(!written.windows(6).any(|window| window == b"secret"));
+        let mut spooled = spool.take(Xid(7));
+        let expected: String = (0..30).map(|number| format!("Isecret{number} ")).collect();
+        let file = spooled.file.as_mut().unwrap();
+        file.file.write_all_at(&[written[40] ^ 1], 40).unwrap();
+        let error = file.read(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        file.file.write_all_at(&[written[40]], 40).unwrap();
+        file.file.rewind().unwrap();
+        assert_eq!(text(spooled), expected);
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn what_a_crash_left_is_removed() {
         let folder = tempfile::tempdir().unwrap();
@@ -307,13 +373,13 @@ mod tests {
         drop(spool);
         std::fs::remove_dir(&place).unwrap();
         std::os::unix::fs::symlink(folder.path(), &place).unwrap();
-        assert!(Spool::open(place).is_err(), "a link is not followed");
+        assert!(Spool::open(place, false).is_err(), "a link is not followed");
     }
 
     #[test]
     fn a_logical_message_before_a_subtransaction_is_rolled_back_is_in_doubt() {
         let folder = tempfile::tempdir().unwrap();
-        let mut spool = Spool::open(folder.path().join("spool")).unwrap();
+        let mut spool = Spool::open(folder.path().join("spool"), false).unwrap();
         spool.abort(Xid(1), Xid(2));
         spool.append(Xid(1), Xid(1), b'M', b"").unwrap();
         assert!(!spool.take(Xid(1)).is_doubtful());

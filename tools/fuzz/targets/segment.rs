@@ -4,32 +4,60 @@
 use libfuzzer_sys::fuzz_target;
 use pgsluice_fuzz::model::Position;
 use pgsluice_fuzz::segment::{
-    Damage, FRAME_HEADER_BYTES, Flaw, Footer, FrameHeader, HEADER_BYTES, Header, Records, SegmentName,
-    TRAILER_BYTES, Trailer, check_sealed, valid_prefix,
+    Damage, FRAME_HEADER_BYTES, Flaw, Footer, FrameHeader, HEADER_BYTES, Header, Key, Keyring, Opener, Records,
+    SegmentName, TRAILER_BYTES, Totals, Trailer, check_sealed, valid_prefix,
 };
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = (Header::decode(bytes), Trailer::decode(bytes, bytes.len() as u64), FrameHeader::decode(bytes));
-    let _ = Footer::decode(bytes, Position(0));
+    let keys = Keyring::new(vec![Key::new([1; 32])]);
+    for encrypted in [false, true] {
+        let opener = Opener::new(&header(encrypted), &keys);
+        let _ = Footer::decode(bytes, &trailer(bytes), Position(0), &opener);
+    }
     let _ = Records::new(bytes).map_while(Result::ok).count();
     if let Some(name) = std::str::from_utf8(bytes).ok().and_then(SegmentName::parse) {
         assert_eq!(name.to_string().as_bytes(), bytes, "a name is written as it is read");
     }
     let file = mended(bytes);
-    let _ = check_sealed::<Flaw>(file.len() as u64, reader(&file, flaw), |_, raw| {
+    let _ = check_sealed::<Flaw>(file.len() as u64, &keys, reader(&file, flaw), |_, raw| {
         Records::new(raw).try_for_each(|record| record.map(drop))
     });
-    let Ok(Some(prefix)) = valid_prefix::<Damage>(file.len() as u64, 1, reader(&file, |damage| damage))
-    else {
+    let secrets = (&keys, [0; 12]);
+    let prefix = valid_prefix::<Damage>(file.len() as u64, 1, secrets, reader(&file, |damage| damage));
+    let Ok(Some(prefix)) = prefix else {
         return;
     };
     let kept = prefix.encoder.end();
     assert_eq!(kept + prefix.dropped_bytes, file.len() as u64);
-    let again = valid_prefix::<Damage>(kept, 1, reader(&file, |damage| damage));
+    let again = valid_prefix::<Damage>(kept, 1, secrets, reader(&file, |damage| damage));
     assert!(
         matches!(again, Ok(Some(again)) if again.dropped_bytes == 0 && again.through() == prefix.through())
     );
 });
+
+fn header(encrypted: bool) -> Header {
+    Header {
+        archive_id: [0; 16],
+        system_identifier: 1,
+        timeline: 1,
+        after: Position(0),
+        chain: [0; 32],
+        encrypted,
+    }
+}
+
+/// One that speaks of these bytes.
+fn trailer(footer: &[u8]) -> Trailer {
+    Trailer {
+        footer_offset: HEADER_BYTES as u64,
+        footer_len: footer.len() as u64,
+        footer_checksum: crc32c::crc32c(footer),
+        through: Position(0),
+        totals: Totals::default(),
+        chain: [0; 32],
+    }
+}
 
 fn flaw(damage: Damage) -> Flaw {
     Flaw { offset: 0, damage }
@@ -50,7 +78,9 @@ fn mended(bytes: &[u8]) -> Vec<u8> {
     if end < HEADER_BYTES {
         return file;
     }
-    file[..12].copy_from_slice(b"PGSLUICE\x01\0\0\0");
+    file[..10].copy_from_slice(b"PGSLUICE\x01\0");
+    file[10] &= 1;
+    file[11] = 0;
     seal(&mut file, 0, HEADER_BYTES);
     let mut at = HEADER_BYTES;
     while at + FRAME_HEADER_BYTES <= end && &file[at..at + 4] != b"FOOT" {
