@@ -103,7 +103,12 @@ fn take_along(from: &Archive, copy: &Archive, beginning: Position) -> Result<(),
 }
 
 /// Refuses a segment that was merged since the copy was made and does not say what the copy has in its place.
-fn unless_other(from: &Archive, name: SegmentName, copy: &Archive, there: &[SegmentName]) -> Result<(), Fault> {
+fn unless_other(
+    from: &Archive,
+    name: SegmentName,
+    copy: &Archive,
+    there: &[SegmentName],
+) -> Result<(), Fault> {
     let covered: Vec<_> = there.iter().filter(|part| cover::covers(name, **part)).collect();
     if covered.is_empty() {
         return Ok(());
