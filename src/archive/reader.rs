@@ -12,7 +12,7 @@ use crate::segment::{FrameScratch, HEADER_BYTES, Peek, Records, SegmentName, pee
 
 use super::folder::gap;
 use super::segment_file::damaged;
-use super::{Archive, Durable, Frame, Mark, SegmentFile, Tail, disk};
+use super::{Archive, Durable, Frame, Mark, SegmentFile, Tail, disk, rewrite};
 
 /// How often a reader in another process looks whether there is more.
 const POLL: Duration = Duration::from_millis(20);
@@ -42,8 +42,8 @@ pub struct Reader {
     /// The current segment's `after`, and where its next frame is.
     segment: Position,
     offset: u64,
-    /// Bytes of the segment's records before that. They find the place again in a file that was pressed meanwhile, whose
-    /// frames are others; there it may be inside of a frame, so many bytes behind its start.
+    /// Bytes of the segment's records before that. They find the place again in a file that was pressed or merged with others
+    /// meanwhile, whose frames are others; there it may be inside of a frame, so many bytes behind its start.
     records_before: u64,
     inside: usize,
     /// The chain's value where the segment before ended.
@@ -272,6 +272,9 @@ impl Reader {
                 return Ok(Limit::Open(self.mark.offset));
             }
             let listing = self.archive.listing()?;
+            if self.widen(&listing)? {
+                continue;
+            }
             self.look_ahead(&listing);
             let mut here = listing.iter().filter(|name| name.after == self.segment);
             let (one, other) = (here.next(), here.next());
@@ -280,6 +283,8 @@ impl Reader {
             }
             match one {
                 Some(name) if name.through.is_some() => {
+                    // What was opened while it was open may have been merged into this one since.
+                    self.file.take_if(|file| file.name() != *name);
                     if self.open_file(*name)?
                         && let Some(end) = self.seal(*name)?
                     {
@@ -312,6 +317,30 @@ impl Reader {
             ))
             .hint("restore the missing segments from a copy")),
         }
+    }
+
+    /// Where the current segment was merged into one that begins before it, that one becomes the current segment: `true` then.
+    fn widen(&mut self, listing: &[SegmentName]) -> Result<bool, Fault> {
+        let is_wider = |name: &&SegmentName| name.after < self.segment && name.through > Some(self.segment);
+        let Some(wider) = listing.iter().find(is_wider).copied() else { return Ok(false) };
+        self.file = None;
+        // The chain's value where the current one began is not told there.
+        self.chain = None;
+        if !self.open_file(wider)? {
+            return Ok(false);
+        }
+        let Some(file) = &mut self.file else { return Ok(false) };
+        let (trailer, footer) = file.sealed(wider)?;
+        let (file, scratch) = (&*file, &mut self.scratch);
+        let before = rewrite::records_before(
+            &footer.frames,
+            self.segment,
+            |frame| Ok(file.frame(frame.offset, trailer.footer_offset, scratch)?.1),
+            |frame, damage| damaged(wider, frame.offset, damage),
+        )?;
+        self.records_before = self.records_before.saturating_add(before);
+        self.segment = wider.after;
+        Ok(true)
     }
 
     /// Keeps the sealed segments that follow, as far as each begins where the one before it ends.
@@ -477,7 +506,7 @@ impl Reader {
                 from_memory: false,
             });
         }
-        (self.offset, self.records_before) = (start, before_start);
+        (self.offset, self.records_before, self.inside) = (start, before_start, 0);
         Ok(())
     }
 }
