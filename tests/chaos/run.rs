@@ -11,8 +11,8 @@ use super::oracle::{self, Oracle};
 use super::tally::Tally;
 use crate::support::ledger::{self, Dice};
 use crate::support::{
-    Bucket, Cluster, Misdeed, Pgsluice, Proxy, Running, Session, Signal, StopMode, assert_tables_equal, lsn,
-    lsn_text, seconds,
+    Bucket, Cluster, Misdeed, Outcome, Pgsluice, Proxy, Running, Session, Signal, StopMode,
+    assert_tables_equal, lsn, lsn_text, seconds,
 };
 
 /// How many states of the source are kept to be compared with stops of a replay.
@@ -286,20 +286,20 @@ impl Chaos {
                 true => process.running.wait(END),
                 false => process.running.terminate(END),
             };
-            self.judge(process.role, process.is_troubled, &outcome);
+            self.judge(process.role, process.is_troubled, signal == Signal::TERM, &outcome);
         }
         name
     }
 
     /// A process that has ended by itself, or was asked to: was it right?
-    fn judge(&mut self, role: &str, is_troubled: bool, outcome: &crate::support::Outcome) {
+    fn judge(&mut self, role: &str, is_troubled: bool, was_asked: bool, outcome: &Outcome) {
         match outcome.code {
             Some(0) => {}
-            None => {
-                let (_, rest) =
-                    outcome.stderr.split_once("failpoint ").unwrap_or_else(|| panic!("{outcome}"));
-                self.tally.failpoint(rest.split(' ').next().unwrap_or_default());
-            }
+            None => match outcome.stderr.split_once("failpoint ") {
+                Some((_, rest)) => self.tally.failpoint(rest.split(' ').next().unwrap_or_default()),
+                // It was told to end before it had begun, and did not listen yet.
+                None => assert!(was_asked && !outcome.stderr.contains("progress mode="), "{outcome}"),
+            },
             // What could not be reached can be tried again.
             Some(1) if is_troubled || self.options.store => self.tally.gave_up(),
             Some(_) => panic!("{role} ended by itself: {outcome}"),
@@ -336,7 +336,7 @@ impl Chaos {
                 let process = self.processes.remove(at);
                 let outcome = process.running.wait(END);
                 assert_ne!(outcome.code, Some(0), "{} ended by itself: {outcome}", process.role);
-                self.judge(process.role, process.is_troubled, &outcome);
+                self.judge(process.role, process.is_troubled, false, &outcome);
             }
         }
         let (source, target) = (self.source.session(), self.target.session());
@@ -393,7 +393,7 @@ impl Chaos {
         self.look();
         while let Some(process) = self.processes.pop() {
             let outcome = process.running.terminate(END);
-            self.judge(process.role, process.is_troubled, &outcome);
+            self.judge(process.role, process.is_troubled, true, &outcome);
         }
         self.keep_a_moment();
         self.program.run(&["follow", "--endpos", "current"]).done();
