@@ -189,7 +189,7 @@ fn a_spool_that_is_lost_with_what_was_confirmed_is_told() {
 #[test]
 fn a_receiver_that_was_thought_dead_changes_nothing() {
     let road = road();
-    let sleeper = receiver_of_two(&road, "2");
+    let sleeper = receiver_of_two(&road, "5");
     sleeper.signal(rustix::process::Signal::STOP);
     road.source.query("select pg_terminate_backend(active_pid) from pg_replication_slots where active");
     wait_until(seconds(20), "the slot is free", || {

@@ -8,14 +8,14 @@
 //! there. In a store its name is put only where there is none, so that nobody's bytes change under it, in the epoch of its parts; a receiver
 //! that has lost the log to another may go on merging what was of the log before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
 use crate::faults;
-use crate::model::Fault;
+use crate::model::{Fault, Remedy};
 use crate::segment::SegmentName;
 
 use super::blocks::{Limits, Segment, merges};
@@ -95,7 +95,13 @@ impl Compactor {
         mut merged: impl FnMut(SegmentName, &Compacted),
     ) -> Result<Compacted, Fault> {
         copies::sweep(&self.archive);
-        let mut done = Compacted { left_over: self.remove_left_over(&mut go_on)?, ..Compacted::default() };
+        let mut done = Compacted::default();
+        // What can't be merged keeps nothing else from it, and is told in the end.
+        let (mut fault, mut refused) = (None, BTreeSet::new());
+        match self.remove_left_over(&mut go_on) {
+            Ok(left_over) => done.left_over = left_over,
+            Err(first) => _ = fault.insert(lasting(first)?),
+        }
         loop {
             let mut came_on = false;
             for run in self.runs()? {
@@ -103,7 +109,18 @@ impl Compactor {
                     return Ok(done);
                 }
                 let parts: Vec<_> = run.iter().map(|segment| segment.name).collect();
-                let Some((name, after)) = self.merge(&parts, &mut go_on)? else { continue };
+                if refused.contains(&parts) {
+                    continue;
+                }
+                let (name, after) = match self.merge(&parts, &mut go_on) {
+                    Ok(Some(merged)) => merged,
+                    Ok(None) => continue,
+                    Err(again) => {
+                        fault.get_or_insert(lasting(again)?);
+                        refused.insert(parts);
+                        continue;
+                    }
+                };
                 came_on = true;
                 done.segments_before += parts.len() as u64;
                 done.segments_after += 1;
@@ -112,7 +129,7 @@ impl Compactor {
                 merged(name, &done);
             }
             if !came_on {
-                return Ok(done);
+                return fault.map_or(Ok(done), Err);
             }
         }
     }
@@ -319,4 +336,9 @@ fn facts(archive: &Archive, name: SegmentName) -> Result<Option<Facts>, Fault> {
         first.is_none_or(|frame| !frame.header.ends_on_commit || frame.header.through > name.after);
     let (timeline, transactions) = (file.header().timeline, trailer.totals.transactions);
     Ok(Some(Facts { timeline, transactions, may_follow }))
+}
+
+/// What may pass by itself, as a store that is away, is the end of all of it for now.
+fn lasting(fault: Fault) -> Result<Fault, Fault> {
+    if fault.remedy == Remedy::Retry { Err(fault) } else { Ok(fault) }
 }

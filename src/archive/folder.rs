@@ -212,12 +212,12 @@ impl Archive {
     /// All segments, sorted, whether they are in the folder, in the store or in both: the open one comes last where all is well. Those that a
     /// wider one covers are left out.
     pub fn listing(&self) -> Result<Vec<SegmentName>, Fault> {
-        for _ in 0..LISTINGS {
+        for attempt in 0..LISTINGS {
             let names = self.list_once()?;
             if cover::is_regular(&names) {
                 return Ok(names);
             }
-            std::thread::sleep(Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(2 << attempt));
         }
         let mut names = self.list_once()?;
         if let Some(pruned) = self.pruned_through()? {

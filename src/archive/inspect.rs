@@ -125,15 +125,15 @@ impl Events {
     }
 
     fn add(&mut self, other: Events) {
-        self.inserts += other.inserts;
-        self.updates += other.updates;
-        self.deletes += other.deletes;
-        self.truncates += other.truncates;
-        self.bytes += other.bytes;
+        self.inserts = self.inserts.saturating_add(other.inserts);
+        self.updates = self.updates.saturating_add(other.updates);
+        self.deletes = self.deletes.saturating_add(other.deletes);
+        self.truncates = self.truncates.saturating_add(other.truncates);
+        self.bytes = self.bytes.saturating_add(other.bytes);
     }
 
     pub fn total(self) -> u64 {
-        self.inserts + self.updates + self.deletes + self.truncates
+        [self.updates, self.deletes, self.truncates].into_iter().fold(self.inserts, u64::saturating_add)
     }
 }
 
@@ -366,10 +366,10 @@ pub fn totals(archive: &Archive) -> Result<ArchiveTotals, Fault> {
             };
             totals.last_lsn = line.through;
             totals.segments += 1;
-            totals.bytes += line.bytes;
-            totals.raw_bytes += line.raw_bytes;
-            totals.transactions += line.transactions;
-            totals.changes += line.changes;
+            totals.bytes = totals.bytes.saturating_add(line.bytes);
+            totals.raw_bytes = totals.raw_bytes.saturating_add(line.raw_bytes);
+            totals.transactions = totals.transactions.saturating_add(line.transactions);
+            totals.changes = totals.changes.saturating_add(line.changes);
         }
         // A table that was dropped and made again has two OIDs and one name.
         let mut by_name: BTreeMap<String, Events> = BTreeMap::new();

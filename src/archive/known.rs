@@ -94,8 +94,9 @@ impl Known {
                 all_there = false;
                 return Ok(false);
             };
-            let kept = keeper.as_ref().map(|catalog| renew(catalog, &rows));
-            let number = kept.transpose()?.map(|()| number);
+            // It works without what can't be kept.
+            let kept = keeper.as_ref().filter(|catalog| renew(catalog, &rows).is_ok());
+            let number = kept.map(|_| number);
             self.segments.insert(name.after, (rows.segment, number));
             if number.is_none() {
                 self.learnt.push(rows);
@@ -103,7 +104,9 @@ impl Known {
             Ok(true)
         })?;
         if let Some(catalog) = keeper {
-            indexer::forget_before(&catalog, beginning)?;
+            if let Err(error) = indexer::forget_before(&catalog, beginning) {
+                tracing::debug!(%error, "what was pruned stays among the footers that are remembered");
+            }
             self.catalogs.push(catalog);
         }
         Ok(all_there)

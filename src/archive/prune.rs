@@ -103,7 +103,10 @@ impl Prune {
         let Some(who) = pin.or(applier.map(|applier| format!("applier {}", applier.name))) else {
             return Ok(());
         };
-        archive.tell_pruned(before.unwrap_or_default())?;
+        // Unless another goes further meanwhile.
+        if archive.pruned_through()? == Some(through) {
+            archive.tell_pruned(before.unwrap_or_default())?;
+        }
         Err(Fault::retry(format!("{who} has come meanwhile, and needs what would go")).hint("run it again"))
     }
 }

@@ -293,6 +293,10 @@ impl Reader {
                 }
                 // Without a mark that speaks of it nothing of an open segment may be read.
                 Some(_) if self.mark.segment < self.segment => return Ok(Limit::Open(0)),
+                // Its header may still change, with the source's timeline.
+                Some(_) if self.mark.segment == self.segment && self.mark.offset <= HEADER_BYTES as u64 => {
+                    return Ok(Limit::Open(HEADER_BYTES as u64));
+                }
                 Some(name) if self.mark.segment == self.segment => {
                     self.open_file(*name)?;
                 }

@@ -72,6 +72,11 @@ fn listing(archive: &Archive) -> Result<Vec<SegmentName>, Fault> {
             all.retain(|name| *name != open);
         }
     }
+    if archive.passed_by(&all).is_some() {
+        // Others may have merged segments since the store was looked at.
+        depot.look_anew()?;
+        all = archive.listing()?;
+    }
     match archive.passed_by(&all) {
         None => Ok(all),
         Some((other, end)) => Err(left_behind(archive, other, end)),

@@ -102,6 +102,18 @@ impl Account {
 }
 
 impl Rewrite<'_> {
+    /// What was not encrypted stays so: it would not become secret by that, and what follows need not be encrypted either. Of several
+    /// the last one tells, since behind an encrypted segment there are no others.
+    fn begin(&self, first: &SegmentFile, from: &[SegmentName]) -> Result<Pen, Fault> {
+        let last = from.last().filter(|last| **last != first.name());
+        let last = last.map(|last| SegmentFile::open(self.archive, *last)).transpose()?.flatten();
+        let is_encrypted = last.as_ref().unwrap_or(first).header().encrypted;
+        let encryption = if is_encrypted { self.archive.encryption()? } else { None };
+        let encoder = Encoder::transposing(first.header().clone(), self.zstd_level, encryption);
+        let out = encoder.header().encode().to_vec();
+        Ok(Pen { encoder, run: None, out })
+    }
+
     /// Writes what these segments hold into a staged file, makes it durable and reads it back. `false` where it was stopped, or one of them
     /// is gone.
     pub(super) fn write(
@@ -121,7 +133,7 @@ impl Rewrite<'_> {
             let (trailer, footer) = file.sealed(*name)?;
             let pen = match &mut pen {
                 Some(pen) => pen,
-                none => none.insert(Pen::new(self, &file)?),
+                none => none.insert(self.begin(&file, from)?),
             };
             if pen.encoder.header().timeline != file.header().timeline {
                 return Err(self.damage(&Damage::Malformed("the source's timeline")));
@@ -202,17 +214,6 @@ struct Pen {
 }
 
 impl Pen {
-    fn new(rewrite: &Rewrite<'_>, first: &SegmentFile) -> Result<Pen, Fault> {
-        let encryption = match rewrite.long_frames {
-            // What was not encrypted stays so: it would not become secret by that.
-            LongFrames::AsTheyAre if !first.header().encrypted => None,
-            LongFrames::AsTheyAre | LongFrames::Anew => rewrite.archive.encryption()?,
-        };
-        let encoder = Encoder::transposing(first.header().clone(), rewrite.zstd_level, encryption);
-        let out = encoder.header().encode().to_vec();
-        Ok(Pen { encoder, run: None, out })
-    }
-
     fn take(
         &mut self,
         frame: FrameHeader,

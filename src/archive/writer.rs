@@ -122,6 +122,17 @@ const LOCK_ATTEMPTS: u32 = 10;
 /// An open file that holds nothing but idle progress is sealed from here on.
 const IDLE_BYTES_MAX: u64 = 1 << 20;
 
+/// How long a merge may go on that waits for a store: nothing is lost by leaving it.
+const MERGE_PATIENCE: Duration = Duration::from_secs(5);
+
+fn ends_in_time(thread: &JoinHandle<()>) -> bool {
+    let since = Instant::now();
+    while !thread.is_finished() && since.elapsed() < MERGE_PATIENCE {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    thread.is_finished()
+}
+
 /// The one writer of an archive. All but [`Writer::room`] and [`Writer::close`] is synchronous and never touches the
 /// disk. Dropped without `close`, it writes what it was given whole, and leaves the segment open for the next to recover.
 pub struct Writer {
@@ -384,10 +395,11 @@ impl Writer {
             drop(alive);
             thread
         });
-        let others = [merging, self.indexer.take(), self.shipper.take()];
+        let (indexer, shipper) = (self.indexer.take(), self.shipper.take());
         let joined = tokio::task::spawn_blocking(move || {
             let result = thread.join();
-            for other in others.into_iter().flatten() {
+            let has_merged = merging.is_none_or(|merging| ends_in_time(&merging));
+            for other in [indexer.filter(|_| has_merged), shipper].into_iter().flatten() {
                 let _ = other.join();
             }
             result

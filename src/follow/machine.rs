@@ -52,7 +52,10 @@ pub enum Event {
     },
     /// SIGINT or SIGTERM.
     Signal,
-    ReceiverEnded,
+    /// The log holds everything up to there.
+    ReceiverEnded {
+        log: Position,
+    },
     ApplierEnded {
         reached: bool,
     },
@@ -166,8 +169,12 @@ impl Machine {
                     self.resume_from_endpos(&mut commands);
                 }
             }
-            Event::ReceiverEnded => {
+            Event::ReceiverEnded { log } => {
                 self.receiver = if self.stopping { Stage::Idle } else { Stage::Complete };
+                // It may have been on its way out when endpos was moved.
+                if !self.stopping && self.endpos.is_none_or(|endpos| log < endpos) {
+                    self.resume_from_endpos(&mut commands);
+                }
             }
             Event::ApplierEnded { reached } => {
                 self.applier = if reached { Stage::Complete } else { Stage::Idle };
@@ -258,7 +265,7 @@ mod tests {
                 (Event::Durable(Position(far)), &[], Mode::Catchup),
                 (applied(far, true), &[], Mode::Live),
                 (Event::Signal, &[StopReceiver, StopApplier], Mode::Live),
-                (Event::ReceiverEnded, &[], Mode::Live),
+                (Event::ReceiverEnded { log: Position(100) }, &[], Mode::Live),
                 (Event::ApplierEnded { reached: false }, &[Finish], Mode::Stopped),
             ],
         );
@@ -289,7 +296,7 @@ mod tests {
             &mut machine,
             &[
                 (Event::Started, &[SetEndpos(endpos), StartReceiver, StartApplier], Mode::Catchup),
-                (Event::ReceiverEnded, &[], Mode::Catchup),
+                (Event::ReceiverEnded { log: Position(100) }, &[], Mode::Catchup),
                 (Event::ApplierEnded { reached: true }, &[Finish], Mode::Done),
             ],
         );
@@ -304,7 +311,7 @@ mod tests {
             &mut machine,
             &[
                 (Event::Started, &[SetEndpos(endpos), StartReceiver], Mode::Prefetch),
-                (Event::ReceiverEnded, &[], Mode::Prefetch),
+                (Event::ReceiverEnded { log: Position(100) }, &[], Mode::Prefetch),
                 (Event::Sentinel { apply: true, endpos }, &[StartApplier], Mode::Catchup),
                 (Event::ApplierEnded { reached: true }, &[Finish], Mode::Done),
             ],
@@ -320,14 +327,14 @@ mod tests {
             &mut machine,
             &[
                 (Event::Started, &[SetEndpos(near), StartReceiver, StartApplier], Mode::Catchup),
-                (Event::ReceiverEnded, &[], Mode::Catchup),
+                (Event::ReceiverEnded { log: Position(100) }, &[], Mode::Catchup),
                 (
                     Event::Sentinel { apply: true, endpos: far },
                     &[SetEndpos(far), StartReceiver, StopApplier],
                     Mode::Catchup,
                 ),
                 (Event::ApplierEnded { reached: false }, &[StartApplier], Mode::Catchup),
-                (Event::ReceiverEnded, &[], Mode::Catchup),
+                (Event::ReceiverEnded { log: Position(100) }, &[], Mode::Catchup),
                 (Event::ApplierEnded { reached: true }, &[Finish], Mode::Done),
             ],
         );
@@ -340,7 +347,7 @@ mod tests {
         machine.step(Event::Started);
         assert_eq!(machine.step(Event::Failed), [StopReceiver, StopApplier]);
         assert_eq!(machine.step(Event::ApplierEnded { reached: false }), []);
-        assert_eq!(machine.step(Event::ReceiverEnded), [Finish]);
+        assert_eq!(machine.step(Event::ReceiverEnded { log: Position(100) }), [Finish]);
         assert_eq!(machine.step(Event::Signal), []);
     }
 
@@ -357,7 +364,7 @@ mod tests {
                     0 | 1 => Event::Durable(Position(number)),
                     2 | 3 => Event::Applied { position: Position(number), log: Position(0), met: number % 2 == 0 },
                     4 => Event::Sentinel { apply: number % 2 == 0, endpos: (number % 3 == 0).then_some(Position(number)) },
-                    5 if receiver => { receiver = false; Event::ReceiverEnded }
+                    5 if receiver => { receiver = false; Event::ReceiverEnded { log: Position(number) } }
                     6 if applier => { applier = false; Event::ApplierEnded { reached: number % 2 == 0 } }
                     7 if number % 50 == 0 => Event::Signal,
                     _ => continue,

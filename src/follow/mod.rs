@@ -280,7 +280,7 @@ impl Runner {
 
     fn ended(&mut self, ended: Ended) -> Event {
         let fault = match ended {
-            Ended::Receiver(Ok(_)) => return Event::ReceiverEnded,
+            Ended::Receiver(Ok(log)) => return Event::ReceiverEnded { log },
             Ended::Applier(Ok(outcome)) => {
                 return Event::ApplierEnded { reached: outcome == Outcome::Reached };
             }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::Fault;
 
-use super::{NAME, Stored, parse};
+use super::{NAME, Stored, missing, parse};
 
 const LOCK: &str = "sentinel.lock";
 /// Far more than it can need; a larger file is not ours.
@@ -57,15 +57,20 @@ impl File {
         Ok(stored)
     }
 
-    /// Whether there is another file than the last time, or none.
-    pub(super) fn was_replaced(&mut self) -> Result<bool, Fault> {
+    /// What is in the file, unless it is the one that was read last this way.
+    pub(super) fn load_changed(&mut self) -> Result<Option<Stored>, Fault> {
         let path = self.path();
         let metadata = match std::fs::metadata(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(missing(&self.folder.display())),
             other => other.map_err(|e| broken("reading", &path, &e))?,
         };
         let now = Seen { inode: metadata.ino(), modified: (metadata.mtime(), metadata.mtime_nsec()) };
-        Ok(self.seen.replace(now) != Some(now))
+        if self.seen == Some(now) {
+            return Ok(None);
+        }
+        let stored = self.load()?.ok_or_else(|| missing(&self.folder.display()))?;
+        self.seen = Some(now);
+        Ok(Some(stored))
     }
 
     pub(super) fn load(&self) -> Result<Option<Stored>, Fault> {

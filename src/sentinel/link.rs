@@ -61,7 +61,7 @@ impl Link {
 
     /// To be written in a while.
     pub fn tell(&self, reached: Reached) {
-        self.reached.send_if_modified(|told| std::mem::replace(told, reached) != reached);
+        self.reached.send_replace(reached);
     }
 
     /// Writes what was told last, if the sentinel can be reached.
@@ -84,19 +84,22 @@ fn paces(sentinel: &Sentinel) -> (Duration, Duration) {
 fn run(
     mut sentinel: Sentinel,
     control: &watch::Sender<Control>,
-    mut reached: watch::Receiver<Reached>,
+    reached: watch::Receiver<Reached>,
     ends: &mpsc::Receiver<()>,
 ) {
     let (look, tell) = paces(&sentinel);
     let mut told_at = Instant::now();
-    let mut is_reached = true;
+    let (mut is_reached, mut told) = (true, Reached::default());
     loop {
         let is_over = ends.recv_timeout(look) != Err(mpsc::RecvTimeoutError::Timeout);
         let mut trouble = None;
-        if (is_over || told_at.elapsed() >= tell) && reached.has_changed().unwrap_or(true) {
+        let now = *reached.borrow();
+        if (is_over || told_at.elapsed() >= tell) && told != now {
             told_at = Instant::now();
-            let now = *reached.borrow_and_update();
-            trouble = sentinel.update(|control| now.note(control)).err();
+            match sentinel.update(|control| now.note(control)) {
+                Ok(_) => told = now,
+                Err(fault) => trouble = Some(fault),
+            }
         }
         if !is_over {
             match sentinel.changed() {

@@ -62,7 +62,7 @@ pub enum Home {
 pub struct Sentinel {
     keeper: Keeper,
     /// What [`Sentinel::changed`] has given last.
-    version: u64,
+    known: Option<Control>,
 }
 
 enum Keeper {
@@ -95,7 +95,7 @@ impl Sentinel {
             Home::Folder(folder) => Keeper::File(File::new(folder)),
             Home::Store(store) => Keeper::Object(Object(store.clone())),
         };
-        Sentinel { keeper, version: 0 }
+        Sentinel { keeper, known: None }
     }
 
     pub fn read(&self) -> Result<Control, Fault> {
@@ -122,17 +122,13 @@ impl Sentinel {
     /// What is kept, if it changed since this handle last asked (the first time always). In a folder it costs one `stat` otherwise, in
     /// a store one request.
     pub fn changed(&mut self) -> Result<Option<Control>, Fault> {
-        if let Keeper::File(file) = &mut self.keeper
-            && !file.was_replaced()?
-        {
-            return Ok(None);
-        }
-        let stored = self.load()?;
-        if self.version == stored.version {
-            return Ok(None);
-        }
-        self.version = stored.version;
-        Ok(Some(stored.control))
+        let stored = match &mut self.keeper {
+            Keeper::File(file) => file.load_changed()?,
+            Keeper::Object(_) => Some(self.load()?),
+        };
+        let control = stored.map(|stored| stored.control).filter(|control| self.known != Some(*control));
+        self.known = control.or(self.known);
+        Ok(control)
     }
 
     fn load(&self) -> Result<Stored, Fault> {
@@ -151,7 +147,7 @@ impl Sentinel {
     }
 
     fn missing(&self) -> Fault {
-        Fault::stop(format!("no sentinel in {}", self.place())).hint("make the archive with: pgsluice setup")
+        missing(&self.place())
     }
 }
 
@@ -163,6 +159,10 @@ impl Home {
             Home::Store(store) => store.delete(NAME),
         }
     }
+}
+
+fn missing(place: &dyn std::fmt::Display) -> Fault {
+    Fault::stop(format!("no sentinel in {place}")).hint("make the archive with: pgsluice setup")
 }
 
 /// Reads what was written; `place` is for the message.

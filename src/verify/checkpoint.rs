@@ -81,7 +81,7 @@ pub(super) fn read(archive: &Archive, quick: bool, lines: &[Line]) -> Option<Kep
 
 fn still_holds(written: Written, quick: bool, lines: &[Line]) -> Option<Kept> {
     // A quick look proves less than a whole one.
-    if written.quick && !quick {
+    if (written.quick && !quick) || written.segments == 0 {
         return None;
     }
     let unhex = |text: &str| blake3::Hash::from_hex(text).ok().map(|hash| *hash.as_bytes());
