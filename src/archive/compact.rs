@@ -36,7 +36,7 @@ pub struct Compaction {
 
 impl Default for Compaction {
     fn default() -> Compaction {
-        Compaction { age_seconds_min: 3600, bytes_max: 64 << 20, transactions_max: 1 << 20, zstd_level: 9 }
+        Compaction { age_seconds_min: 3600, bytes_max: 64 << 20, transactions_max: 1 << 20, zstd_level: 15 }
     }
 }
 
