@@ -70,7 +70,10 @@ fn grow(writer: &mut Writer, from: u64, to: u64) -> Vec<Vec<u8>> {
     said
 }
 
-fn entries(archive: &Archive) -> Vec<(Box<[u8]>, Box<[u8]>)> {
+/// All keys and values of the catalog.
+type Entries = Vec<(Box<[u8]>, Box<[u8]>)>;
+
+fn entries(archive: &Archive) -> Entries {
     let catalog = Catalog::open(&archive.catalog_folder(), archive.manifest().archive_id.0).unwrap();
     catalog.entries().unwrap()
 }

@@ -84,6 +84,7 @@ fn is_mergeable(segments: &[Segment], limits: Limits) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use std::convert::Infallible;
 

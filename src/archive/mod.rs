@@ -56,7 +56,7 @@ pub use holds::{Pin, Registered};
 pub use indexer::reindex;
 pub use inspect::{
     ArchiveTotals, Events, FrameSummary, Listed, Page, RelationSummary, SegmentDetail, SegmentState,
-    SegmentSummary, TableTotals, events, list, list_page, show, totals,
+    SegmentSummary, TableTotals, TransactionsAndEvents, events, list, list_page, show, totals,
 };
 pub use location::Location;
 pub use lookup::{Found, Lookup, find};

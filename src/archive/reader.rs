@@ -1,5 +1,6 @@
 //! The applier's end of the log.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub struct Reader {
     inside: usize,
     /// The chain's value where the segment before ended.
     chain: Option<[u8; 32]>,
+    /// A segment before was encrypted: so are all behind it.
+    was_encrypted: bool,
     file: Option<SegmentFile>,
     sealed: Option<SealedEnd>,
     mark: Mark,
@@ -64,6 +67,16 @@ impl Reader {
     /// Reads what comes after a position. The first frame may begin with transactions that `after` covers, and is
     /// preceded by a frame of the relation definitions that were skipped. Blocks on the disk.
     pub fn open(archive: &Archive, after: Position, tail: Option<Tail>) -> Result<Reader, Fault> {
+        Reader::open_listed(archive, None, after, tail)
+    }
+
+    /// The same, for who opens many: with a listing that was made before and need not be the newest.
+    pub fn open_listed(
+        archive: &Archive,
+        listing: Option<&[SegmentName]>,
+        after: Position,
+        tail: Option<Tail>,
+    ) -> Result<Reader, Fault> {
         let watched = tail.as_ref().map(Tail::durable);
         let mut reader = Reader {
             archive: archive.clone(),
@@ -74,6 +87,7 @@ impl Reader {
             records_before: 0,
             inside: 0,
             chain: None,
+            was_encrypted: false,
             file: None,
             sealed: None,
             mark: Mark::default(),
@@ -84,7 +98,10 @@ impl Reader {
             scratch: FrameScratch::default(),
         };
         reader.look()?;
-        let listing = archive.listing()?;
+        let listing = match listing {
+            Some(names) => Cow::Borrowed(names),
+            None => Cow::Owned(archive.listing()?),
+        };
         let first = listing.first().map_or(archive.manifest().start, |name| name.after);
         let sealed = listing.iter().filter_map(|name| name.through).max();
         let end = sealed.unwrap_or(first).max(reader.mark.position);
@@ -109,6 +126,7 @@ impl Reader {
                 None => after,
             },
         };
+        reader.look_ahead(&listing);
         if reader.segment < after {
             let (Limit::Sealed(SealedEnd { offset: limit, .. }) | Limit::Open(limit)) = reader.limit()?;
             reader.skip(after, limit)?;
@@ -219,7 +237,7 @@ impl Reader {
         self.offset = HEADER_BYTES as u64;
         self.records_before = 0;
         self.chain = Some(end.chain);
-        self.file = None;
+        self.was_encrypted |= self.file.take().is_some_and(|file| file.header().encrypted);
         self.sealed = None;
         self.reached = self.reached.max(end.through);
     }
@@ -332,7 +350,7 @@ impl Reader {
         let chained = names.iter().zip(names.iter().skip(1));
         let sound = chained.take_while(|(one, next)| one.through == Some(next.after)).count();
         self.ahead = names.iter().take(sound + 1).copied().collect();
-        self.ahead.retain(|name| name.through.is_some() && name.after > self.segment);
+        self.ahead.retain(|name| name.through.is_some());
     }
 
     /// The current segment, if it is known what it is called. One that is gone meanwhile, or is not what was expected, is for a new
@@ -365,6 +383,12 @@ impl Reader {
                     name.after
                 ))
                 .hint("it is of another run of this archive; restore the right one from a copy"));
+            }
+            if self.was_encrypted && !file.header().encrypted {
+                return Err(Fault::person(format!(
+                    "segment {name} is not encrypted, and the one before it is: no receiver goes on like that"
+                ))
+                .hint("somebody has put it there; restore the right one from a copy"));
             }
             self.file = Some(file);
         }
