@@ -14,8 +14,8 @@ use bytes::Bytes;
 use crate::faults;
 use crate::model::{Fault, Position};
 use crate::segment::{
-    Commit, Cut, Damage, Encoder, FrameEntry, FrameHeader, FrameScratch, Peek, Records, SegmentName, Totals,
-    Trailer, check_sealed, peek, push_record,
+    Commit, Cut, Damage, Encoder, Encryption, FrameEntry, FrameHeader, FrameScratch, Peek, Records,
+    SegmentName, Totals, Trailer, check_sealed, peek, push_record,
 };
 
 use super::segment_file::Unsound;
@@ -112,6 +112,10 @@ impl Rewrite<'_> {
         mut go_on: impl FnMut() -> bool,
     ) -> Result<bool, Fault> {
         let fault = |error: std::io::Error| disk::fault("cannot write", staged, &error);
+        let Some(last) = from.last() else { return Ok(false) };
+        let Some(last) = SegmentFile::open(self.archive, *last)? else { return Ok(false) };
+        // What was not encrypted stays so: it would not become secret by that, and what follows it may not be either.
+        let mut encryption = if last.header().encrypted { self.archive.encryption()? } else { None };
         let mut pen: Option<Pen> = None;
         let mut account = Account::default();
         let mut scratch = FrameScratch::default();
@@ -121,10 +125,13 @@ impl Rewrite<'_> {
             let (trailer, footer) = file.sealed(*name)?;
             let pen = match &mut pen {
                 Some(pen) => pen,
-                none => none.insert(Pen::new(self, &file)?),
+                none => none.insert(Pen::new(&file, self.zstd_level, encryption.take())),
             };
             if pen.encoder.header().timeline != file.header().timeline {
                 return Err(self.damage(&Damage::Malformed("the source's timeline")));
+            }
+            if file.header().encrypted && !pen.encoder.header().encrypted {
+                return Err(self.refuse("behind an encrypted segment comes one that is not"));
             }
             let mut is_of_another = true;
             for entry in &footer.frames {
@@ -202,15 +209,10 @@ struct Pen {
 }
 
 impl Pen {
-    fn new(rewrite: &Rewrite<'_>, first: &SegmentFile) -> Result<Pen, Fault> {
-        let encryption = match rewrite.long_frames {
-            // What was not encrypted stays so: it would not become secret by that.
-            LongFrames::AsTheyAre if !first.header().encrypted => None,
-            LongFrames::AsTheyAre | LongFrames::Anew => rewrite.archive.encryption()?,
-        };
-        let encoder = Encoder::transposing(first.header().clone(), rewrite.zstd_level, encryption);
+    fn new(first: &SegmentFile, zstd_level: i32, encryption: Option<Encryption>) -> Pen {
+        let encoder = Encoder::transposing(first.header().clone(), zstd_level, encryption);
         let out = encoder.header().encode().to_vec();
-        Ok(Pen { encoder, run: None, out })
+        Pen { encoder, run: None, out }
     }
 
     fn take(
