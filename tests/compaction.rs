@@ -424,6 +424,35 @@ fn what_is_encrypted_stays_so() {
     road.arrives();
 }
 
+/// What comes before the first encrypted segment stays as it is, since behind an encrypted one only such may come.
+#[test]
+fn a_log_that_was_encrypted_later_stays_in_order() {
+    let key = "5a".repeat(32);
+    let road = Road::new(TABLE);
+    let archive = road.program.archive().display().to_string();
+    let with_key = Pgsluice::between(&road.source, &road.target)
+        .env("PGSLUICE_ARCHIVE", &archive)
+        .env("PGSLUICE_ARCHIVE_KEY", &key);
+    for (round, program) in [&road.program, &with_key].into_iter().enumerate() {
+        for id in 1..=8 {
+            road.change(&format!("insert into t values ({}, 'some text of {id}')", round * 1000 + id));
+            road.source.query("select pg_logical_emit_message(false, 'x', repeat('x', 1000))");
+            program.run(&["receive", "--endpos", "current"]).done();
+        }
+    }
+    road.source.query("select pg_logical_emit_message(false, 'x', repeat('x', 300000))");
+    for id in 1..=2 {
+        road.change(&format!("insert into t values ({}, 'x')", 5000 + id));
+        with_key.run(&["receive", "--endpos", "current"]).done();
+    }
+    let before = segments(&with_key);
+    with_key.run(&["archive", "compact", "--older-than", "0s"]).done();
+    assert!(segments(&with_key) < before);
+    assert_sound(&with_key);
+    with_key.run(&["follow", "--endpos", "current"]).done();
+    assert_tables_equal(&road.source, &road.target);
+}
+
 #[test]
 fn an_idle_source_leaves_few_segments() {
     let road = Road::with_settings(TABLE, TABLE, &STORE);

@@ -36,7 +36,7 @@ pub struct Compaction {
 
 impl Default for Compaction {
     fn default() -> Compaction {
-        Compaction { age_seconds_min: 3600, bytes_max: 64 << 20, transactions_max: 1 << 20, zstd_level: 9 }
+        Compaction { age_seconds_min: 3600, bytes_max: 64 << 20, transactions_max: 1 << 20, zstd_level: 15 }
     }
 }
 
@@ -266,13 +266,27 @@ impl Compactor {
         self.is_sound(name)
     }
 
-    /// Goes through a segment of somebody else's, as it is. `false` where it is gone.
-    fn is_sound(&self, name: SegmentName) -> Result<bool, Fault> {
-        self.archive.bring(name, false)?;
-        if SegmentFile::open(&self.archive, name)?.is_none() {
-            return Ok(false);
+    /// Goes through a segment of somebody else's, as it is, and holds its ends against those beside it. `false` where it is gone.
+    fn is_sound(&self, wide: SegmentName) -> Result<bool, Fault> {
+        self.archive.bring(wide, false)?;
+        let Some(chain) = chain(&self.archive, wide)? else { return Ok(false) };
+        transfer::check(&self.archive, wide)?;
+        let beside =
+            |other: &SegmentName| other.through == Some(wide.after) || Some(other.after) == wide.through;
+        for other in self.archive.segments()?.into_iter().filter(beside) {
+            let fits = match self::chain(&self.archive, other)? {
+                Some((_, ends)) if other.through == Some(wide.after) => ends == chain.0,
+                Some((begins, _)) if Some(other.after) == wide.through => begins == chain.1,
+                _ => true,
+            };
+            if !fits {
+                let what = format!(
+                    "segments {wide} and {other} don't follow each other: the chain of hashes is broken"
+                );
+                return Err(Fault::person(what).hint("what the first of them covers was not removed"));
+            }
         }
-        transfer::check(&self.archive, name).map(|_| true)
+        Ok(true)
     }
 
     /// Removes what a wider segment holds, which was gone through. Oldest first.
@@ -324,6 +338,13 @@ impl Compactor {
         }
         Ok(count)
     }
+}
+
+/// The chain's values at both ends of a segment.
+fn chain(archive: &Archive, name: SegmentName) -> Result<Option<([u8; 32], [u8; 32])>, Fault> {
+    let Some(mut file) = SegmentFile::open(archive, name)? else { return Ok(None) };
+    let begins = file.header().chain;
+    Ok(Some((begins, file.trailer(name)?.chain)))
 }
 
 /// What must be known of a segment. One that begins with messages outside of transactions, at the very position where the segment before it

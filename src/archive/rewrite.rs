@@ -14,8 +14,8 @@ use bytes::Bytes;
 use crate::faults;
 use crate::model::{Fault, Position};
 use crate::segment::{
-    Commit, Cut, Damage, Encoder, FrameEntry, FrameHeader, FrameScratch, Peek, Records, SegmentName, Totals,
-    Trailer, check_sealed, peek, push_record,
+    Commit, Cut, Damage, Encoder, Encryption, FrameEntry, FrameHeader, FrameScratch, Peek, Records,
+    SegmentName, Totals, Trailer, check_sealed, peek, push_record,
 };
 
 use super::segment_file::Unsound;
@@ -102,18 +102,6 @@ impl Account {
 }
 
 impl Rewrite<'_> {
-    /// What was not encrypted stays so: it would not become secret by that, and what follows need not be encrypted either. Of several
-    /// the last one tells, since behind an encrypted segment there are no others.
-    fn begin(&self, first: &SegmentFile, from: &[SegmentName]) -> Result<Pen, Fault> {
-        let last = from.last().filter(|last| **last != first.name());
-        let last = last.map(|last| SegmentFile::open(self.archive, *last)).transpose()?.flatten();
-        let is_encrypted = last.as_ref().unwrap_or(first).header().encrypted;
-        let encryption = if is_encrypted { self.archive.encryption()? } else { None };
-        let encoder = Encoder::transposing(first.header().clone(), self.zstd_level, encryption);
-        let out = encoder.header().encode().to_vec();
-        Ok(Pen { encoder, run: None, out })
-    }
-
     /// Writes what these segments hold into a staged file, makes it durable and reads it back. `false` where it was stopped, or one of them
     /// is gone.
     pub(super) fn write(
@@ -124,6 +112,10 @@ impl Rewrite<'_> {
         mut go_on: impl FnMut() -> bool,
     ) -> Result<bool, Fault> {
         let fault = |error: std::io::Error| disk::fault("cannot write", staged, &error);
+        let Some(last) = from.last() else { return Ok(false) };
+        let Some(last) = SegmentFile::open(self.archive, *last)? else { return Ok(false) };
+        // What was not encrypted stays so: it would not become secret by that, and what follows it may not be either.
+        let mut encryption = if last.header().encrypted { self.archive.encryption()? } else { None };
         let mut pen: Option<Pen> = None;
         let mut account = Account::default();
         let mut scratch = FrameScratch::default();
@@ -133,10 +125,13 @@ impl Rewrite<'_> {
             let (trailer, footer) = file.sealed(*name)?;
             let pen = match &mut pen {
                 Some(pen) => pen,
-                none => none.insert(self.begin(&file, from)?),
+                none => none.insert(Pen::new(&file, self.zstd_level, encryption.take())),
             };
             if pen.encoder.header().timeline != file.header().timeline {
                 return Err(self.damage(&Damage::Malformed("the source's timeline")));
+            }
+            if file.header().encrypted && !pen.encoder.header().encrypted {
+                return Err(self.refuse("behind an encrypted segment comes one that is not"));
             }
             let mut is_of_another = true;
             for entry in &footer.frames {
@@ -214,6 +209,12 @@ struct Pen {
 }
 
 impl Pen {
+    fn new(first: &SegmentFile, zstd_level: i32, encryption: Option<Encryption>) -> Pen {
+        let encoder = Encoder::transposing(first.header().clone(), zstd_level, encryption);
+        let out = encoder.header().encode().to_vec();
+        Pen { encoder, run: None, out }
+    }
+
     fn take(
         &mut self,
         frame: FrameHeader,
