@@ -7,6 +7,7 @@ mod architecture;
 mod binary;
 #[cfg(feature = "faults")]
 mod chaos;
+mod compaction;
 mod conformance;
 mod control;
 mod ddl;

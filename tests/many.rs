@@ -116,9 +116,9 @@ fn an_applier_starts_at_once_and_goes_through_many_segments() {
     segments(&program.archive(), count);
     let control = Control { startpos: START, apply: true, ..Control::default() };
     Sentinel::create(&Home::Folder(program.archive()), control).unwrap();
-    let applied = |number: u64| {
+    let applied = |number: u64, how: &str| {
         let endpos = end(number).to_string();
-        let mut running = program.start(&["apply", "--endpos", &endpos]);
+        let mut running = program.start(&["apply", "--sequences", how, "--endpos", &endpos]);
         let mut resident = 0;
         while running.is_running() {
             resident = resident.max(running.resident_bytes_max());
@@ -129,11 +129,12 @@ fn an_applier_starts_at_once_and_goes_through_many_segments() {
         assert_eq!(target.value("select count(*) from one"), number.to_string());
         done
     };
-    timed("applier: set-up and one segment", || applied(1));
-    let (_, took) = timed("applier: start and one segment", || applied(2));
+    timed("applier: set-up and one segment", || applied(1, "off"));
+    let (_, took) = timed("applier: start and one segment", || applied(2, "off"));
     assert!(took < seconds(20), "{took:?}");
-    timed("applier: all segments but a few", || applied(count - 1));
-    timed("applier: start behind all others, and the last segment", || applied(count));
+    timed("applier: all segments but a few", || applied(count - 1, "off"));
+    timed("applier: start behind all others, and the last segment", || applied(count, "off"));
+    timed("applier: the same, and a search for sequences", || applied(count, "on"));
     let (page, _) = timed("archive list", || program.run(&["archive", "list"]).done());
     assert!(page.stdout.contains(&format!("50 of {count} segments")), "{}", page.stdout);
     assert_eq!(program.run(&["archive", "list", "--json"]).done().stdout.lines().count() as u64, count);

@@ -33,13 +33,17 @@ fn another_target() -> Cluster {
 
 /// Brings a few segments into the log and onto the road's target, and gives where the log ends.
 fn grow(road: &Road, from: u32) -> String {
+    grow_by(road, from, "follow")
+}
+
+fn grow_by(road: &Road, from: u32, command: &str) -> String {
     for part in 0..3 {
         let from = from + part * 100;
         road.change(&format!(
             "insert into t select i, md5(i::text) from generate_series({from}, {}) i",
             from + 99
         ));
-        road.program.follow_to_current();
+        road.program.run(&[command, "--endpos", "current"]).done();
     }
     end(road)
 }
@@ -318,8 +322,8 @@ fn a_running_applier_that_is_left_behind_ends() {
     elsewhere.run(&["sentinel", "set", "prefetch"]).done();
     let at_work = "select count(*) from pg_stat_activity where application_name = 'pgsluice apply'";
     wait_until(seconds(30), "nothing is applied", || target.value(at_work) == "0");
-    grow(&road, 601);
-    grow(&road, 901);
+    grow_by(&road, 601, "receive");
+    grow_by(&road, 901, "receive");
     let force = ["archive", "prune", "--force", "--keep-bytes", "0", "--yes"];
     road.program.run(&force).done();
     assert!(applier.is_running());

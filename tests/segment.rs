@@ -419,9 +419,12 @@ fn correct(bytes: &mut [u8], frames: &[FrameEntry]) {
         let start = frame.offset as usize;
         let payload = start + FRAME_HEADER_BYTES;
         let checksum = crc32c::crc32c(&bytes[start..payload - 4]);
-        let end = payload + frame.header.stored_len as usize;
-        let checksum = crc32c::crc32c_append(checksum, &bytes[payload..end]);
-        put(bytes, payload - 4, checksum);
+        let stored_len = u32::from_le_bytes(bytes[start + 12..start + 16].try_into().unwrap());
+        // What it says that it holds, unless that is more than there is.
+        if let Some(stored) = bytes.get(payload..payload + stored_len as usize) {
+            let checksum = crc32c::crc32c_append(checksum, stored);
+            put(bytes, payload - 4, checksum);
+        }
     }
     let trailer = bytes.len() - TRAILER_BYTES;
     let last = frames.last().unwrap();

@@ -87,7 +87,8 @@ fn check(store: &Store) {
     let odd = "odd/(0_16B3740,0_16B3FF8] +=&%41~é.seg";
     assert_eq!(store.put_once(odd, bytes("odd")).unwrap(), Put::Done);
     assert_eq!(store.get(odd).unwrap(), Some(bytes("odd")));
-    assert_eq!(store.list("odd", None).unwrap(), [Object { key: odd.to_owned(), size_bytes: 3 }]);
+    let listed = store.list("odd", None).unwrap();
+    assert!(matches!(&listed[..], [Object { key, size_bytes: 3, .. }] if key == odd), "{listed:?}");
 
     // A listing is in order, with whole keys, and begins where it is told.
     assert_eq!(store.put_once("logs", bytes("no part of log")).unwrap(), Put::Done);

@@ -95,8 +95,9 @@ async fn behind(
 fn before(archive: &Archive, progress: Position) -> Result<Option<Sample>, Fault> {
     let mut searched = 0;
     let mut end = progress;
-    for segment in archive.listing()?.into_iter().rev().filter(|segment| segment.after < progress) {
-        let mut reader = Reader::open(archive, segment.after, None)?;
+    let listing = archive.listing()?;
+    for segment in listing.iter().rev().filter(|segment| segment.after < progress) {
+        let mut reader = Reader::open_listed(archive, Some(&listing), segment.after, None)?;
         searched += SEGMENT_COST;
         let mut found = None;
         while let Some(frame) = reader.try_next()? {

@@ -2,6 +2,7 @@
 //! where there are too many.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::model::Fault;
@@ -10,7 +11,7 @@ use crate::segment::SegmentName;
 use super::depot::Depot;
 use super::{Archive, ArchiveId, disk};
 
-/// What the name of a file ends in that is being brought.
+/// What the name of a file ends in that is being brought, or merged from others.
 const STAGED: &str = ".part";
 /// How often the spool is looked through while it is filled once.
 const LOOKS: u64 = 16;
@@ -85,9 +86,14 @@ impl Copies {
     }
 }
 
+/// Where a file is written that is to become a segment. Locked while somebody is at it.
+pub(super) fn staged_path(archive: &Archive, name: SegmentName) -> Result<PathBuf, Fault> {
+    Ok(archive.segments_folder().join(format!("{name}.{}{STAGED}", ArchiveId::random()?)))
+}
+
 fn download(archive: &Archive, depot: &Depot, name: SegmentName) -> Result<(), Fault> {
     let path = archive.segment_path(name);
-    let staged = archive.segments_folder().join(format!("{name}.{}{STAGED}", ArchiveId::random()?));
+    let staged = staged_path(archive, name)?;
     let fault = |error: std::io::Error| disk::fault("cannot write", &staged, &error);
     let mut file = disk::create_new(&staged).map_err(fault)?;
     let mut write = || {
@@ -122,7 +128,7 @@ fn evict(archive: &Archive, depot: &Depot, read: Option<SegmentName>) -> Option<
         }
         let is_near =
             read.is_some_and(|read| name.through >= Some(read.after) && Some(name.after) <= read.through);
-        if is_near || (depot.size_bytes(name).is_none() && !depot.begins_behind(name)) {
+        if is_near || (!depot.holds(name) && !depot.begins_behind(name)) {
             continue;
         }
         match std::fs::remove_file(archive.segment_path(name)) {
@@ -135,7 +141,7 @@ fn evict(archive: &Archive, depot: &Depot, read: Option<SegmentName>) -> Option<
     Some(total)
 }
 
-/// Removes what a crash has left of copies that were being brought.
+/// Removes what a crash has left of segments that were being brought or merged.
 pub(super) fn sweep(archive: &Archive) {
     for entry in std::fs::read_dir(archive.segments_folder()).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();

@@ -20,7 +20,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -30,12 +30,14 @@ use crate::model::{Fault, Position};
 use crate::segment::SegmentName;
 use crate::store::{Put, Store};
 
-use super::{ArchiveId, holds};
+use super::{ArchiveId, cover, holds};
 
 const MANIFEST: &str = "manifest.json";
 pub(super) const WRITERS: &str = "writers";
 const BEGINS: &str = "begins";
 const SEGMENTS: &str = "segments";
+/// How often the segments are listed anew where those that are found are no log: some were merged or pruned between two pages of a listing.
+const LISTINGS: usize = 3;
 
 /// `writers/EPOCH.json`.
 #[derive(Serialize, Deserialize)]
@@ -58,12 +60,23 @@ struct Epoch {
     is_closed: bool,
 }
 
+/// A segment's object.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stored {
+    pub(super) epoch: usize,
+    pub(super) bytes: u64,
+    /// When it came into the store, in seconds since 1970.
+    pub(super) since: i64,
+}
+
 /// What was seen in the store.
 #[derive(Clone, Default)]
 struct Known {
     epochs: Vec<Epoch>,
-    /// The log's segments, each with its epoch and its length.
-    segments: BTreeMap<SegmentName, (usize, u64)>,
+    /// The log's segments.
+    segments: BTreeMap<SegmentName, Stored>,
+    /// Others that were of the log, and may be there still: a wider one has what they hold, or they were to be pruned.
+    left_over: BTreeMap<SegmentName, Stored>,
     looked: Option<Instant>,
 }
 
@@ -79,13 +92,39 @@ impl Known {
         self.segments.last_key_value().and_then(|(name, _)| name.through)
     }
 
-    fn has_hole(&self) -> bool {
-        let names: Vec<_> = self.segments.keys().collect();
-        names.windows(2).any(|pair| matches!(pair, [one, next] if one.through < Some(next.after)))
+    fn is_regular(&self) -> bool {
+        let mut names = self.segments.keys().zip(self.segments.keys().skip(1));
+        names.all(|(one, next)| one.through == Some(next.after))
+    }
+
+    /// Leaves only those that count.
+    fn settle(&mut self, counts: impl FnOnce(Vec<SegmentName>) -> Vec<SegmentName>) {
+        let mut all = std::mem::take(&mut self.segments);
+        let counted = counts(all.keys().copied().collect());
+        self.segments = counted.into_iter().filter_map(|name| all.remove_entry(&name)).collect();
+        self.left_over.extend(all);
+    }
+
+    /// Takes in a segment, and leaves out what it covers.
+    fn widen(&mut self, name: SegmentName, stored: Stored) {
+        let from = self.segments.range(SegmentName::open(name.after)..).map(|(part, _)| *part);
+        let covered: Vec<_> = from.take_while(|part| cover::covers(name, *part)).collect();
+        for part in covered {
+            self.left_over.extend(self.segments.remove_entry(&part));
+        }
+        self.segments.insert(name, stored);
+    }
+
+    /// The segment that holds all that this one does: itself, or one that it was merged into.
+    fn holder(&self, name: SegmentName) -> Option<SegmentName> {
+        let before = SegmentName { through: Some(Position(u64::MAX)), ..name };
+        let (holder, _) = self.segments.range(..=before).next_back()?;
+        cover::covers(*holder, name).then_some(*holder)
     }
 
     fn forget_segments(&mut self) {
         self.segments.clear();
+        self.left_over.clear();
         self.epochs.iter_mut().for_each(|epoch| epoch.is_closed = false);
     }
 
@@ -148,36 +187,76 @@ impl Depot {
 
     /// The length of a segment that the store was seen to have.
     pub(super) fn size_bytes(&self, name: SegmentName) -> Option<u64> {
-        self.known().segments.get(&name).map(|(_, bytes)| *bytes)
+        self.stored(name).map(|stored| stored.bytes)
+    }
+
+    /// A segment of the log, as last seen.
+    pub(super) fn stored(&self, name: SegmentName) -> Option<Stored> {
+        self.known().segments.get(&name).copied()
+    }
+
+    /// Whether the store was seen to have all that a sealed segment holds, be it merged with others.
+    pub(super) fn holds(&self, name: SegmentName) -> bool {
+        self.known().holder(name).is_some()
+    }
+
+    /// Whether a segment would be of the log if the last writer brought it.
+    pub(super) fn counts_now(&self, name: SegmentName) -> bool {
+        let known = self.known();
+        known.counts(known.epochs.len(), name)
+    }
+
+    /// Whether this process extends the log.
+    pub(super) fn is_ours(&self) -> bool {
+        self.is_ours.load(Ordering::Acquire)
+    }
+
+    /// What may be there still and is no part of the log any more, oldest first.
+    pub(super) fn left_over(&self) -> Vec<SegmentName> {
+        self.known().left_over.keys().copied().collect()
+    }
+
+    /// Puts a segment that was merged from others of that epoch, which counts as they do, beside them, unless another has done that. `true`: with
+    /// these bytes.
+    pub(super) fn put_merged(&self, epoch: usize, name: SegmentName, merged: Bytes) -> Result<bool, Fault> {
+        let (key, mut bytes) = (segment_key(epoch, name), merged.len() as u64);
+        let is_this = self.store.put_once(&key, merged)? == Put::Done;
+        if !is_this {
+            bytes = self.store.size(&key)?.ok_or_else(|| gone(name))?;
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.known().widen(name, Stored { epoch, bytes, since: now.as_secs() as i64 });
+        Ok(is_this)
     }
 
     pub(super) fn range(&self, name: SegmentName, offset: u64, length: usize) -> Result<Bytes, Fault> {
         let range = self.store.range(&self.key(name)?, offset, length)?;
-        range.ok_or_else(|| self.forget_through(name))
+        range.ok_or_else(|| self.miss(name))
     }
 
     /// Writes the segment to a file.
     pub(super) fn download(&self, name: SegmentName, file: &mut File) -> Result<(), Fault> {
         let size = self.store.download(&self.key(name)?, file)?;
-        size.map(|_| ()).ok_or_else(|| self.forget_through(name))
+        size.map(|_| ()).ok_or_else(|| self.miss(name))
     }
 
-    /// Removes the log's first segment.
-    pub(super) fn remove_first(&self, name: SegmentName) -> Result<(), Fault> {
-        self.store.delete(&self.key(name)?)?;
-        self.known().segments.remove(&name);
+    /// Removes the log's first segment, or one that is no part of the log any more.
+    pub(super) fn remove(&self, name: SegmentName) -> Result<(), Fault> {
+        let stored = {
+            let known = self.known();
+            known.segments.get(&name).or_else(|| known.left_over.get(&name)).copied()
+        };
+        let Some(stored) = stored else { return Ok(()) };
+        self.store.delete(&segment_key(stored.epoch, name))?;
+        let mut known = self.known();
+        known.segments.remove(&name);
+        known.left_over.remove(&name);
         Ok(())
     }
 
-    /// A segment is gone, and so are those before it, since only the log's first is ever removed.
-    fn forget_through(&self, name: SegmentName) -> Fault {
-        // Unless all is gone, as with a folder that is not mounted.
-        let mut seen = self.known().clone();
-        if let Err(fault) = self.look_for_epochs(&mut seen) {
-            return fault;
-        }
-        self.known().segments.retain(|other, _| *other > name);
-        gone(name)
+    /// A segment is gone: it was pruned with all before it, or merged with others.
+    fn miss(&self, name: SegmentName) -> Fault {
+        self.look_anew().err().unwrap_or_else(|| gone(name))
     }
 
     /// The segment that begins there, as last seen.
@@ -249,7 +328,9 @@ impl Depot {
         if !known.is_held_by(writer) || known.epochs.len() != epoch || !known.counts(epoch, name) {
             return Err(superseded(name.after));
         }
-        known.segments.insert(name, (epoch, bytes));
+        // A listing that does not have it yet does not say when it came.
+        let stored = known.segments.entry(name).or_insert(Stored { epoch, bytes, since: i64::MAX });
+        stored.bytes = bytes;
         faults::point("store.after_look");
         Ok(())
     }
@@ -260,7 +341,7 @@ impl Depot {
     }
 
     /// Removes the archive, the manifest last. What else is below the prefix stays.
-    pub(super) fn remove(&self) -> Result<(), Fault> {
+    pub(super) fn remove_all(&self) -> Result<(), Fault> {
         self.store.delete(holds::PRUNED)?;
         for folder in [SEGMENTS, holds::APPLIERS, holds::PINS, BEGINS, WRITERS] {
             for object in self.store.list(folder, None)? {
@@ -280,13 +361,21 @@ impl Depot {
     }
 
     fn key(&self, name: SegmentName) -> Result<String, Fault> {
-        let known = self.known();
-        let (epoch, _) = known.segments.get(&name).ok_or_else(|| gone(name))?;
-        Ok(segment_key(*epoch, name))
+        let stored = self.stored(name).ok_or_else(|| gone(name))?;
+        Ok(segment_key(stored.epoch, name))
     }
 
     /// Takes in what is new in the store.
     pub(super) fn look(&self) -> Result<(), Fault> {
+        self.look_from(|_| ())
+    }
+
+    /// Takes in what is there now, also where that was known in other parts.
+    pub(super) fn look_anew(&self) -> Result<(), Fault> {
+        self.look_from(Known::forget_segments)
+    }
+
+    fn look_from(&self, mut begin: impl FnMut(&mut Known)) -> Result<(), Fault> {
         let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         let mut seen = self.known().clone();
         self.look_for_epochs(&mut seen)?;
@@ -295,11 +384,22 @@ impl Depot {
             // A claim that has not begun may leave what is brought at this moment out. But it may never begin, where its receiver was
             // lost, and who sees the store for the first time has nothing else to go by; a claim looks once more.
             if seen.looked.is_none() || seen.epochs.last().is_some_and(|last| last.begin.is_some()) {
+                begin(&mut seen);
                 self.look_for_segments(&mut seen)?;
-                if seen.has_hole() {
-                    // What was known was pruned since, with what came after it.
+                for _ in 0..LISTINGS {
+                    if seen.is_regular() {
+                        break;
+                    }
                     seen.forget_segments();
                     self.look_for_segments(&mut seen)?;
+                }
+                if !seen.is_regular()
+                    && let Some(holds::Pruned { through }) = self.read(holds::PRUNED)?
+                {
+                    seen.settle(|mut names| {
+                        cover::forget_pruned(&mut names, through);
+                        names
+                    });
                 }
             }
             self.look_for_epochs(&mut seen)?;
@@ -307,11 +407,12 @@ impl Depot {
                 break;
             }
             // Somebody has claimed the log meanwhile: what was taken in may not be of it.
-            seen.segments = self.known().segments.clone();
+            let known = self.known();
+            (seen.segments, seen.left_over) = (known.segments.clone(), known.left_over.clone());
             seen.epochs.iter_mut().for_each(|epoch| epoch.is_closed = false);
         }
         let mut segments = std::mem::take(&mut seen.segments);
-        segments.retain(|name, (epoch, _)| seen.counts(*epoch, *name));
+        segments.retain(|name, stored| seen.counts(stored.epoch, *name));
         *self.known() = Known { segments, looked: Some(Instant::now()), ..seen };
         Ok(())
     }
@@ -358,21 +459,27 @@ impl Depot {
     /// Takes in segments that were not seen yet.
     fn look_for_segments(&self, seen: &mut Known) -> Result<(), Fault> {
         let last = seen.epochs.iter().rposition(|epoch| epoch.begin.is_some());
+        let mut is_more = false;
         for number in 0..seen.epochs.len() {
             let begun = |epoch: &&mut Epoch| epoch.begin.is_some() && !epoch.is_closed;
             let Some(epoch) = seen.epochs.get_mut(number).filter(begun) else { continue };
             epoch.is_closed = Some(number) < last;
             let (of, folder) = (number + 1, segment_folder(number + 1));
-            let newest = seen.segments.iter().rev().find(|(_, (known, _))| *known == of);
+            let newest = seen.segments.iter().rev().find(|(_, known)| known.epoch == of);
             let newest = newest.map(|(name, _)| segment_key(of, *name));
             for object in self.store.list(&folder, newest.as_deref())? {
                 // What a cut upload has left, under other names, is not of the log.
                 let name = object.key.strip_prefix(&folder).and_then(|name| name.strip_prefix('/'));
                 let name = name.and_then(SegmentName::parse).filter(|name| name.through.is_some());
                 if let Some(name) = name.filter(|name| seen.counts(of, *name)) {
-                    seen.segments.insert(name, (of, object.size_bytes));
+                    let (bytes, since) = (object.size_bytes, object.modified_seconds);
+                    seen.segments.insert(name, Stored { epoch: of, bytes, since });
+                    is_more = true;
                 }
             }
+        }
+        if is_more {
+            seen.settle(cover::uncovered);
         }
         Ok(())
     }

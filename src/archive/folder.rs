@@ -15,7 +15,7 @@ use crate::store::Store;
 
 use super::copies::Copies;
 use super::depot::Depot;
-use super::{Location, Manifest, SegmentFile, depot, disk, indexer};
+use super::{Location, Manifest, SegmentFile, cover, depot, disk, indexer};
 
 /// An archive on local disk, or with its sealed segments in a store. Cheap to clone.
 #[derive(Clone)]
@@ -36,6 +36,8 @@ struct Stored {
 const MANIFEST: &str = "manifest.json";
 /// How old a listing of the store may be.
 const LISTING_AGE: Duration = Duration::from_secs(1);
+/// How often it is listed anew where what is found is no log, since some was merged or pruned while it was listed.
+const LISTINGS: u32 = 3;
 
 impl Archive {
     /// [`Location::create`] in a folder.
@@ -207,23 +209,37 @@ impl Archive {
         Ok(self.listing()?.into_iter().filter(|name| name.through.is_some()).collect())
     }
 
-    /// All segments, sorted, whether they are in the folder, in the store or in both: the open one comes last where all is well.
+    /// All segments, sorted, whether they are in the folder, in the store or in both: the open one comes last where all is well. Those that a
+    /// wider one covers are left out.
     pub fn listing(&self) -> Result<Vec<SegmentName>, Fault> {
-        let Some(stored) = &self.stored else { return self.folder_listing() };
-        let mut names = stored.depot.segments(LISTING_AGE)?;
-        names.extend(self.folder_listing()?);
-        names.sort_by_key(order);
-        names.dedup();
+        for _ in 0..LISTINGS {
+            let names = self.list_once()?;
+            if cover::is_regular(&names) {
+                return Ok(names);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let mut names = self.list_once()?;
+        if let Some(pruned) = self.pruned_through()? {
+            cover::forget_pruned(&mut names, pruned);
+        }
         Ok(names)
     }
 
-    /// Those that are in the folder, sorted, without copies of what the store was seen to have no more.
+    fn list_once(&self) -> Result<Vec<SegmentName>, Fault> {
+        // First the store: which copies in the folder are of the log depends on it.
+        let mut names = self.depot().map_or(Ok(Vec::new()), |depot| depot.segments(LISTING_AGE))?;
+        names.extend(self.folder_listing()?);
+        Ok(cover::uncovered(names))
+    }
+
+    /// Those that are in the folder, sorted, without those that a wider one covers, and without copies of what the store was seen to have no more.
     pub(super) fn folder_listing(&self) -> Result<Vec<SegmentName>, Fault> {
         let mut names = self.folder_names()?;
         if let Some(depot) = self.depot() {
             names.retain(|name| !depot.begins_behind(*name));
         }
-        Ok(names)
+        Ok(cover::uncovered(names))
     }
 
     /// All that are in the folder, sorted.
@@ -265,7 +281,8 @@ impl Archive {
     /// left behind. Where the log in the store ends comes with it.
     pub(super) fn passed_by(&self, names: &[SegmentName]) -> Option<(SegmentName, Position)> {
         let end = self.depot()?.end()?;
-        let name = names.iter().find(|name| name.after < end && !self.is_stored(**name))?;
+        let depot = self.depot()?;
+        let name = names.iter().find(|name| name.after < end && !depot.holds(**name))?;
         Some((*name, end))
     }
 
@@ -304,11 +321,15 @@ impl Archive {
         self.stored.as_ref().map_or(u64::MAX, |stored| stored.spool_bytes_max)
     }
 
-    /// Brings a sealed segment that only the store has into the folder, and the next one behind the scenes.
+    /// Brings a sealed segment that only the store has into the folder, and the next one behind the scenes. One that is gone is not brought.
     pub(super) fn bring(&self, name: SegmentName, next_too: bool) -> Result<(), Fault> {
         let Some(stored) = &self.stored else { return Ok(()) };
-        if stored.depot.size_bytes(name).is_some() {
-            stored.copies.bring(self, &stored.depot, name)?;
+        if stored.depot.size_bytes(name).is_some()
+            && let Err(fault) = stored.copies.bring(self, &stored.depot, name)
+            // Else it was found to be pruned, or merged with others.
+            && stored.depot.size_bytes(name).is_some()
+        {
+            return Err(fault);
         }
         if next_too {
             Copies::bring_next(self, &stored.depot, name);
@@ -325,7 +346,7 @@ impl Archive {
 
     /// Removes what the store has of it; the folder is for the caller to remove.
     pub fn remove_stored(&self) -> Result<(), Fault> {
-        self.depot().map_or(Ok(()), Depot::remove)
+        self.depot().map_or(Ok(()), Depot::remove_all)
     }
 
     /// Refuses a listing with a gap, an overlap, or an open segment that is not the last.

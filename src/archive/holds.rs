@@ -52,9 +52,10 @@ pub struct Pin {
     pub created: String,
 }
 
+/// `pruned.json`.
 #[derive(Serialize, Deserialize)]
-struct Pruned {
-    through: Position,
+pub(super) struct Pruned {
+    pub(super) through: Position,
 }
 
 impl Registered {

@@ -14,7 +14,7 @@ use crate::model::{Fault, Position};
 use crate::segment::{Footer, SegmentName, Trailer};
 
 use super::abreast::abreast;
-use super::{Archive, SegmentFile, disk, inspect, known, press, writer};
+use super::{Archive, SegmentFile, cover, disk, inspect, known, press, writer};
 
 /// Sealed segments that a crash or a hurried stop may have left as they were written.
 const LEFT_OVER_MAX: usize = 16;
@@ -69,7 +69,14 @@ fn run(archive: &Archive, zstd_level: i32, handed: &Handed, closing: &AtomicBool
     let index = || -> Result<(), Fault> {
         let catalog = Catalog::open(&archive.catalog_folder(), archive.manifest().archive_id.0)?;
         reconcile(archive, &catalog, Missing::Here, |_, _| stop.waits(CATALOG_PATIENCE))?;
-        while let Ok(name) = sealed.recv() {
+        while let Ok(task) = sealed.recv() {
+            let name = match task {
+                Task::Sealed(name) => name,
+                Task::Merged(name) => {
+                    replace_merged(archive, &catalog, name)?;
+                    continue;
+                }
+            };
             let was_pressed = press(name);
             let _ = pressed.send(name);
             if was_pressed && let Some(row) = catalog.segment(name.after)? {
@@ -87,11 +94,21 @@ fn run(archive: &Archive, zstd_level: i32, handed: &Handed, closing: &AtomicBool
     };
     if let Err(error) = index() {
         tracing::warn!(%error, "the catalog is not kept up to date; it is derived and will be healed at the next start");
-        for name in sealed.iter() {
-            press(name);
-            let _ = pressed.send(name);
+        for task in sealed.iter() {
+            if let Task::Sealed(name) = task {
+                press(name);
+                let _ = pressed.send(name);
+            }
         }
     }
+}
+
+/// A merged segment takes the place of those that it covers.
+fn replace_merged(archive: &Archive, catalog: &Catalog, name: SegmentName) -> Result<(), Fault> {
+    let Some(rows) = segment_rows(archive, name)? else { return Ok(()) };
+    let covered = |row: &&SegmentRow| cover::covers(name, SegmentName::sealed(row.after, row.through));
+    catalog.segments()?.iter().filter(covered).try_for_each(|row| catalog.forget(row))?;
+    catalog.index(&rows)
 }
 
 /// Forgets the segments that were pruned since; with a store, which may be away, that waits for the next start. Until then their rows
@@ -262,9 +279,16 @@ pub(super) fn rows(name: SegmentName, trailer: &Trailer, footer: &Footer, bytes:
     SegmentRows { segment, frames, tables: tables.collect(), relations: versions.collect() }
 }
 
+/// What there is to do with a segment.
+pub(super) enum Task {
+    Sealed(SegmentName),
+    /// From others; only its rows are wanted.
+    Merged(SegmentName),
+}
+
 /// Segments on their way.
 pub(super) struct Handed {
-    pub(super) sealed: Receiver<SegmentName>,
+    pub(super) sealed: Receiver<Task>,
     /// To where they are brought into the archive's store.
     pub(super) pressed: Sender<SegmentName>,
     /// Sealed earlier, and not in the store yet.

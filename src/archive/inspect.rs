@@ -381,11 +381,11 @@ pub fn totals(archive: &Archive) -> Result<ArchiveTotals, Fault> {
     })
 }
 
-/// Transactions of sealed segments that follow each other, and events by `schema.table`. `None` where one went away meanwhile.
-pub fn events(
-    archive: &Archive,
-    names: &[SegmentName],
-) -> Result<Option<(u64, BTreeMap<String, u64>)>, Fault> {
+/// How many transactions, and how many events by `schema.table`.
+pub type TransactionsAndEvents = (u64, BTreeMap<String, u64>);
+
+/// Of sealed segments that follow each other. `None` where one went away meanwhile.
+pub fn events(archive: &Archive, names: &[SegmentName]) -> Result<Option<TransactionsAndEvents>, Fault> {
     let Some(known) = Known::of(archive, names, Position::ZERO)? else { return Ok(None) };
     let transactions = names.iter().filter_map(|name| known.segment(*name)).map(|row| row.transactions).sum();
     let mut tables = BTreeMap::new();

@@ -16,8 +16,11 @@
 //! place in a file and nothing else; a reader without it sees the same frames, later.
 
 pub(crate) mod abreast;
+mod blocks;
 mod builder;
+mod compact;
 mod copies;
+mod cover;
 mod depot;
 pub(crate) mod disk;
 mod folder;
@@ -30,12 +33,14 @@ mod location;
 mod lookup;
 mod manifest;
 mod mark;
+mod merging;
 mod press;
 mod prune;
 mod queue;
 mod reader;
 mod recovery;
 mod retention;
+mod rewrite;
 mod scribe;
 mod segment_file;
 mod shipper;
@@ -44,13 +49,14 @@ mod transfer;
 mod writer;
 
 pub use crate::segment::Records;
+pub use compact::{Compacted, Compaction, Compactor};
 pub use folder::Archive;
 pub use frame::Frame;
 pub use holds::{Pin, Registered};
 pub use indexer::reindex;
 pub use inspect::{
     ArchiveTotals, Events, FrameSummary, Listed, Page, RelationSummary, SegmentDetail, SegmentState,
-    SegmentSummary, TableTotals, events, list, list_page, show, totals,
+    SegmentSummary, TableTotals, TransactionsAndEvents, events, list, list_page, show, totals,
 };
 pub use location::Location;
 pub use lookup::{Found, Lookup, find};

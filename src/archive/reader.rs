@@ -1,5 +1,6 @@
 //! The applier's end of the log.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::segment::{FrameScratch, HEADER_BYTES, Peek, Records, SegmentName, pee
 
 use super::folder::gap;
 use super::segment_file::damaged;
-use super::{Archive, Durable, Frame, Mark, SegmentFile, Tail, disk};
+use super::{Archive, Durable, Frame, Mark, SegmentFile, Tail, disk, rewrite};
 
 /// How often a reader in another process looks whether there is more.
 const POLL: Duration = Duration::from_millis(20);
@@ -41,12 +42,14 @@ pub struct Reader {
     /// The current segment's `after`, and where its next frame is.
     segment: Position,
     offset: u64,
-    /// Bytes of the segment's records before that. They find the place again in a file that was pressed meanwhile, whose
-    /// frames are others; there it may be inside of a frame, so many bytes behind its start.
+    /// Bytes of the segment's records before that. They find the place again in a file that was pressed or merged with others
+    /// meanwhile, whose frames are others; there it may be inside of a frame, so many bytes behind its start.
     records_before: u64,
     inside: usize,
     /// The chain's value where the segment before ended.
     chain: Option<[u8; 32]>,
+    /// A segment before was encrypted: so are all behind it.
+    was_encrypted: bool,
     file: Option<SegmentFile>,
     sealed: Option<SealedEnd>,
     mark: Mark,
@@ -64,6 +67,16 @@ impl Reader {
     /// Reads what comes after a position. The first frame may begin with transactions that `after` covers, and is
     /// preceded by a frame of the relation definitions that were skipped. Blocks on the disk.
     pub fn open(archive: &Archive, after: Position, tail: Option<Tail>) -> Result<Reader, Fault> {
+        Reader::open_listed(archive, None, after, tail)
+    }
+
+    /// The same, for who opens many: with a listing that was made before and need not be the newest.
+    pub fn open_listed(
+        archive: &Archive,
+        listing: Option<&[SegmentName]>,
+        after: Position,
+        tail: Option<Tail>,
+    ) -> Result<Reader, Fault> {
         let watched = tail.as_ref().map(Tail::durable);
         let mut reader = Reader {
             archive: archive.clone(),
@@ -74,6 +87,7 @@ impl Reader {
             records_before: 0,
             inside: 0,
             chain: None,
+            was_encrypted: false,
             file: None,
             sealed: None,
             mark: Mark::default(),
@@ -84,7 +98,10 @@ impl Reader {
             scratch: FrameScratch::default(),
         };
         reader.look()?;
-        let listing = archive.listing()?;
+        let listing = match listing {
+            Some(names) => Cow::Borrowed(names),
+            None => Cow::Owned(archive.listing()?),
+        };
         let first = listing.first().map_or(archive.manifest().start, |name| name.after);
         let sealed = listing.iter().filter_map(|name| name.through).max();
         let end = sealed.unwrap_or(first).max(reader.mark.position);
@@ -109,6 +126,7 @@ impl Reader {
                 None => after,
             },
         };
+        reader.look_ahead(&listing);
         if reader.segment < after {
             let (Limit::Sealed(SealedEnd { offset: limit, .. }) | Limit::Open(limit)) = reader.limit()?;
             reader.skip(after, limit)?;
@@ -219,7 +237,7 @@ impl Reader {
         self.offset = HEADER_BYTES as u64;
         self.records_before = 0;
         self.chain = Some(end.chain);
-        self.file = None;
+        self.was_encrypted |= self.file.take().is_some_and(|file| file.header().encrypted);
         self.sealed = None;
         self.reached = self.reached.max(end.through);
     }
@@ -254,6 +272,9 @@ impl Reader {
                 return Ok(Limit::Open(self.mark.offset));
             }
             let listing = self.archive.listing()?;
+            if self.widen(&listing)? {
+                continue;
+            }
             self.look_ahead(&listing);
             let mut here = listing.iter().filter(|name| name.after == self.segment);
             let (one, other) = (here.next(), here.next());
@@ -262,6 +283,8 @@ impl Reader {
             }
             match one {
                 Some(name) if name.through.is_some() => {
+                    // What was opened while it was open may have been merged into this one since.
+                    self.file.take_if(|file| file.name() != *name);
                     if self.open_file(*name)?
                         && let Some(end) = self.seal(*name)?
                     {
@@ -296,6 +319,30 @@ impl Reader {
         }
     }
 
+    /// Where the current segment was merged into one that begins before it, that one becomes the current segment: `true` then.
+    fn widen(&mut self, listing: &[SegmentName]) -> Result<bool, Fault> {
+        let is_wider = |name: &&SegmentName| name.after < self.segment && name.through > Some(self.segment);
+        let Some(wider) = listing.iter().find(is_wider).copied() else { return Ok(false) };
+        self.file = None;
+        // The chain's value where the current one began is not told there.
+        self.chain = None;
+        if !self.open_file(wider)? {
+            return Ok(false);
+        }
+        let Some(file) = &mut self.file else { return Ok(false) };
+        let (trailer, footer) = file.sealed(wider)?;
+        let (file, scratch) = (&*file, &mut self.scratch);
+        let before = rewrite::records_before(
+            &footer.frames,
+            self.segment,
+            |frame| Ok(file.frame(frame.offset, trailer.footer_offset, scratch)?.1),
+            |frame, damage| damaged(wider, frame.offset, damage),
+        )?;
+        self.records_before = self.records_before.saturating_add(before);
+        self.segment = wider.after;
+        Ok(true)
+    }
+
     /// Keeps the sealed segments that follow, as far as each begins where the one before it ends.
     fn look_ahead(&mut self, listing: &[SegmentName]) {
         let from = listing.partition_point(|name| name.after < self.segment);
@@ -303,7 +350,7 @@ impl Reader {
         let chained = names.iter().zip(names.iter().skip(1));
         let sound = chained.take_while(|(one, next)| one.through == Some(next.after)).count();
         self.ahead = names.iter().take(sound + 1).copied().collect();
-        self.ahead.retain(|name| name.through.is_some() && name.after > self.segment);
+        self.ahead.retain(|name| name.through.is_some());
     }
 
     /// The current segment, if it is known what it is called. One that is gone meanwhile, or is not what was expected, is for a new
@@ -336,6 +383,12 @@ impl Reader {
                     name.after
                 ))
                 .hint("it is of another run of this archive; restore the right one from a copy"));
+            }
+            if self.was_encrypted && !file.header().encrypted {
+                return Err(Fault::person(format!(
+                    "segment {name} is not encrypted, and the one before it is: no receiver goes on like that"
+                ))
+                .hint("somebody has put it there; restore the right one from a copy"));
             }
             self.file = Some(file);
         }
@@ -453,7 +506,7 @@ impl Reader {
                 from_memory: false,
             });
         }
-        (self.offset, self.records_before) = (start, before_start);
+        (self.offset, self.records_before, self.inside) = (start, before_start, 0);
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use crate::segment::{Damage, HEADER_BYTES, SegmentName, valid_prefix};
 
 use super::folder::left_behind;
 use super::segment_file::damaged;
-use super::{Archive, Mark, SegmentFile, disk, press};
+use super::{Archive, Mark, SegmentFile, copies, disk, press};
 
 /// Where the log ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,7 @@ impl From<Damage> for Trouble {
 /// Brings the log into the state in which all segments are sealed. The caller holds the lock.
 pub(super) fn recover(archive: &Archive, zstd_level: i32) -> Result<End, Fault> {
     press::sweep(archive)?;
+    copies::sweep(archive);
     let listing = listing(archive)?;
     let mut end = sealed_end(archive, &listing)?;
     match listing.last() {
@@ -62,7 +63,7 @@ fn listing(archive: &Archive) -> Result<Vec<SegmentName>, Fault> {
     let Some((depot, end)) = archive.depot().and_then(|depot| Some((depot, depot.end()?))) else {
         return Ok(all);
     };
-    let passed_by = |name: &SegmentName| name.after < end && depot.size_bytes(*name).is_none();
+    let passed_by = |name: &SegmentName| name.after < end && !depot.holds(*name);
     if let Some(open) = all.iter().copied().find(|name| name.through.is_none() && passed_by(name)) {
         let path = archive.segment_path(open);
         let fault = |error: std::io::Error| disk::fault("cannot remove", &path, &error);
@@ -161,7 +162,7 @@ fn seal_left_over(
 pub(super) fn unstored(archive: &Archive) -> Result<BTreeMap<SegmentName, u64>, Fault> {
     let Some(depot) = archive.depot() else { return Ok(BTreeMap::new()) };
     let names = archive.folder_listing()?.into_iter();
-    let unstored = names.filter(|name| name.through.is_some() && depot.size_bytes(*name).is_none());
+    let unstored = names.filter(|name| name.through.is_some() && !depot.holds(*name));
     let measured = unstored.map(|name| {
         let path = archive.segment_path(name);
         let metadata = std::fs::metadata(&path);

@@ -15,6 +15,7 @@ use crate::faults;
 use crate::model::{Fault, Position};
 use crate::segment::{Cut, Encoder, Header, SegmentName};
 
+use super::indexer::Task;
 use super::mark::MarkFile;
 use super::queue::{Command, Queue};
 use super::recovery::End;
@@ -38,7 +39,7 @@ pub(super) struct Scribe {
     confirms: bool,
     mark: MarkFile,
     /// Sealed segments go to the catalog's thread.
-    sealed: Sender<SegmentName>,
+    sealed: Sender<Task>,
     file: Arc<File>,
     /// The length of the file: behind the last frame come zeros.
     length: u64,
@@ -66,7 +67,7 @@ pub(super) struct Start {
     pub(super) durable: Arc<watch::Sender<Durable>>,
     pub(super) confirms: bool,
     pub(super) queue: Queue,
-    pub(super) sealed: Sender<SegmentName>,
+    pub(super) sealed: Sender<Task>,
     pub(super) end: End,
 }
 
@@ -280,7 +281,7 @@ impl Scribe {
         if self.archive.depot().is_some() {
             self.shared.unstored().insert(name, length);
         }
-        let _ = self.sealed.send(name);
+        let _ = self.sealed.send(Task::Sealed(name));
         if begin_next {
             let end = End { position: trailer.through, chain: trailer.chain, timeline: Some(self.timeline) };
             let encryption = self.archive.encryption()?;

@@ -90,7 +90,7 @@ impl Shipper {
     }
 
     fn ship(&self, depot: &Depot, writer: ArchiveId, name: SegmentName) -> Result<(), Fault> {
-        if depot.size_bytes(name).is_none() {
+        if !depot.holds(name) {
             depot.upload(writer, name, &self.archive.segment_path(name))?;
             tracing::debug!(segment = %name, "brought a segment into the store");
         }

@@ -7,7 +7,7 @@ use crate::model::{Fault, Position};
 use crate::segment::{Damage, SegmentName, check_sealed};
 
 use super::segment_file::{Unsound, damaged};
-use super::{Archive, Location, SegmentFile, disk, shipper, writer};
+use super::{Archive, Compaction, Compactor, Location, SegmentFile, cover, disk, shipper, writer};
 
 /// What the name of a file ends in that is being copied.
 const STAGED: &str = ".copy";
@@ -43,9 +43,11 @@ pub fn transfer(
     Archive::check_contiguous(&there)?;
     let begins = names.first().map_or(from.manifest().start, |name| name.after);
     let end = there.last().map_or(begins, |name| name.through.unwrap_or(name.after));
-    let missing: Vec<_> = names.iter().filter(|name| name.after >= end).copied().collect();
+    let missing: Vec<_> = names.iter().filter(|name| name.through > Some(end)).copied().collect();
     let last = names.last().and_then(|name| name.through).unwrap_or(begins);
-    let goes_on = missing.first().map_or(last, |name| name.after) == end;
+    // What was merged here since takes the place of what the copy has of it.
+    let joins = |next: &SegmentName| next.after == end || there.iter().any(|name| name.after == next.after);
+    let goes_on = missing.first().map_or(last == end, joins);
     if !goes_on || there.iter().any(|name| name.through.is_none()) {
         return Err(Fault::person(format!(
             "{to} has the log up to {end}, and not as this archive's segments part it"
@@ -58,13 +60,20 @@ pub fn transfer(
     let store = match (copy.depot(), missing.first()) {
         (Some(depot), Some(first)) => {
             let writer = shipper::writer(&copy)?;
-            depot.claim(writer, first.after)?;
+            depot.claim(writer, end)?;
+            if first.after < end && !depot.counts_now(*first) {
+                return Err(Fault::person(format!(
+                    "{to} has the log up to {end} by another spool, and segment {first} begins before that"
+                ))
+                .hint("give another place, or the spool that the copy was begun with"));
+            }
             Some((depot, writer))
         }
         _ => None,
     };
     for (number, name) in missing.iter().enumerate() {
         progress(number, missing.len());
+        unless_other(from, *name, &copy, &there)?;
         from.bring(*name, true)?;
         let path = from.segment_path(*name);
         done.bytes += check(from, *name)?;
@@ -76,6 +85,7 @@ pub fn transfer(
         done.through = name.through.unwrap_or(name.after);
     }
     progress(missing.len(), missing.len());
+    Compactor::new(&copy, Compaction::default()).remove_left_over(|| true)?;
     drop(lock);
     Ok((copy, done))
 }
@@ -92,8 +102,35 @@ fn take_along(from: &Archive, copy: &Archive, beginning: Position) -> Result<(),
     Ok(())
 }
 
+/// Refuses a segment that was merged since the copy was made and does not say what the copy has in its place.
+fn unless_other(
+    from: &Archive,
+    name: SegmentName,
+    copy: &Archive,
+    there: &[SegmentName],
+) -> Result<(), Fault> {
+    let covered: Vec<_> = there.iter().filter(|part| cover::covers(name, **part)).collect();
+    if covered.is_empty() {
+        return Ok(());
+    }
+    let gone = || Fault::retry("segments came and went while they were copied");
+    let commits = |archive: &Archive, name: SegmentName| {
+        Ok::<_, Fault>(SegmentFile::open(archive, name)?.ok_or_else(gone)?.sealed(name)?.1.commits)
+    };
+    let ours = commits(from, name)?;
+    let mut theirs = Vec::new();
+    for part in covered {
+        theirs.extend(commits(copy, *part)?);
+    }
+    if ours.starts_with(&theirs) {
+        return Ok(());
+    }
+    Err(Fault::person(format!("the copy has other transactions than segment {name}"))
+        .hint("a receiver has gone on there, so it is no copy any more; give another place"))
+}
+
 /// Goes through a segment as it is, and gives its length.
-fn check(from: &Archive, name: SegmentName) -> Result<u64, Fault> {
+pub(super) fn check(from: &Archive, name: SegmentName) -> Result<u64, Fault> {
     let gone = || Fault::retry(format!("segment {name} went away while it was copied"));
     let file = SegmentFile::open(from, name)?.ok_or_else(gone)?;
     let length = file.size_bytes()?;

@@ -14,10 +14,11 @@ use crate::model::{Fault, Position};
 use crate::segment::{Cut, SegmentName};
 
 use super::builder::Builder;
+use super::merging::Merging;
 use super::queue::{Command, Queue};
 use super::scribe::{Scribe, Start};
 use super::shipper::Shipper;
-use super::{Archive, Mark, Tail, disk, indexer, recovery};
+use super::{Archive, Compaction, Mark, Tail, disk, indexer, recovery};
 
 #[derive(Clone, Debug)]
 pub struct WriterOptions {
@@ -33,6 +34,8 @@ pub struct WriterOptions {
     pub zstd_level: i32,
     /// What must hold a transaction before the source is told that it may forget it.
     pub durability: Durability,
+    /// Whether small segments are merged meanwhile.
+    pub compaction: Option<Compaction>,
 }
 
 /// Where a transaction is safe.
@@ -55,6 +58,7 @@ impl Default for WriterOptions {
             tail_bytes: 32 << 20,
             zstd_level: 1,
             durability: Durability::Local,
+            compaction: Some(Compaction::default()),
         }
     }
 }
@@ -130,6 +134,7 @@ pub struct Writer {
     thread: Option<JoinHandle<Result<Position, Fault>>>,
     indexer: Option<JoinHandle<()>>,
     shipper: Option<JoinHandle<()>>,
+    merging: Option<(Sender<()>, JoinHandle<()>)>,
     timeline: u32,
     /// Segments that were asked to be sealed.
     seals: u64,
@@ -168,6 +173,7 @@ impl Writer {
         let tail = Tail::new(options.tail_bytes, durable.clone());
         let durable_sender = Arc::new(durable_sender);
         let (sealed, sealed_segments) = channel();
+        let merged = sealed.clone();
         let (pressed, pressed_segments) = channel();
         let (commands, receiver) = channel();
         let scribe = Scribe::open(Start {
@@ -199,6 +205,12 @@ impl Writer {
         };
         let shipper =
             archive.depot().map(|_| shipper.spawn(Arc::clone(&lock))).transpose().map_err(failed)?;
+        let merging = options.compaction.map(|compaction| {
+            let (alive, end) = channel();
+            let (archive, closing) = (archive.clone(), Arc::clone(&shared.closing));
+            Ok((alive, Merging { archive, compaction, merged, end, closing }.spawn()?))
+        });
+        let merging = merging.transpose().map_err(failed)?;
         let writing = std::thread::Builder::new().name("log".into()).spawn(move || {
             let result = scribe.run();
             drop(lock);
@@ -214,6 +226,7 @@ impl Writer {
             thread: Some(writing.map_err(failed)?),
             indexer: Some(indexer),
             shipper,
+            merging,
             timeline,
             seals: 0,
             seal_wanted: false,
@@ -366,7 +379,12 @@ impl Writer {
         self.shared.closing.store(true, Ordering::Release);
         self.commands = None;
         let Some(thread) = self.thread.take() else { return Ok(self.builder.received()) };
-        let others = [self.indexer.take(), self.shipper.take()];
+        // The indexer waits for all who send to it.
+        let merging = self.merging.take().map(|(alive, thread)| {
+            drop(alive);
+            thread
+        });
+        let others = [merging, self.indexer.take(), self.shipper.take()];
         let joined = tokio::task::spawn_blocking(move || {
             let result = thread.join();
             for other in others.into_iter().flatten() {
@@ -413,6 +431,10 @@ impl Drop for Writer {
         self.shared.closing.store(true, Ordering::Release);
         self.commands = None;
         if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        if let Some((alive, thread)) = self.merging.take() {
+            drop(alive);
             let _ = thread.join();
         }
         for other in [self.indexer.take(), self.shipper.take()].into_iter().flatten() {

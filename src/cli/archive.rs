@@ -11,12 +11,15 @@ use super::arguments::Everywhere;
 use super::config::File;
 use super::place::ArchiveArguments;
 use super::{print, retention};
-use crate::archive::{self, Archive, Found, Listed, Location, Lookup, Page, SegmentDetail, SegmentState};
+use crate::archive::{
+    self, Archive, Compaction, Compactor, Found, Listed, Location, Lookup, Page, SegmentDetail, SegmentState,
+};
 use crate::model::{Fault, Position, Timestamp, Xid};
 use crate::segment::Key;
 use crate::verify::{self, Checkpoint, Manner, Report};
+use serde_json::json;
 
-/// Look after the log: list, show, verify, copy, reindex, prune, pin, new-key
+/// Look after the log: list, show, verify, copy, compact, reindex, prune, pin, new-key
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   pgsluice archive list --name shop
@@ -93,6 +96,20 @@ enum Verb {
         /// The copy's spool, where it is in a store
         #[arg(long, value_name = "DIR")]
         to_spool: Option<PathBuf>,
+        #[command(flatten)]
+        archive: ArchiveArguments,
+    },
+    /// Merge small segments into larger ones, compressed harder. A receiver does that by itself, see its --compact-after
+    #[command(after_help = "Examples:
+  pgsluice archive compact --name shop --dry-run
+  pgsluice archive compact --name shop --older-than 1d")]
+    Compact {
+        /// Only segments that nothing was written to for so long, such as 1h or 7d
+        #[arg(long, value_name = "DURATION", default_value = "1h")]
+        older_than: retention::Age,
+        /// Only tell what would be merged
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         archive: ArchiveArguments,
     },
@@ -185,6 +202,9 @@ impl ArchiveCommand {
                 let report = serde_json::json!({ "segments": segments });
                 print::report(everywhere.json, &report, || format!("{segments} segments indexed"))
             }
+            Verb::Compact { older_than, dry_run, archive } => {
+                compact(everywhere, &open(archive)?, *older_than, *dry_run)
+            }
             Verb::Prune(prune) => prune.run(everywhere, &open(&prune.archive)?),
             Verb::Pin { pin, lsn, archive } => retention::pin(everywhere, &open(archive)?, pin, *lsn),
             Verb::Unpin { pin, archive } => retention::unpin(everywhere, &open(archive)?, pin),
@@ -209,6 +229,44 @@ fn copy(everywhere: &Everywhere, from: &Archive, to: &Location) -> Result<(), Fa
         format!("{}\n{}", print::pairs(&[("copied", copied), ("to", to.to_string())]), report_table(&report))
     })?;
     verdict(&report)
+}
+
+fn compact(
+    everywhere: &Everywhere,
+    archive: &Archive,
+    older_than: retention::Age,
+    dry_run: bool,
+) -> Result<(), Fault> {
+    let compaction = Compaction { age_seconds_min: older_than.0.unsigned_abs(), ..Compaction::default() };
+    let mut compactor = Compactor::new(archive, compaction);
+    let planned = compactor.plan()?;
+    let would_merge: usize = planned.iter().map(Vec::len).sum();
+    if dry_run {
+        let report =
+            json!({ "dry_run": true, "segments_before": would_merge, "segments_after": planned.len() });
+        return print::report(everywhere.json, &report, || {
+            format!("{would_merge} segments would become {}: this was a dry run", planned.len())
+        });
+    }
+    let bar = print::bar("merging");
+    bar.set_length(would_merge as u64);
+    let done = compactor.run(|| true, |_, done| bar.set_position(done.segments_before));
+    bar.finish_and_clear();
+    let done = done?;
+    let mut report = json!({ "dry_run": false });
+    if let (Some(report), Ok(serde_json::Value::Object(done))) =
+        (report.as_object_mut(), serde_json::to_value(done))
+    {
+        report.extend(done);
+    }
+    print::report(everywhere.json, &report, || {
+        let size = |segments: u64, bytes: u64| format!("{segments} segments, {}", print::size(bytes));
+        print::pairs(&[
+            ("merged", size(done.segments_before, done.bytes_before)),
+            ("into", size(done.segments_after, done.bytes_after)),
+            ("left over, removed", format!("{} segments", done.left_over)),
+        ])
+    })
 }
 
 fn verdict(report: &Report) -> Result<(), Fault> {

@@ -10,7 +10,7 @@ use super::config::File;
 use super::print;
 use super::reach::Side;
 use crate::apply::{Ddl, DdlMode};
-use crate::archive::{Archive, Durability, Location, WriterOptions};
+use crate::archive::{Archive, Compaction, Durability, Location, WriterOptions};
 use crate::follow::{self, Mode, Options, Standing};
 use crate::model::{Fault, Lsn, Position};
 use crate::pg::{Conninfo, inspect};
@@ -27,6 +27,9 @@ pub(crate) struct SegmentArguments {
     /// Seal a segment at this age
     #[arg(long, value_name = "SECONDS", default_value_t = 600, help_heading = "Log")]
     segment_age: u64,
+    /// Merge small segments into larger ones when nothing was written to them for so long; 0: never
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, help_heading = "Log")]
+    compact_after: u64,
     /// What must have a transaction before the source may forget it: this machine's disk, or the archive's store [default: local]
     #[arg(
         long,
@@ -62,6 +65,8 @@ impl SegmentArguments {
             segment_bytes_max: self.segment_size << 20,
             segment_age_seconds: self.segment_age,
             durability,
+            compaction: (self.compact_after > 0)
+                .then(|| Compaction { age_seconds_min: self.compact_after, ..Compaction::default() }),
             ..WriterOptions::default()
         })
     }

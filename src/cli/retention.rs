@@ -34,7 +34,7 @@ pub(super) struct PruneArguments {
 
 /// A span of time, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Age(i64);
+pub(super) struct Age(pub(super) i64);
 
 impl FromStr for Age {
     type Err = String;

@@ -42,6 +42,8 @@ pub enum Put {
 pub struct Object {
     pub key: String,
     pub size_bytes: u64,
+    /// When it was written, in seconds since 1970.
+    pub modified_seconds: i64,
 }
 
 /// Which content of an object was read; see [`Store::replace`].

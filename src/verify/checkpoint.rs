@@ -21,6 +21,7 @@ struct Written {
     quick: bool,
     through: Position,
     chain: Option<String>,
+    encrypted: bool,
     /// Of the names and lengths of the segments so far: while they are the same, what was found of them holds.
     segments_digest: String,
     segments: u64,
@@ -48,6 +49,7 @@ pub(super) fn write(archive: &Archive, quick: bool, stand: &Stand, problems: &[P
         quick,
         through: stand.through,
         chain: stand.chain.map(hex),
+        encrypted: stand.encrypted,
         segments_digest: hex(stand.digest),
         segments: stand.segments,
         indexed: stand.indexed,
@@ -95,6 +97,7 @@ fn still_holds(written: Written, quick: bool, lines: &[Line]) -> Option<Kept> {
     let stand = Stand {
         through: written.through,
         chain,
+        encrypted: written.encrypted,
         segments: written.segments,
         indexed: written.indexed,
         bytes: written.bytes,

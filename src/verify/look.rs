@@ -19,6 +19,8 @@ const PIECE_BYTES: usize = 4 << 20;
 pub(super) struct Finding {
     /// The chain's value in its header; none where that can't be read.
     pub(super) chain: Option<[u8; 32]>,
+    /// Whether it is encrypted, as far as its header can be read.
+    pub(super) encrypted: Option<bool>,
     /// None where something is wrong with it.
     pub(super) sound: Option<Sound>,
     /// The byte that is looked at.
@@ -99,6 +101,7 @@ fn go_through(
     finding.at = Some(0);
     let Some(mut file) = SegmentFile::open_stored(archive, name)? else { return Ok(false) };
     finding.chain = Some(file.header().chain);
+    finding.encrypted = Some(file.header().encrypted);
     if name.through.is_none() {
         let Some(limit) = open_limit(archive, name)? else { return Ok(false) };
         finding.sound = Some(open(archive, &file, limit)?);

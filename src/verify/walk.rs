@@ -28,6 +28,8 @@ pub(super) struct Stand {
     pub(super) through: Position,
     /// None where it is not known: the segment before could not be read.
     pub(super) chain: Option<[u8; 32]>,
+    /// The segment before was encrypted: then this one is.
+    pub(super) encrypted: bool,
     pub(super) segments: u64,
     pub(super) indexed: u64,
     pub(super) bytes: u64,
@@ -61,6 +63,7 @@ impl Stand {
         Stand {
             through: beginning,
             chain: (beginning == archive.manifest().start).then_some([0; 32]),
+            encrypted: false,
             segments: 0,
             indexed: 0,
             bytes: 0,
@@ -240,12 +243,16 @@ impl<'a> Walk<'a> {
         if expected.is_some_and(|chain| finding.chain.is_some_and(|own| own != chain)) {
             flaws.insert(0, (Some(0), "the chain of hashes does not go on from the segment before".into()));
         }
+        if before.encrypted && finding.encrypted == Some(false) {
+            flaws.insert(0, (Some(0), "it is not encrypted, and the segment before is".into()));
+        }
         for (offset, what) in flaws {
             let (after, through) = (name.after, name.through);
             self.problems.push(Problem { segment: Some(name.to_string()), offset, after, through, what });
         }
         let stand = &mut self.stand;
         stand.segments += 1;
+        stand.encrypted |= finding.encrypted == Some(true);
         stand.chain = finding.sound.as_ref().map(|sound| sound.chain);
         let reached =
             finding.sound.as_ref().map(|sound| sound.through).or(name.through).unwrap_or(name.after);

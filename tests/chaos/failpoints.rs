@@ -59,7 +59,7 @@ fn the_program_may_end_at_each_point() {
     let (at_rest, under_load): (Vec<_>, Vec<_>) = POINTS
         .iter()
         .map(|(name, _)| *name)
-        .filter(|name| !name.starts_with("prune."))
+        .filter(|name| !name.starts_with("prune.") && !name.starts_with("compact."))
         .partition(|name| is_among(&AT_REST, name));
     for name in under_load {
         for time in 0..times() {
@@ -91,6 +91,7 @@ fn the_program_may_end_at_each_point() {
     road.arrives();
     ledger::assert_holds(&road.target);
     road.program.run(&["archive", "verify"]).done();
+    compact(&road);
     assert_replayed(&road);
     prune(&road);
 }
@@ -123,6 +124,28 @@ fn assert_replayed(road: &Road) {
     command.env("PGSLUICE_TARGET", target.conninfo());
     Running::spawn(command).wait(seconds(120)).done();
     assert_tables_equal(&road.source, &target);
+}
+
+fn compact(road: &Road) {
+    for (name, _) in POINTS.iter().filter(|(name, _)| name.starts_with("compact.")) {
+        for _ in 0..times() {
+            // Small segments in a block of the log that comes to its end.
+            for _ in 0..3 {
+                road.change("insert into scratch values (0)");
+                road.arrives();
+            }
+            road.change("select pg_logical_emit_message(false, '', repeat('x', 300000))");
+            for _ in 0..2 {
+                road.change("insert into scratch values (0)");
+                road.arrives();
+            }
+            let arguments = ["archive", "compact", "--older-than", "0s"];
+            ended_there(&start(road, &arguments, name, 1).wait(seconds(60)), name);
+            road.program.run(&["archive", "verify"]).done();
+        }
+    }
+    road.program.run(&["archive", "compact", "--older-than", "0s"]).done();
+    road.program.run(&["archive", "verify"]).done();
 }
 
 fn prune(road: &Road) {

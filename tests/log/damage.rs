@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use pgsluice::archive::{Archive, ArchiveId, Manifest, Reader};
+use pgsluice::archive::{Archive, ArchiveId, Location, Manifest, Reader};
 use pgsluice::model::{Fault, Position};
+use pgsluice::segment::{Key, Keyring, SegmentName};
 use pgsluice::verify::verify;
 
 use super::crash::copy;
@@ -21,7 +22,11 @@ fn read_all(archive: &Archive, after: Position) -> Result<usize, Fault> {
 
 /// Sealed segments of two transactions each. Those of other seeds hold other rows.
 async fn segments(folder: &Path, manifest: Manifest, count: u64, seed: u8) -> Archive {
-    let archive = Archive::create(folder, manifest).unwrap();
+    segments_at(&Location::folder(folder), manifest, count, seed).await
+}
+
+async fn segments_at(place: &Location, manifest: Manifest, count: u64, seed: u8) -> Archive {
+    let archive = place.create(manifest).unwrap();
     let mut writer = open(&archive);
     for (number, messages) in transactions(count).iter_mut().enumerate() {
         let at = messages.len() - 1;
@@ -192,4 +197,32 @@ fn a_manifest_is_kept_and_checked() {
         let fault = Archive::open(folder.path()).unwrap_err();
         assert_eq!(fault.exit_code(), 4, "{fault}");
     }
+}
+
+/// The same in the clear, chain and all, as who has no key could make it up.
+#[tokio::test]
+async fn behind_an_encrypted_segment_comes_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let (here, clear) = (folder.path().join("here"), folder.path().join("clear"));
+    let keys = Keyring::new(vec![Key::new([1; 32])]);
+    let archive = segments_at(&Location { keys, ..Location::folder(&here) }, manifest(), 6, 0).await;
+    segments(&clear, manifest(), 6, 0).await;
+    let names = archive.segments().unwrap();
+    let [first, second, _] = names[..] else { panic!("{names:?}") };
+    let put = |name: SegmentName| {
+        let name = name.to_string();
+        fs::copy(clear.join("segments").join(&name), here.join("segments").join(&name)).unwrap();
+    };
+    // A log that was begun without a key goes on with one.
+    put(first);
+    assert!(read_all(&archive, START).is_ok());
+    assert_eq!(verify(&archive, |_| ()).unwrap().problems, []);
+    fs::remove_dir_all(&here).unwrap();
+    let keys = Keyring::new(vec![Key::new([1; 32])]);
+    let archive = segments_at(&Location { keys, ..Location::folder(&here) }, manifest(), 6, 0).await;
+    put(second);
+    let fault = read_all(&archive, START).unwrap_err();
+    assert!(fault.message.contains(&format!("segment {second} is not encrypted")), "{}", fault.message);
+    let problems = verify(&archive, |_| ()).unwrap().problems;
+    assert!(problems.iter().any(|problem| problem.what.contains("is not encrypted")), "{problems:?}");
 }

@@ -9,3 +9,5 @@ mod press;
 mod round_trip;
 mod transactions;
 mod verify;
+
+pub(crate) use crash::copy;

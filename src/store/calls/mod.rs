@@ -187,7 +187,8 @@ impl Calls {
             // Not every server knows where to start.
             let is_after = after.is_none_or(|after| meta.location > *after);
             if let Some(key) = self.key(&meta.location).filter(|_| is_after) {
-                objects.push(Object { key, size_bytes: meta.size });
+                let modified_seconds = meta.last_modified.timestamp();
+                objects.push(Object { key, size_bytes: meta.size, modified_seconds });
             }
         }
         // A store need not list in order.
