@@ -53,7 +53,7 @@ fn progress(road: &Road) -> u64 {
 #[test]
 fn the_program_may_end_at_each_point() {
     let road = ledger::road_with(&STORE);
-    let load = ledger::load(&road.source, 300);
+    let load = ledger::load(&road.source, 100);
     let mut dice = Dice(5);
     let mut at = progress(&road);
     let (at_rest, under_load): (Vec<_>, Vec<_>) = POINTS
