@@ -57,10 +57,10 @@ struct Run {
 }
 
 impl Run {
-    /// Whether a frame may join, the first one of another segment or not.
-    fn takes(&self, frame: &FrameHeader, is_of_another: bool) -> bool {
+    /// Whether a frame may join. Behind what is not settled a segment may begin, or may have begun before it was merged.
+    fn takes(&self, frame: &FrameHeader) -> bool {
         let short = is_short(&self.last) && is_short(frame) && self.raw.len() < MERGED_BYTES;
-        short && (self.is_settled || !is_of_another)
+        short && self.is_settled
     }
 }
 
@@ -133,7 +133,6 @@ impl Rewrite<'_> {
             if file.header().encrypted && !pen.encoder.header().encrypted {
                 return Err(self.refuse("behind an encrypted segment comes one that is not"));
             }
-            let mut is_of_another = true;
             for entry in &footer.frames {
                 if !go_on() {
                     return Ok(false);
@@ -146,8 +145,7 @@ impl Rewrite<'_> {
                     LongFrames::AsTheyAre => Some(file.stored(entry.offset, trailer.footer_offset)?),
                     LongFrames::Anew => None,
                 };
-                pen.take(header, raw, stored, is_of_another).map_err(|damage| self.damage(&damage))?;
-                is_of_another = false;
+                pen.take(header, raw, stored).map_err(|damage| self.damage(&damage))?;
                 (&*new).write_all(&std::mem::take(&mut pen.out)).map_err(fault)?;
             }
             account.add(trailer, footer.commits);
@@ -220,12 +218,11 @@ impl Pen {
         frame: FrameHeader,
         raw: Vec<u8>,
         stored: Option<(FrameHeader, Vec<u8>)>,
-        is_of_another: bool,
     ) -> Result<(), Damage> {
         let last = Records::new(&raw).last().transpose()?.map(peek).transpose()?;
         let ends_with_commit = last.map(|last| matches!(last, Peek::Commit { .. }));
         match &mut self.run {
-            Some(run) if run.takes(&frame, is_of_another) => {
+            Some(run) if run.takes(&frame) => {
                 run.raw.extend(raw);
                 run.is_settled = ends_with_commit.unwrap_or(run.is_settled);
                 (run.last, run.stored) = (frame, None);
