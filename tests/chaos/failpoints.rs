@@ -83,7 +83,7 @@ fn the_program_may_end_at_each_point() {
     for name in at_rest {
         for _ in 0..times() {
             // Nothing of it is for us: only a keepalive tells of it.
-            road.change("select pg_create_restore_point('here')");
+            road.change("select pg_create_restore_point('here'); select pg_switch_wal()");
             let outcome = start(&road, &["follow", "--endpos", "current"], name, 1).wait(seconds(60));
             ended_there(&outcome, name);
         }
