@@ -50,14 +50,9 @@ impl ApplyCommand {
         let rules = self.rules.rules(&self.filter, file)?;
         let archive = place.archive.open()?;
         let home = place::sentinel(&place.archive)?;
-        let sentinel = match &place.archive.store {
-            Some(_) => {
-                // A copy of an archive has none.
-                let startpos = archive.manifest().start;
-                Sentinel::create(&home, Control { startpos, apply: true, ..Control::default() })?
-            }
-            None => Sentinel::open(&home)?,
-        };
+        // A copy of an archive has none.
+        let startpos = archive.manifest().start;
+        let sentinel = Sentinel::create(&home, Control { startpos, apply: true, ..Control::default() })?;
         setup::prepare_target(&target, &stream, &archive).await?;
         let endpos = self.endpos.position(self.source.optional(file)?.as_ref()).await?;
         let sequences = self.sequences.are_on(file);
