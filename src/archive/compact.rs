@@ -95,13 +95,9 @@ impl Compactor {
         mut merged: impl FnMut(SegmentName, &Compacted),
     ) -> Result<Compacted, Fault> {
         copies::sweep(&self.archive);
-        let mut done = Compacted::default();
+        let mut done = Compacted { left_over: self.remove_left_over(&mut go_on)?, ..Compacted::default() };
         // What can't be merged keeps nothing else from it, and is told in the end.
         let (mut fault, mut refused) = (None, BTreeSet::new());
-        match self.remove_left_over(&mut go_on) {
-            Ok(left_over) => done.left_over = left_over,
-            Err(first) => _ = fault.insert(lasting(first)?),
-        }
         loop {
             let mut came_on = false;
             for run in self.runs()? {

@@ -57,10 +57,11 @@ struct Run {
 }
 
 impl Run {
-    /// Whether a frame may join. Behind what is not settled a segment may begin, or may have begun before it was merged.
-    fn takes(&self, frame: &FrameHeader) -> bool {
+    /// Whether a frame may join. In what is merged a segment may begin behind what is not settled, or may have begun there before an earlier
+    /// merge.
+    fn takes(&self, frame: &FrameHeader, is_merge: bool) -> bool {
         let short = is_short(&self.last) && is_short(frame) && self.raw.len() < MERGED_BYTES;
-        short && self.is_settled
+        short && (self.is_settled || !is_merge)
     }
 }
 
@@ -125,7 +126,7 @@ impl Rewrite<'_> {
             let (trailer, footer) = file.sealed(*name)?;
             let pen = match &mut pen {
                 Some(pen) => pen,
-                none => none.insert(Pen::new(&file, self.zstd_level, encryption.take())),
+                none => none.insert(Pen::new(self, &file, encryption.take())),
             };
             if pen.encoder.header().timeline != file.header().timeline {
                 return Err(self.damage(&Damage::Malformed("the source's timeline")));
@@ -201,16 +202,17 @@ impl Rewrite<'_> {
 /// What is being written.
 struct Pen {
     encoder: Encoder,
+    is_merge: bool,
     run: Option<Run>,
     /// Bytes of the new file that are not in it yet.
     out: Vec<u8>,
 }
 
 impl Pen {
-    fn new(first: &SegmentFile, zstd_level: i32, encryption: Option<Encryption>) -> Pen {
-        let encoder = Encoder::transposing(first.header().clone(), zstd_level, encryption);
+    fn new(rewrite: &Rewrite<'_>, first: &SegmentFile, encryption: Option<Encryption>) -> Pen {
+        let encoder = Encoder::transposing(first.header().clone(), rewrite.zstd_level, encryption);
         let out = encoder.header().encode().to_vec();
-        Pen { encoder, run: None, out }
+        Pen { encoder, is_merge: matches!(rewrite.long_frames, LongFrames::Anew), run: None, out }
     }
 
     fn take(
@@ -222,7 +224,7 @@ impl Pen {
         let last = Records::new(&raw).last().transpose()?.map(peek).transpose()?;
         let ends_with_commit = last.map(|last| matches!(last, Peek::Commit { .. }));
         match &mut self.run {
-            Some(run) if run.takes(&frame) => {
+            Some(run) if run.takes(&frame, self.is_merge) => {
                 run.raw.extend(raw);
                 run.is_settled = ends_with_commit.unwrap_or(run.is_settled);
                 (run.last, run.stored) = (frame, None);

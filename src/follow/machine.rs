@@ -334,7 +334,7 @@ mod tests {
                     Mode::Catchup,
                 ),
                 (Event::ApplierEnded { reached: false }, &[StartApplier], Mode::Catchup),
-                (Event::ReceiverEnded { log: Position(100) }, &[], Mode::Catchup),
+                (Event::ReceiverEnded { log: Position(200) }, &[], Mode::Catchup),
                 (Event::ApplierEnded { reached: true }, &[Finish], Mode::Done),
             ],
         );
