@@ -336,8 +336,10 @@ impl Compactor {
     }
 }
 
-/// The chain's values at both ends of a segment.
-fn chain(archive: &Archive, name: SegmentName) -> Result<Option<([u8; 32], [u8; 32])>, Fault> {
+/// The chain's values where a segment begins and where it ends.
+type Chains = ([u8; 32], [u8; 32]);
+
+fn chain(archive: &Archive, name: SegmentName) -> Result<Option<Chains>, Fault> {
     let Some(mut file) = SegmentFile::open(archive, name)? else { return Ok(None) };
     let begins = file.header().chain;
     Ok(Some((begins, file.trailer(name)?.chain)))

@@ -1,7 +1,9 @@
 //! The rooms that must hold on any bytes, without the rest of the program.
 
-#![allow(dead_code, unused_imports, unreachable_pub)]
+#![allow(dead_code, unused_imports, unreachable_pub, unexpected_cfgs)]
 
+#[path = "../../src/faults.rs"]
+pub mod faults;
 #[path = "../../src/model/mod.rs"]
 pub mod model;
 #[path = "../../src/pgoutput/mod.rs"]
