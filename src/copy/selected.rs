@@ -1,0 +1,189 @@
+//! Some rows of a table brought anew, in their place among the others, which count as they are.
+//!
+//! The target has the table as the log has it up to a position. Under a snapshot those rows are read that are selected, and with them all that
+//! were written by transactions behind that position. From the target go the rows with their keys, those whose keys these transactions deleted or
+//! changed, which the log tells, and what is selected there; then the rows that were read go in. So the table equals the snapshot, but for what was
+//! neither right nor selected.
+
+use tokio_postgres::Client;
+
+use crate::faults;
+use crate::model::{Fault, Xid};
+use crate::pg::{Pipeline, control, copied, quote_ident, quote_literal, transfer};
+
+use super::part::simple;
+use super::plan::{self, Which};
+use super::refresh::{Window, gone, into, replace, temporary};
+use super::survey::Table;
+use super::{Options, session};
+
+/// Rows that a condition may choose on the target and not on the source; where they are more, all rows are brought.
+const CHOSEN_THERE_MAX: usize = 10_000;
+
+/// Which rows are meant: those that fulfil all that is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// SQL.
+    pub condition: Option<String>,
+    /// Rows that were written by this transaction or later ones.
+    pub min_xid: Option<u64>,
+}
+
+impl Selection {
+    pub fn is_everything(&self) -> bool {
+        self.condition.is_none() && self.min_xid.is_none()
+    }
+
+    fn sql(&self) -> String {
+        let condition = self.condition.as_ref().map(|condition| format!("({condition}\n)"));
+        // The row has the lower half of the id.
+        let min_xid = self.min_xid.map(|xid| plan::written_since(Xid((xid & u64::from(u32::MAX)) as u32)));
+        condition.into_iter().chain(min_xid).collect::<Vec<_>>().join(" AND ")
+    }
+}
+
+/// Brings the selected rows of tables whose copy has not begun. What can't be done so is left, and is to be copied as a whole.
+pub async fn selected(options: &Options, selection: &Selection) -> Result<(), Fault> {
+    let (source, target) = options.clients().await?;
+    let known = copied::tables(&target, &options.stream).await?;
+    for table in options.survey(&source, &target).await? {
+        if known.contains_key(&table.oid) {
+            continue;
+        }
+        let doing = |fault: Fault| fault.context(format!("bringing rows of {}", table.shown()));
+        if table.key.is_empty() || !select(options, &table, selection).await.map_err(doing)? {
+            tracing::warn!(
+                table = table.shown(),
+                "all of its rows are brought: it has no key, was truncated, or some key is not told by the log"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a selection that makes no sense for tables of these quoted names, before anything is done.
+pub async fn check_selection(
+    source: &Client,
+    target: &Client,
+    tables: &[String],
+    selection: &Selection,
+) -> Result<(), Fault> {
+    refuse_xid(source, selection).await?;
+    let Some(condition) = &selection.condition else { return Ok(()) };
+    for (side, client) in [("source", source), ("target", target)] {
+        for table in tables {
+            let tried =
+                client.batch_execute(&format!("SELECT FROM {table} WHERE ({condition}\n) LIMIT 0")).await;
+            if let Err(error) = tried {
+                let fault = control::fault(&error);
+                return Err(match fault.sqlstate {
+                    Some(_) => Fault::usage(format!(
+                        "--where can't be asked of {table} of the {side}: {}",
+                        fault.message
+                    )),
+                    None => fault.context(side),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Ids come round: one that is too far back would mean others.
+async fn refuse_xid(source: &Client, selection: &Selection) -> Result<(), Fault> {
+    let Some(min_xid) = selection.min_xid else { return Ok(()) };
+    let row = source.query_one("SELECT pg_snapshot_xmax(pg_current_snapshot())::text", &[]).await;
+    let next: String = row.map_err(|error| control::fault(&error))?.get(0);
+    let next: u64 = next.parse().map_err(|_| Fault::stop("the source's transaction id makes no sense"))?;
+    match next.checked_sub(min_xid) {
+        None => Err(Fault::usage(format!(
+            "the source has not come to transaction {min_xid} yet: the next is {next}"
+        ))),
+        Some(age) if age >= 1 << 31 => Err(Fault::usage(format!(
+            "transaction {min_xid} is too long ago to be told from later ones: the next is {next}"
+        ))
+        .hint("ids are those of pg_current_xact_id(), which don't come round; bring all rows of the table")),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Whether it could be done.
+async fn select(options: &Options, table: &Table, selection: &Selection) -> Result<bool, Fault> {
+    let (mut source, mut target) = tokio::try_join!(
+        session::source(&options.source),
+        session::target(&options.target, &options.archive.manifest().server_encoding)
+    )?;
+    let (moment, _) = session::begin(&mut source, None, Some(table)).await?;
+    let window = Window::after(options.after, None, &moment)?;
+    simple(&mut target, &format!("BEGIN; {}", temporary(table))).await?;
+    let Some(gone) = gone(options, table, &window, &mut target).await? else { return Ok(false) };
+    let wanted = selection.sql();
+    let read = match gone.oldest {
+        Some(oldest) => format!("({wanted}) OR {}", plan::written_since(oldest)),
+        None => wanted,
+    };
+    let write = into("fresh", &table.columns, table.format);
+    let pace = |_, bytes| options.rate.as_ref().map(|rate| rate.takes(bytes)).unwrap_or_default();
+    let read = plan::read(table, Which::Fulfilling(&read));
+    let rows = transfer(&mut source, &read, &mut target, &write, pace).await?;
+    if let (Some(condition), None) = (&selection.condition, selection.min_xid) {
+        // On the target it may be true of other rows, which go too.
+        let Some(others) = chosen_there(&mut target, table, condition).await? else { return Ok(false) };
+        if let Some(others) = others {
+            let read = plan::read(table, Which::Fulfilling(&others));
+            transfer(&mut source, &read, &mut target, &write, pace).await?;
+        }
+    }
+    session::settle(&mut source, &moment).await?;
+    if let (Some(condition), None) = (&selection.condition, selection.min_xid) {
+        let there = format!("DELETE FROM {} WHERE ({condition}\n)", table.on_target());
+        simple(&mut target, &there).await?;
+    }
+    let note = copied::note_of(&options.stream, table.oid, &moment);
+    simple(&mut target, &replace(table, &note)).await?;
+    faults::point("copy.before_selected_commit");
+    simple(&mut target, "COMMIT").await?;
+    tracing::info!(table = table.shown(), rows, keys = gone.keys, "rows brought");
+    Ok(true)
+}
+
+/// SQL that is true, on the source, of rows whose keys the condition chooses on the target and not there. None of none; nothing where they are too many.
+async fn chosen_there(
+    target: &mut Pipeline,
+    table: &Table,
+    condition: &str,
+) -> Result<Option<Option<String>>, Fault> {
+    let key = plan::columns(&table.key);
+    let texts: Vec<_> = table.key.iter().map(|name| format!("{}::text", quote_ident(name))).collect();
+    let query = format!(
+        "SELECT {} FROM {} WHERE ({condition}\n) AND ({key}) NOT IN (SELECT {key} FROM pg_temp.fresh) LIMIT {}",
+        texts.join(", "),
+        table.on_target(),
+        CHOSEN_THERE_MAX + 1
+    );
+    let rows = target.simple(&query).await.map_err(|fault| fault.context("target"))?;
+    if rows.len() > CHOSEN_THERE_MAX {
+        return Ok(None);
+    }
+    let value = |value: &Option<String>| quote_literal(value.as_deref().unwrap_or_default());
+    let keys: Vec<_> = rows
+        .iter()
+        .map(|row| format!("({})", row.iter().map(value).collect::<Vec<_>>().join(", ")))
+        .collect();
+    Ok(Some((!keys.is_empty()).then(|| format!("({key}) IN ({})", keys.join(", ")))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selection_is_one_condition() {
+        let selection =
+            |condition: Option<&str>, min_xid| Selection { condition: condition.map(str::to_owned), min_xid };
+        assert_eq!(selection(Some("a = 1 -- x"), None).sql(), "(a = 1 -- x\n)");
+        let both = selection(Some("a"), Some((1 << 32) + 77)).sql();
+        assert!(both.starts_with("(a\n) AND (xmin::text::int8 >= 3 AND (xmin::text::int8 - 77 "), "{both}");
+        assert!(selection(None, None).is_everything());
+    }
+}
