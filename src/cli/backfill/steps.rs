@@ -1,0 +1,234 @@
+//! The steps of a backfill, in their order; each is safe to repeat, and none is done twice.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+
+use super::super::arguments::Names;
+use super::super::clone::across_lost_connections;
+use super::super::copying::CopyShown;
+use super::super::reach::Side;
+use super::Mode;
+use super::join::{copies, selection_of, shown_names, under_way};
+use crate::apply::{self, Ddl, Rules, Target};
+use crate::archive::{Archive, Reader};
+use crate::copy::{self, Rate, Refreshed, Selection};
+use crate::faults;
+use crate::follow::{Handover, hand_over};
+use crate::model::{Fault, Position};
+use crate::pg::joining::{self, Joining, own_stream};
+use crate::pg::pattern::Pattern;
+use crate::pg::{Conninfo, copied, origin, progress};
+
+/// How long to wait for what an earlier run has left behind on the target.
+pub(super) const TAKEOVER: Duration = Duration::from_secs(15);
+pub(super) const POLL: Duration = Duration::from_millis(50);
+
+/// What is to be done, and where.
+pub(super) struct Work {
+    pub(super) names: Names,
+    pub(super) source: Conninfo,
+    pub(super) target: Conninfo,
+    pub(super) archive: Archive,
+    pub(super) patterns: Vec<Pattern>,
+    pub(super) mode: Option<Mode>,
+    pub(super) selection: Selection,
+    pub(super) jobs: usize,
+    pub(super) part_bytes: u64,
+    pub(super) bytes_per_second: Option<u64>,
+}
+
+/// What was done.
+pub(super) struct Ended {
+    pub(super) tables: Vec<String>,
+    pub(super) through: Position,
+}
+
+impl Work {
+    /// Brings the tables and hands them over, across lost connections.
+    pub(super) async fn perform(&self, shown: &CopyShown) -> Result<Ended, Fault> {
+        let (mut handing, mut joined) = (None, false);
+        across_lost_connections(async || self.try_perform(shown, &mut handing, &mut joined).await).await
+    }
+
+    /// `handing`: the tables whose handover was begun, and may have happened.
+    async fn try_perform(
+        &self,
+        shown: &CopyShown,
+        handing: &mut Option<Vec<Joining>>,
+        joined: &mut bool,
+    ) -> Result<Ended, Fault> {
+        let (source, target) = self.clients().await?;
+        let stream = &self.names.origin;
+        let is_over = *joined && under_way(&target, stream).await?.is_empty();
+        if is_over && (handing.is_none() || self.was_given_up(&target).await?) {
+            return Err(Fault::stop("the backfill was given up meanwhile").hint("begin it anew"));
+        }
+        if let Some(tables) = handing
+            && is_over
+        {
+            self.forget(&target).await;
+            let main = progress::read(&target, stream).await.map_err(Side::Target.says())?;
+            let through = main.map(|row| row.lsn).unwrap_or_default();
+            return Ok(Ended { tables: shown_names(tables), through });
+        }
+        let joining = self.join(&source, &target).await?;
+        *joined = true;
+        faults::point("backfill.after_join");
+        let sent = self.publish(&source, &target, &joining).await?;
+        faults::point("backfill.after_publish");
+        let after = self.begin(&target, &joining).await?;
+        let options = copy::Options {
+            archive: self.archive.clone(),
+            source: self.source.clone(),
+            target: self.target.clone(),
+            stream: own_stream(stream),
+            publication: self.names.publication.clone(),
+            tables: Vec::new(),
+            exclude: Vec::new(),
+            only: Some(sent.clone()),
+            after,
+            jobs: self.jobs,
+            part_bytes: self.part_bytes,
+            rate: self.bytes_per_second.map(|rate| Arc::new(Rate::new(rate))),
+            sequences: false,
+        };
+        let least = self.copy(&options, &joining, &source, &target, shown).await?;
+        nudge(&source).await;
+        let handed = Target {
+            conninfo: self.target.clone(),
+            stream: own_stream(stream),
+            sequences: false,
+            rules: Rules::default(),
+            ddl: Ddl::default(),
+            lanes: 1,
+            only: Some(joining.iter().map(|table| table.oid).chain(sent).collect()),
+        };
+        let handover = Handover { archive: &self.archive, target: &handed, stream, least };
+        *handing = Some(joining.clone());
+        let through = hand_over(&handover, &target).await?;
+        self.forget(&target).await;
+        Ok(Ended { tables: shown_names(&joining), through })
+    }
+
+    /// Whether tables are left out that nobody is at.
+    async fn was_given_up(&self, target: &Client) -> Result<bool, Fault> {
+        let left_out = joining::read(target, &self.names.origin).await.map_err(Side::Target.says())?;
+        Ok(left_out.iter().any(|table| !table.active && table.through.is_none()))
+    }
+
+    /// Makes the tables' own progress, at a position that all comes behind which the snapshots may not show.
+    async fn begin(&self, target: &Client, joining: &[Joining]) -> Result<Position, Fault> {
+        let (stream, manifest) = (&self.names.origin, self.archive.manifest());
+        let own = own_stream(stream);
+        let at_target = Side::Target.says();
+        if let Some(row) = progress::read(target, &own).await.map_err(&at_target)? {
+            return Ok(row.lsn);
+        }
+        let main = progress::read(target, stream).await.map_err(&at_target)?;
+        let main = main.map(|row| row.lsn).unwrap_or(manifest.start);
+        let reader = tokio::task::block_in_place(|| Reader::open(&self.archive, main, None))?;
+        // Where other rows on the target count, what was left out since then is to be looked at.
+        let after = match selection_of(joining).is_everything() {
+            true => reader.durable().max(main),
+            false => self.left_out_since(target).await?.unwrap_or(main).min(main),
+        };
+        apply::register(&self.archive, target, &self.target, &own, after).await.map_err(&at_target)?;
+        let (system, id) = (manifest.system_identifier.to_string(), manifest.archive_id.to_string());
+        progress::create(target, &own, after, &system, &id).await.map_err(&at_target)?;
+        if origin::denied(target).await.map_err(&at_target)?.is_empty() {
+            origin::create(target, &own).await.map_err(&at_target)?;
+        }
+        Ok(after)
+    }
+
+    /// Up to where the stream's applier had the first of the tables that are under way.
+    async fn left_out_since(&self, target: &Client) -> Result<Option<Position>, Fault> {
+        let under_way = under_way(target, &self.names.origin).await?;
+        Ok(under_way.iter().map(|table| table.since).min())
+    }
+
+    /// Copies what is not on the target yet. No snapshot shows what was committed from the position on that it gives.
+    async fn copy(
+        &self,
+        options: &copy::Options,
+        joining: &[Joining],
+        source: &Client,
+        target: &Client,
+        shown: &CopyShown,
+    ) -> Result<Position, Fault> {
+        // Every transaction that began before the tables were published and left to us has ended then, and shows.
+        copy::begin(options, false).await?;
+        let clone = || copied::clone(target, &options.stream);
+        if clone().await?.is_some_and(|clone| clone.through.is_some()) {
+            tracing::info!("copied by an earlier run");
+        } else if copies(joining) {
+            let oids: Vec<u32> = joining.iter().map(|table| table.oid).collect();
+            copied::note_tables(target, &options.stream, &oids).await?;
+            let selection = selection_of(joining);
+            if !selection.is_everything() {
+                nudge(source).await;
+                copy::selected(options, &selection).await?;
+            }
+            copy::empty(options).await?;
+            faults::point("backfill.after_empty");
+            loop {
+                copy::rows(options, shown.progress()).await?;
+                if let Refreshed::Whole(_) = copy::refresh(options).await? {
+                    break;
+                }
+            }
+            copy::analyze(options).await?;
+        } else {
+            copy::from_now(options).await?;
+        }
+        let missing = copy::missing(options).await?;
+        if !missing.is_empty() {
+            return Err(Fault::stop(format!("tables of these OIDs were not copied: {missing:?}")).hint(
+                "was one taken out of the publication meanwhile? pgsluice backfill --abort, then begin anew",
+            ));
+        }
+        shown.end();
+        let through = clone().await?.and_then(|clone| clone.through);
+        through.ok_or_else(|| Fault::retry("the copy's notes have gone from the target"))
+    }
+
+    /// Takes away what is left when the tables were handed over or given up. It does no harm where it stays.
+    pub(super) async fn forget(&self, target: &Client) {
+        let own = own_stream(&self.names.origin);
+        let forgotten = async {
+            drop_origin(target, &own).await?;
+            let name = apply::registered_name(target, &self.target, &own).await?;
+            tokio::task::block_in_place(|| self.archive.forget_applier(&name))
+        };
+        if let Err(error) = forgotten.await {
+            tracing::warn!(%error, "what the backfill kept for itself can't be removed: pgsluice cleanup does it");
+        }
+    }
+}
+
+/// The backend of the applier that had it may be on its way out.
+async fn drop_origin(target: &Client, name: &str) -> Result<(), Fault> {
+    const OBJECT_IN_USE: &str = "55006";
+    let started = Instant::now();
+    loop {
+        match origin::drop(target, name).await {
+            Err(fault)
+                if fault.sqlstate.as_deref() == Some(OBJECT_IN_USE) && started.elapsed() < TAKEOVER =>
+            {
+                tokio::time::sleep(POLL).await;
+            }
+            other => return other.map(drop),
+        }
+    }
+}
+
+/// Has the source write something behind what the snapshots show, since the log of an idle one comes on slowly. It waits for no standby.
+async fn nudge(source: &Client) {
+    let message =
+        "SET synchronous_commit = local; SELECT pg_logical_emit_message(true, 'pgsluice.backfill', '')";
+    if let Err(error) = source.batch_execute(message).await {
+        tracing::debug!(%error, "no message in the source's WAL");
+    }
+}
