@@ -60,6 +60,19 @@ pub const POINTS: &[(&str, &str)] = &[
     ("prune.before_remove", "a segment is about to go"),
     ("prune.between", "it has gone from the folder, and not from the store"),
     ("prune.after_remove", "it has gone"),
+    ("copy.before_commit", "a part of a table is on the target, and not committed"),
+    ("copy.after_commit", "it is"),
+    ("backfill.after_join", "the applier leaves the tables out"),
+    ("backfill.after_publish", "all of them are published"),
+    ("backfill.after_empty", "they are empty on the target"),
+    ("backfill.before_handover", "the applier is held, and the tables are as far"),
+    ("backfill.after_handover", "it has them again"),
+    ("copy.before_selected_commit", "rows that were selected are on the target, and not committed"),
+    ("base.before_file", "a part of a table is read, and its file has no name"),
+    ("base.after_table", "all parts of a table have, and it is noted"),
+    ("restore.before_commit", "a part of a base is on the target, and not committed"),
+    ("restore.after_commit", "it is"),
+    ("copy.before_refresh_commit", "a table that was copied in parts is about to be of one snapshot"),
 ];
 
 /// Every rule that can be broken, with what is done then.

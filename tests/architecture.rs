@@ -7,8 +7,8 @@ const LEVELS: [&[&str]; 7] = [
     &["model", "faults"],
     &["pgoutput"],
     &["segment", "transform", "plugin", "ddl", "pg", "catalog", "store"],
-    &["archive", "sentinel"],
-    &["receive", "apply", "verify"],
+    &["archive", "sentinel", "dump"],
+    &["receive", "copy", "apply", "verify", "compare", "history"],
     &["follow"],
     &["cli"],
 ];

@@ -95,7 +95,7 @@ async fn what_is_merged_says_the_same_and_the_catalog_finds_it() {
     let (before, proof) = (archive.segments().unwrap(), chain(&archive));
     let done = compact(&archive);
     let after = archive.segments().unwrap();
-    assert!(before.len() > 200 && after.len() < 40, "{} became {}", before.len(), after.len());
+    assert!(before.len() > 200 && after.len() * 3 < before.len(), "{} became {}", before.len(), after.len());
     assert_eq!(done.segments_before - done.segments_after, (before.len() - after.len()) as u64);
     assert!(done.bytes_after * 3 < done.bytes_before, "{done:?}");
     assert_eq!((chain(&archive), after.last()), (proof, before.last()));
@@ -142,8 +142,14 @@ async fn readers_go_on_across_a_merge() {
     writer.flush();
     durable(&writer, end(301)).await;
     let before = archive.segments().unwrap().len();
-    compact(&archive);
+    // What was merged already is merged once more, and the next receiver looks whether it is to be pressed.
+    for bytes_max in [1500, 4000, 64 << 20] {
+        let compaction = Compaction { bytes_max, ..AT_ONCE };
+        Compactor::new(&archive, compaction).run(|| true, |_, _| ()).unwrap();
+    }
     assert!(archive.segments().unwrap().len() * 3 < before);
+    writer.close().await.unwrap();
+    let writer = open(&archive);
     for (number, (mut reader, mut got)) in readers.into_iter().enumerate() {
         got.extend(drain(&mut reader));
         assert!(said(&got) == expected, "reader {number} has {} of {}", said(&got).len(), expected.len());

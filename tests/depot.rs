@@ -439,7 +439,8 @@ fn a_store_that_is_away_fills_the_spool_up_to_its_limit_and_then_the_source_wait
     let road = road_to(&bucket.environment());
     road.source.query("alter system set wal_sender_timeout = '3s'");
     road.source.query("select pg_reload_conf()");
-    bucket.misdeeds("PUT", std::iter::repeat_n(Misdeed::Cut, 100_000));
+    let away = [Misdeed::Cut, Misdeed::Refuse(503, "SlowDown")];
+    bucket.misdeeds("PUT", away.into_iter().cycle().take(100_000));
     let receiver = road.program.start(&["receive", "--segment-size", "1", "--spool-limit", "2"]);
     for batch in 0..8 {
         rows(&road, batch * 20_000 + 1, (batch + 1) * 20_000);
@@ -447,7 +448,9 @@ fn a_store_that_is_away_fills_the_spool_up_to_its_limit_and_then_the_source_wait
     wait_until(seconds(60), "the spool is full", || receiver.log().contains("--spool-limit"));
     let walsender = "select pid from pg_stat_replication";
     let (pid, full) = (road.source.value(walsender), confirmed(&road));
-    std::thread::sleep(seconds(8));
+    // For a long one: PGSLUICE_OUTAGE_SECONDS=600.
+    let outage = std::env::var("PGSLUICE_OUTAGE_SECONDS").map_or(8, |text| text.parse().unwrap());
+    std::thread::sleep(seconds(outage));
     assert_eq!((road.source.value(walsender), confirmed(&road)), (pid.clone(), full), "{}", receiver.log());
     let spool = sealed(&road.program.folder().join("spool"));
     let bytes: u64 = spool.iter().map(|path| path.metadata().unwrap().len()).sum();

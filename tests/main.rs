@@ -4,26 +4,34 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod architecture;
+mod backfill;
 mod binary;
 #[cfg(feature = "faults")]
 mod chaos;
+mod clone;
 mod compaction;
+mod compare;
 mod conformance;
 mod control;
+mod cutover;
 mod ddl;
+mod define;
 mod depot;
 mod encryption;
 mod endpos;
 mod filters;
 mod fold;
 mod harness;
+mod history;
 mod lanes;
 mod log;
 mod many;
 mod pg_connect;
 mod pg_stream;
 mod plugins;
+mod points;
 mod refusals;
+mod replay;
 mod retention;
 mod road;
 mod schema;

@@ -245,6 +245,24 @@ fn the_golden_file_of_transposed_frames_is_read_for_ever() {
     assert_eq!(records, whole.last().unwrap().2);
 }
 
+#[test]
+fn the_golden_file_with_pins_is_read_for_ever() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1-pins.seg");
+    let mut transactions = transactions(3);
+    for (number, name) in [(0, "before-release_7"), (2, "a"), (2, "b"), (2, "Not A Name")] {
+        transactions[number].insert(1, pin(name));
+    }
+    let Written { encoder, mut bytes, .. } = write(&transactions, &[true, false, false], 1);
+    encoder.seal(&mut bytes);
+    if std::env::var_os("PGSLUICE_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    let (checked, records) = check(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(records, transactions.concat());
+    let pins: Vec<_> = checked.footer.pins.iter().map(|pin| (pin.name.as_str(), pin.end)).collect();
+    assert_eq!(pins, [("before-release_7", end(1)), ("b", end(3)), ("a", end(3))]);
+}
+
 /// Lengths that were made up are refused before anything is allocated for them.
 #[test]
 fn made_up_lengths_are_refused() {

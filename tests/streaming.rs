@@ -330,8 +330,11 @@ fn after_a_lost_connection_everything_is_streamed_again() {
         for _ in 0..3 {
             grow(&one, "a");
             grow(&two, "b");
-            stage.road.source.query(&format!("select pg_terminate_backend({})", stage.walsender().unwrap()));
-            wait_until(seconds(20), "it is connected again", || stage.walsender().is_some());
+            let ended = stage.walsender().unwrap();
+            stage.road.source.query(&format!("select pg_terminate_backend({ended})"));
+            // The old one may be there for a moment.
+            let again = || stage.walsender().is_some_and(|walsender| walsender != ended);
+            wait_until(seconds(20), "it is connected again", again);
         }
         two.query("rollback");
         grow(&one, "a");
@@ -377,14 +380,19 @@ fn cut_while_joining(end: impl Fn(Running)) {
     let session = stage.session();
     session.query("begin; insert into b values (-1, 'in the same transaction')");
     let mut running = stage.receive();
-    large(&stage, &session, 150_000);
+    large(&stage, &session, 300_000);
     session.query("commit");
     let transactions = |committed: bool| {
         let ticks = stage.road.source.value("select count(*) from tick").parse::<u64>().unwrap();
         ticks + u64::from(committed)
     };
+    // Looked at often, since it does not take long.
     let is_joining = || {
-        wait_until(seconds(60), "it joins the log", || stage.segment_bytes() > 500_000);
+        let started = Instant::now();
+        while stage.segment_bytes() <= 500_000 {
+            assert!(started.elapsed() < seconds(60), "it does not join the log");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     };
     is_joining();
     end(running);

@@ -10,7 +10,7 @@
 
 mod batch;
 mod columns;
-mod copy;
+mod copied;
 mod ddl;
 mod describe;
 mod inside;
@@ -25,7 +25,8 @@ mod run;
 mod sequences;
 mod session;
 
-use std::time::Duration;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
@@ -51,6 +52,8 @@ pub struct Target {
     pub ddl: Ddl,
     /// Connections over which a large batch goes.
     pub lanes: u32,
+    /// Only these tables of the source, by OID.
+    pub only: Option<HashSet<u32>>,
 }
 
 /// How a running applier is steered, and what it reports.
@@ -59,6 +62,8 @@ pub struct Control {
     /// Turns true when the applier shall finish the batch in hand and end.
     pub stop: watch::Receiver<bool>,
     pub endpos: watch::Receiver<Option<Position>>,
+    /// Where to stand while it says so: what ends at or before it is applied, nothing behind it.
+    pub hold: watch::Receiver<Option<Position>>,
     pub applied: watch::Sender<Applied>,
 }
 
@@ -104,7 +109,7 @@ pub async fn apply(
     let (end, ended) = oneshot::channel();
     let (conninfo, stream) = (target.conninfo.clone(), target.stream.clone());
     let mut registrar = tokio::spawn(register::keep(archive.clone(), conninfo, stream, ended));
-    let outcome = apply_to_end(archive, tail, target, control).await;
+    let outcome = apply_unregistered(archive, tail, target, control).await;
     drop(end);
     if outcome.is_err() || tokio::time::timeout(REGISTER_PATIENCE, &mut registrar).await.is_err() {
         registrar.abort();
@@ -112,7 +117,8 @@ pub async fn apply(
     outcome
 }
 
-async fn apply_to_end(
+/// The same, and the archive is not told: who runs it has noted what the archive is to keep.
+pub async fn apply_unregistered(
     archive: &Archive,
     tail: Option<Tail>,
     target: &Target,
@@ -121,7 +127,7 @@ async fn apply_to_end(
     let mut applier = Applier::new(archive, tail, target);
     let mut backoff = BACKOFF_MIN;
     loop {
-        let before = applier.position();
+        let (before, began) = (applier.position(), Instant::now());
         let mut stop = control.stop.clone();
         let patience = async {
             let _ = stop.wait_for(|stop| *stop).await;
@@ -144,7 +150,7 @@ async fn apply_to_end(
         if !matches!(fault.remedy, Remedy::Retry | Remedy::Reread) || applier.is_out_of_patience() {
             return Err(fault);
         }
-        if applier.position() > before {
+        if applier.position() > before || began.elapsed() > BACKOFF_MAX {
             backoff = BACKOFF_MIN;
         }
         tracing::warn!(error = %fault, retry_seconds = backoff.as_secs_f64(), "connection to the target lost, or batch put off");

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::faults;
 use crate::model::{Fault, Position, quote_literal};
-use crate::pg::{Pipeline, lane};
+use crate::pg::{Pipeline, lane, progress};
 
 use super::lanes::Torn;
 use super::session::{Share, Stream};
@@ -13,23 +13,19 @@ use super::session::{Share, Stream};
 const TAKEOVER: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(100);
 
-/// Takes the stream's advisory lock and reads its progress, waiting for an old backend that may still be committing.
+/// Takes the stream's advisory lock and reads its progress, and what it says of tables that are left out, waiting for an old backend that may still be committing.
 pub(super) async fn fence(
     connection: &mut Pipeline,
     stream: &Stream,
     again: bool,
-) -> Result<Position, Fault> {
+) -> Result<(Position, i64), Fault> {
     let name = quote_literal(&stream.name);
     let lock = format!("SELECT pg_try_advisory_lock(hashtextextended('pgsluice ' || {name}, 0))");
     let started = Instant::now();
     while value(connection, &lock).await?.as_deref() != Some("t") {
         if started.elapsed() >= TAKEOVER {
-            let holder = format!(
-                "SELECT string_agg(l.pid::text, ', ') FROM pg_locks l, hashtextextended('pgsluice ' || {name}, 0) k \
-                 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
-                 AND l.classid::bigint = ((k >> 32) & 4294967295) AND l.objid::bigint = (k & 4294967295)"
-            );
-            let pid = value(connection, &holder).await?.unwrap_or_else(|| "unknown".into());
+            let pid =
+                value(connection, &progress::holder(&stream.name)).await?.unwrap_or_else(|| "unknown".into());
             let message =
                 format!("another applier of '{}' is at work on the target (pid {pid})", stream.name);
             let fault = if again { Fault::retry(message) } else { Fault::stop(message) };
@@ -40,10 +36,14 @@ pub(super) async fn fence(
     // FOR UPDATE, since a backend whose client is gone may hold the row in a commit that is not decided yet.
     let lock = if faults::mutated("progress_is_not_locked") { "" } else { "FOR UPDATE" };
     let row = connection
-        .simple(&format!("SELECT lsn, archive_id FROM pgsluice.progress WHERE stream = {name} {lock}"))
-        .await?;
+        .simple(&format!(
+            "SELECT lsn, archive_id, joining FROM pgsluice.progress WHERE stream = {name} {lock}"
+        ))
+        .await
+        .map_err(progress_fault)?;
     let mut columns = row.into_iter().next().unwrap_or_default().into_iter();
-    let (Some(Some(lsn)), Some(Some(archive_id))) = (columns.next(), columns.next()) else {
+    let [lsn, archive_id, joining] = [columns.next(), columns.next(), columns.next()].map(Option::flatten);
+    let (Some(lsn), Some(archive_id)) = (lsn, archive_id) else {
         return Err(Fault::stop(format!("the target has no progress row for '{}'", stream.name))
             .hint("run pgsluice setup with this target"));
     };
@@ -61,7 +61,18 @@ pub(super) async fn fence(
         }
         false => lsn,
     };
-    lsn.parse().map_err(|error| Fault::stop(format!("progress row of '{}': {error}", stream.name)))
+    let lsn =
+        lsn.parse().map_err(|error| Fault::stop(format!("progress row of '{}': {error}", stream.name)))?;
+    Ok((lsn, joining.and_then(|joining| joining.parse().ok()).unwrap_or_default()))
+}
+
+fn progress_fault(fault: Fault) -> Fault {
+    match fault.sqlstate.as_deref() {
+        Some("42703") => fault.hint(
+            "on the target: ALTER TABLE pgsluice.progress ADD COLUMN joining bigint NOT NULL DEFAULT 0",
+        ),
+        _ => fault,
+    }
 }
 
 /// Sets the session's origin up at `progress`; false where the role may not, which costs only the tag on our changes.

@@ -8,7 +8,7 @@ use crate::model::{Fault, Relation, quote_ident};
 use crate::pg::control::fault;
 use crate::pg::counterpart::Mismatch;
 use crate::pg::filter::ColumnList;
-use crate::pg::pattern::Pattern;
+use crate::pg::pattern::{Pattern, Rename};
 use crate::transform::{Choice, Refusal};
 
 /// What to do when the target does not have what a change needs.
@@ -33,6 +33,8 @@ pub struct Rules {
     pub columns: Vec<ColumnList>,
     /// Tables whose changes are applied one by one.
     pub exact: Vec<Pattern>,
+    /// Tables that are called otherwise on the target.
+    pub renames: Vec<Rename>,
     pub on_schema_change: OnSchemaChange,
 }
 
@@ -63,6 +65,18 @@ impl Rules {
         Ok(family)
     }
 
+    /// Which tables are meant, and what they are called; empty where it is all as they are.
+    pub fn scope(&self) -> String {
+        let mut parts = Vec::new();
+        for (flag, patterns) in [("--tables", &self.tables), ("--exclude", &self.exclude)] {
+            parts.extend(patterns.iter().map(|pattern| format!("{flag} {pattern}")));
+        }
+        parts.extend(self.renames.iter().map(|rename| format!("--rename {rename}")));
+        parts.sort();
+        parts.dedup();
+        parts.join(" ")
+    }
+
     /// What holds for a table of these names, or none where it is left out.
     pub(super) fn choose(&self, family: &[(String, String)]) -> Option<Choice> {
         let meant = |pattern: &Pattern| family.iter().any(|(schema, name)| pattern.matches(schema, name));
@@ -88,6 +102,15 @@ impl Rules {
             .filter(|pattern| !seen.iter().any(|(schema, name)| pattern.matches(schema, name)))
             .collect()
     }
+}
+
+/// The refusal of changes of a table that has the name, by now, of one that was brought back under another.
+pub(super) fn another(relation: &Relation, place: &Relation) -> Refusal {
+    let message = format!(
+        "table {}.{} of the source is another one than that which {}.{} was made of: it was dropped or renamed meanwhile",
+        relation.schema, relation.name, place.schema, place.name
+    );
+    Refusal { message, hint: Some("replay to a moment before that".into()), add_columns: None }
 }
 
 /// The refusal of changes that would go into a table that only happens to have the name.

@@ -30,7 +30,7 @@ use crate::model::{Fault, Position};
 use crate::segment::SegmentName;
 use crate::store::{Put, Store};
 
-use super::{ArchiveId, cover, holds};
+use super::{ArchiveId, base, cover, holds};
 
 const MANIFEST: &str = "manifest.json";
 pub(super) const WRITERS: &str = "writers";
@@ -343,7 +343,7 @@ impl Depot {
     /// Removes the archive, the manifest last. What else is below the prefix stays.
     pub(super) fn remove_all(&self) -> Result<(), Fault> {
         self.store.delete(holds::PRUNED)?;
-        for folder in [SEGMENTS, holds::APPLIERS, holds::PINS, BEGINS, WRITERS] {
+        for folder in [SEGMENTS, base::FOLDER, holds::APPLIERS, holds::PINS, BEGINS, WRITERS] {
             for object in self.store.list(folder, None)? {
                 self.store.delete(&object.key)?;
             }

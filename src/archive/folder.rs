@@ -15,7 +15,7 @@ use crate::store::Store;
 
 use super::copies::Copies;
 use super::depot::Depot;
-use super::{Location, Manifest, SegmentFile, cover, depot, disk, indexer};
+use super::{Location, Manifest, Mark, SegmentFile, cover, depot, disk, indexer};
 
 /// An archive on local disk, or with its sealed segments in a store. Cheap to clone.
 #[derive(Clone)]
@@ -224,6 +224,18 @@ impl Archive {
             cover::forget_pruned(&mut names, pruned);
         }
         Ok(names)
+    }
+
+    /// How far the log goes that is durable here.
+    pub fn end(&self) -> Result<Position, Fault> {
+        let Some(last) = self.listing()?.last().copied() else { return Ok(self.manifest().start) };
+        if let Some(through) = last.through {
+            return Ok(through);
+        }
+        let mark = Mark::read(&self.root).map_err(|error| disk::fault("cannot read", &self.root, &error))?;
+        // It may have been sealed since it was listed.
+        let mark = mark.filter(|mark| mark.segment >= last.after);
+        Ok(mark.map_or(last.after, |mark| mark.position))
     }
 
     fn list_once(&self) -> Result<Vec<SegmentName>, Fault> {

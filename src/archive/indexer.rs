@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use crate::catalog::{Catalog, FrameRow, RelationRow, SegmentRow, SegmentRows, TableRow};
+use crate::catalog::{Catalog, FrameRow, PinRow, RelationRow, SegmentRow, SegmentRows, TableRow};
 use crate::faults;
 use crate::model::{Fault, Position};
 use crate::segment::{Footer, SegmentName, Trailer};
@@ -276,7 +276,19 @@ pub(super) fn rows(name: SegmentName, trailer: &Trailer, footer: &Footer, bytes:
         truncates: relation.truncates,
         bytes: relation.bytes,
     });
-    SegmentRows { segment, frames, tables: tables.collect(), relations: versions.collect() }
+    let pins = footer.pins.iter().zip(0..).map(|(pin, number)| PinRow {
+        segment: name.after,
+        number,
+        end: pin.end,
+        name: pin.name.clone(),
+    });
+    SegmentRows {
+        segment,
+        frames,
+        tables: tables.collect(),
+        relations: versions.collect(),
+        pins: pins.collect(),
+    }
 }
 
 /// What there is to do with a segment.

@@ -194,6 +194,7 @@ pub(super) fn contents(archive: &Archive, name: SegmentName) -> Result<Option<Co
         frames: check.frames().to_vec(),
         commits: ledger.commits().to_vec(),
         relations: ledger.relations().cloned().collect(),
+        pins: ledger.pins().to_vec(),
     };
     let (chain, through, totals) = (ledger.chain(), ledger.through(), ledger.totals());
     Ok(Some(Contents { name, header, chain, through, bytes: limit, totals, footer }))

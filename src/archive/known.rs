@@ -137,6 +137,19 @@ impl Known {
         Ok(())
     }
 
+    /// Relation messages, also some of segments that are gone.
+    pub(super) fn relations(&self, mut each: impl FnMut(u32, &[u8])) -> Result<(), Fault> {
+        for catalog in &self.catalogs {
+            for relation in catalog.relations() {
+                let (oid, message) = relation?;
+                each(oid, &message);
+            }
+        }
+        let learnt = self.learnt.iter().flat_map(|rows| &rows.relations);
+        learnt.for_each(|relation| each(relation.oid, &relation.message));
+        Ok(())
+    }
+
     /// Where the segments begin that may hold a transaction of that xid.
     pub(super) fn of_xid(&self, xid: Xid) -> Result<BTreeSet<Position>, Fault> {
         let mut found = BTreeSet::new();
@@ -150,6 +163,23 @@ impl Known {
         let learnt = self.learnt.iter().flat_map(|rows| &rows.frames);
         let may = learnt.filter(|frame| (frame.xid_min..=frame.xid_max).contains(&xid.0));
         found.extend(may.map(|frame| frame.segment));
+        Ok(found)
+    }
+
+    /// Where the segments begin that have a pin of that name.
+    pub(super) fn of_pin(&self, name: &str) -> Result<BTreeSet<Position>, Fault> {
+        let mut found = BTreeSet::new();
+        for (catalog, number) in self.catalogs.iter().zip(0..) {
+            for pin in catalog.pins_from(Position::ZERO) {
+                let pin = pin?;
+                let is_its = |(_, from): &(SegmentRow, Option<usize>)| *from == Some(number);
+                if pin.name == name && self.segments.get(&pin.segment).is_some_and(is_its) {
+                    found.insert(pin.segment);
+                }
+            }
+        }
+        let learnt = self.learnt.iter().flat_map(|rows| &rows.pins);
+        found.extend(learnt.filter(|pin| pin.name == name).map(|pin| pin.segment));
         Ok(found)
     }
 }

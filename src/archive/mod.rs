@@ -8,6 +8,7 @@
 //!      catalog/        derived from the segments
 //!      seen/           what others than the receiver have read of segments, so that they need not read it again
 //!      appliers/, pins/, pruned.json     who needs which part of it; in the store where there is one
+//!      base/           rows of tables as they were at some time, and the schema, so that the log has something to begin with
 //!      spool/          a running receiver's own: transactions whose commit was not seen yet
 //! ```
 //!
@@ -16,6 +17,8 @@
 //! place in a file and nothing else; a reader without it sees the same frames, later.
 
 pub(crate) mod abreast;
+mod base;
+mod base_file;
 mod blocks;
 mod builder;
 mod compact;
@@ -34,6 +37,7 @@ mod lookup;
 mod manifest;
 mod mark;
 mod merging;
+mod point;
 mod press;
 mod prune;
 mod queue;
@@ -44,11 +48,14 @@ mod rewrite;
 mod scribe;
 mod segment_file;
 mod shipper;
+mod tables;
 mod tail;
 mod transfer;
 mod writer;
 
 pub use crate::segment::Records;
+pub use base::{Base, BaseBegin, BaseFile, BaseLock, BaseSchema, BaseTable};
+pub use base_file::{BaseReader, BaseWriter};
 pub use compact::{Compacted, Compaction, Compactor};
 pub use folder::Archive;
 pub use frame::Frame;
@@ -62,10 +69,12 @@ pub use location::Location;
 pub use lookup::{Found, Lookup, find};
 pub use manifest::{ArchiveId, Manifest};
 pub use mark::Mark;
+pub use point::{Point, Reached, resolve, whole};
 pub use prune::Prune;
 pub use reader::Reader;
 pub use retention::{Candidate, Policy, Reason};
 pub use segment_file::SegmentFile;
+pub use tables::{Span, Whereabouts, whereabouts};
 pub use tail::Tail;
 pub use transfer::{Transferred, transfer};
 pub use writer::{Durability, Durable, Writer, WriterOptions, WriterState};

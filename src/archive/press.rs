@@ -7,9 +7,10 @@
 
 use crate::faults;
 use crate::model::Fault;
-use crate::segment::SegmentName;
+use crate::segment::{Footer, FrameScratch, SegmentName, Trailer};
 
-use super::rewrite::{LongFrames, Rewrite, is_short};
+use super::rewrite::{LongFrames, Rewrite, ends_with_commit, is_short};
+use super::segment_file::damaged;
 use super::{Archive, SegmentFile, disk};
 
 /// What the staged file's name ends in. The listing knows no such names.
@@ -24,8 +25,8 @@ pub(super) fn press(
     go_on: impl FnMut() -> bool,
 ) -> Result<bool, Fault> {
     let Some(mut file) = SegmentFile::open(archive, name)? else { return Ok(false) };
-    let (_, footer) = file.sealed(name)?;
-    if !footer.frames.array_windows().any(|[one, next]| is_short(&one.header) && is_short(&next.header)) {
+    let (trailer, footer) = file.sealed(name)?;
+    if !has_more_to_merge(&file, &trailer, &footer)? {
         return Ok(false);
     }
     drop(file);
@@ -59,6 +60,23 @@ pub(super) fn press(
     }
     tracing::debug!(segment = %name, frames = footer.frames.len(), "pressed a segment");
     Ok(true)
+}
+
+/// Whether two short frames stand side by side of which the first ends with a Commit, or holds nothing. A merge leaves no such pair; what it
+/// leaves tells where two segments met, and stays.
+fn has_more_to_merge(file: &SegmentFile, trailer: &Trailer, footer: &Footer) -> Result<bool, Fault> {
+    let mut scratch = FrameScratch::default();
+    for [one, next] in footer.frames.array_windows() {
+        if !is_short(&one.header) || !is_short(&next.header) {
+            continue;
+        }
+        let (_, raw) = file.frame(one.offset, trailer.footer_offset, &mut scratch)?;
+        let ends = ends_with_commit(&raw).map_err(|damage| damaged(file.name(), one.offset, &damage))?;
+        if ends != Some(false) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Removes what a crash has left of a press.

@@ -221,8 +221,7 @@ impl Pen {
         raw: Vec<u8>,
         stored: Option<(FrameHeader, Vec<u8>)>,
     ) -> Result<(), Damage> {
-        let last = Records::new(&raw).last().transpose()?.map(peek).transpose()?;
-        let ends_with_commit = last.map(|last| matches!(last, Peek::Commit { .. }));
+        let ends_with_commit = ends_with_commit(&raw)?;
         match &mut self.run {
             Some(run) if run.takes(&frame, self.is_merge) => {
                 run.raw.extend(raw);
@@ -246,6 +245,12 @@ impl Pen {
         let cut = Cut { raw: Bytes::from(raw), ends_on_commit: last.ends_on_commit, through: last.through };
         self.encoder.frame(&cut, &mut self.out).map(|_| ())
     }
+}
+
+/// Whether the last record is a Commit; none where there is no record.
+pub(super) fn ends_with_commit(raw: &[u8]) -> Result<Option<bool>, Damage> {
+    let last = Records::new(raw).last().transpose()?.map(peek).transpose()?;
+    Ok(last.map(|last| matches!(last, Peek::Commit { .. })))
 }
 
 /// In a segment's frames, where its records begin that come after `position`, counted in bytes of records: what stands before was of segments that

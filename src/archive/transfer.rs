@@ -18,11 +18,13 @@ pub struct Transferred {
     /// By this run; others were there already.
     pub segments: u64,
     pub bytes: u64,
+    /// Of bases, by this run.
+    pub base_bytes: u64,
     /// The copy holds the log up to here.
     pub through: Position,
 }
 
-/// Copies the sealed segments that the other place does not have yet, in order and each checked before it is given its name there, so that
+/// Copies the bases, and the sealed segments that the other place does not have yet, in order and each checked before it is given its name there, so that
 /// what was copied when it breaks off is an archive too. The place is made, or must have an earlier copy. `progress` hears how many
 /// segments of how many are done.
 pub fn transfer(
@@ -56,7 +58,7 @@ pub fn transfer(
     }
     let beginning = there.first().map_or(begins, |name| name.after);
     take_along(from, &copy, beginning)?;
-    let mut done = Transferred { segments: 0, bytes: 0, through: end };
+    let mut done = Transferred { segments: 0, bytes: 0, base_bytes: 0, through: end };
     let store = match (copy.depot(), missing.first()) {
         (Some(depot), Some(first)) => {
             let writer = shipper::writer(&copy)?;
@@ -86,6 +88,7 @@ pub fn transfer(
     }
     progress(missing.len(), missing.len());
     Compactor::new(&copy, Compaction::default()).remove_left_over(|| true)?;
+    done.base_bytes = copy.take_bases(from)?;
     drop(lock);
     Ok((copy, done))
 }

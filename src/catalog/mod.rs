@@ -1,5 +1,5 @@
 //! The index of the log, in RocksDB: position, commit time, xid → segment and frame; relations' history;
-//! what happened to which table. Hides RocksDB.
+//! what happened to which table; pins. Hides RocksDB.
 //!
 //! No fact lives only here. What a segment contributes is a function of that segment alone, so that a rebuilt catalog
 //! holds the same entries as one that grew. It is opened by the receiver; those who only look open it beside it, and
@@ -8,5 +8,5 @@
 mod rows;
 mod store;
 
-pub use rows::{FrameRow, RelationRow, SegmentRow, SegmentRows, TableRow};
+pub use rows::{FrameRow, PinRow, RelationRow, SegmentRow, SegmentRows, TableRow};
 pub use store::Catalog;

@@ -7,6 +7,7 @@
 //! | `f` end of the frame's last commit | frame |
 //! | `t` segment, oid | what happened to a table in it |
 //! | `r` oid, after, segment, number | Relation message |
+//! | `p` segment, number | a pin |
 //!
 //! Integers in keys are big-endian, so that keys sort by them; those in values are 64 bits, little-endian.
 
@@ -20,6 +21,7 @@ pub struct SegmentRows {
     pub frames: Vec<FrameRow>,
     pub tables: Vec<TableRow>,
     pub relations: Vec<RelationRow>,
+    pub pins: Vec<PinRow>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,11 +77,24 @@ pub struct RelationRow {
     pub message: Vec<u8>,
 }
 
+/// A transaction that has a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinRow {
+    /// The `after` of its segment.
+    pub segment: Position,
+    /// Its place among the segment's.
+    pub number: u64,
+    /// Where its commit ends.
+    pub end: Position,
+    pub name: String,
+}
+
 pub(super) const VERSION_KEY: &[u8] = b"v";
 pub(super) const SEGMENT: u8 = b's';
 pub(super) const FRAME: u8 = b'f';
 pub(super) const TABLE: u8 = b't';
 pub(super) const RELATION: u8 = b'r';
+pub(super) const PIN: u8 = b'p';
 
 pub(super) fn key(kind: u8, numbers: &[u64]) -> Vec<u8> {
     let mut key = vec![kind];
@@ -201,5 +216,25 @@ impl TableRow {
             truncates,
             bytes,
         })
+    }
+}
+
+impl PinRow {
+    pub(super) fn key(&self) -> Vec<u8> {
+        key(PIN, &[self.segment.0, self.number])
+    }
+
+    pub(super) fn value(&self) -> Vec<u8> {
+        let mut bytes = value(&[self.end.0]);
+        bytes.extend_from_slice(self.name.as_bytes());
+        bytes
+    }
+
+    pub(super) fn decode(key: &[u8], bytes: &[u8]) -> Option<PinRow> {
+        let [segment, number] = key_numbers(key)?;
+        let (end, name) = bytes.split_at_checked(8)?;
+        let [end] = numbers(end, u64::from_le_bytes)?;
+        let name = String::from_utf8(name.to_vec()).ok()?;
+        Some(PinRow { segment: Position(segment), number, end: Position(end), name })
     }
 }

@@ -8,11 +8,11 @@ use rocksdb::{BlockBasedOptions, Cache, DB, Direction, IteratorMode, LogLevel, O
 
 use crate::model::{Fault, Position, Timestamp, Xid};
 
-use super::rows::{FRAME, RELATION, SEGMENT, TABLE, VERSION_KEY, key, key_numbers, relation_key};
-use super::{FrameRow, RelationRow, SegmentRow, SegmentRows, TableRow};
+use super::rows::{FRAME, PIN, RELATION, SEGMENT, TABLE, VERSION_KEY, key, key_numbers, relation_key};
+use super::{FrameRow, PinRow, RelationRow, SegmentRow, SegmentRows, TableRow};
 
 /// Changed when rows change; another version is deleted and built anew.
-const VERSION: &[u8] = b"2 ";
+const VERSION: &[u8] = b"3 ";
 
 /// A key and its value.
 type Entry = (Box<[u8]>, Box<[u8]>);
@@ -158,6 +158,12 @@ impl Catalog {
         rows.map(|row| row.and_then(|(key, value)| TableRow::decode(&key, &value).ok_or_else(odd)))
     }
 
+    /// Pins, from the segment that begins there on.
+    pub fn pins_from(&self, after: Position) -> impl Iterator<Item = Result<PinRow, Fault>> {
+        let rows = self.scan(key(PIN, &[after.0]));
+        rows.map(|row| row.and_then(|(key, value)| PinRow::decode(&key, &value).ok_or_else(odd)))
+    }
+
     /// Whether it has all that a segment gives; `None` where it has another form of that segment, or none.
     pub fn agrees(&self, rows: &SegmentRows) -> Result<Option<bool>, Fault> {
         let same_form =
@@ -215,6 +221,15 @@ impl Catalog {
         Ok(history)
     }
 
+    /// All definitions of relations: OID and message.
+    pub fn relations(&self) -> impl Iterator<Item = Result<(u32, Box<[u8]>), Fault>> {
+        self.scan(vec![RELATION]).map(|entry| {
+            let (key, message) = entry?;
+            let [oid, ..] = key_numbers::<4>(&key).ok_or_else(odd)?;
+            Ok((u32::try_from(oid).map_err(|_| odd())?, message))
+        })
+    }
+
     /// Adds a sealed segment, whole or not at all. Adding it again changes nothing.
     pub fn index(&self, rows: &SegmentRows) -> Result<(), Fault> {
         let mut batch = WriteBatch::default();
@@ -252,6 +267,13 @@ impl Catalog {
             }
             batch.delete(table.key());
         }
+        for pin in self.pins_from(segment.after) {
+            let pin = pin?;
+            if pin.segment != segment.after {
+                break;
+            }
+            batch.delete(pin.key());
+        }
         batch.delete(segment.key());
         self.db.write(batch).map_err(|error| fault(&error))
     }
@@ -271,7 +293,8 @@ fn entries(rows: &SegmentRows) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
         (relation_key(relation.oid, relation.after, segment, number), relation.message.clone())
     });
     let own = std::iter::once((rows.segment.key(), rows.segment.value()));
-    frames.chain(tables).chain(relations).chain(own)
+    let pins = rows.pins.iter().map(|pin| (pin.key(), pin.value()));
+    frames.chain(tables).chain(relations).chain(pins).chain(own)
 }
 
 fn odd() -> Fault {

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::arguments::Everywhere;
 use super::config::File;
 use super::place::ArchiveArguments;
-use super::{print, retention};
+use super::{bases, print, retention};
 use crate::archive::{
     self, Archive, Compaction, Compactor, Found, Listed, Location, Lookup, Page, SegmentDetail, SegmentState,
 };
@@ -19,7 +19,7 @@ use crate::segment::Key;
 use crate::verify::{self, Checkpoint, Manner, Report};
 use serde_json::json;
 
-/// Look after the log: list, show, verify, copy, compact, reindex, prune, pin, new-key
+/// Look after the log: list, show, verify, copy, compact, reindex, prune, pin, bases, new-key
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   pgsluice archive list --name shop
@@ -48,13 +48,13 @@ enum Verb {
         #[command(flatten)]
         archive: ArchiveArguments,
     },
-    /// Print what a segment holds, or find a transaction by LSN, time or xid
+    /// Print what a segment holds, or find a transaction by LSN, time, xid or pin
     #[command(after_help = "Examples:
   pgsluice archive show 0000000001A2B3C0-0000000002FFFFF8.seg --name shop
   pgsluice archive show --time 2026-01-31T10:42:00Z --name shop")]
     Show {
         /// A segment's name, as `archive list` prints it
-        #[arg(required_unless_present_any = ["lsn", "time", "xid"], conflicts_with_all = ["lsn", "time", "xid"])]
+        #[arg(required_unless_present_any = ["lsn", "time", "xid", "pin"], conflicts_with_all = ["lsn", "time", "xid", "pin"])]
         segment: Option<String>,
         /// Find the first transaction that ends at or after this position
         #[arg(long)]
@@ -65,6 +65,9 @@ enum Verb {
         /// Find the transactions with this id
         #[arg(long, conflicts_with_all = ["lsn", "time"])]
         xid: Option<u32>,
+        /// Find the transaction that `pgsluice pin` has given this name
+        #[arg(long, value_name = "NAME", conflicts_with_all = ["lsn", "time", "xid"])]
+        pin: Option<String>,
         #[command(flatten)]
         archive: ArchiveArguments,
     },
@@ -86,7 +89,7 @@ enum Verb {
         #[command(flatten)]
         archive: ArchiveArguments,
     },
-    /// Copy the sealed segments and the pins to another folder or store, and verify the copy. Run it again for what came since
+    /// Copy the sealed segments, the bases and the pins to another folder or store, and verify the copy. Run it again for what came since
     #[command(after_help = "Example:
   pgsluice archive copy s3://bucket/shop --name shop --to-spool /var/spool/pgsluice/shop")]
     Copy {
@@ -124,7 +127,7 @@ enum Verb {
     },
     /// Remove the log's oldest segments, as far as no registered target and no pin needs them. Only tells, without --yes
     Prune(retention::PruneArguments),
-    /// Keep the log from a position on, until it is unpinned
+    /// Keep the log from a position on, until it is unpinned. `pgsluice pin` names a moment of the source, and keeps nothing
     #[command(after_help = "Example:\n  pgsluice archive pin before-cutover 16/B374D848 --name shop")]
     Pin {
         /// 1 to 63 lower-case letters, digits, - and _
@@ -148,6 +151,20 @@ enum Verb {
         #[command(flatten)]
         archive: ArchiveArguments,
     },
+    /// Print the bases, from which replay begins
+    #[command(after_help = "Example:\n  pgsluice archive bases --name shop")]
+    Bases {
+        #[command(flatten)]
+        archive: ArchiveArguments,
+    },
+    /// Remove a base with its pin, also one that was not finished
+    #[command(after_help = "Example:\n  pgsluice archive drop-base 3f0c --name shop")]
+    DropBase {
+        /// What its id begins with, as `archive bases` prints it
+        base: String,
+        #[command(flatten)]
+        archive: ArchiveArguments,
+    },
     /// Keep nothing any more for a target that is gone. Where it is still there, `cleanup` does that
     #[command(after_help = "Example:\n  pgsluice archive forget shop-0123456789ab --name shop")]
     Forget {
@@ -167,9 +184,9 @@ impl ArchiveCommand {
                 let page = Page { last: last.or(newest), before: *before };
                 print_list(everywhere, &archive::list_page(&open(archive)?, page)?)
             }
-            Verb::Show { segment, lsn, time, xid, archive } => {
+            Verb::Show { segment, lsn, time, xid, pin, archive } => {
                 let archive = open(archive)?;
-                match lookup(*lsn, time.as_deref(), *xid)? {
+                match lookup(*lsn, time.as_deref(), *xid, pin.as_deref())? {
                     Some(lookup) => print_found(everywhere, &archive::find(&archive, lookup)?),
                     None => {
                         let detail = archive::show(&archive, segment.as_deref().unwrap_or_default())?;
@@ -209,6 +226,8 @@ impl ArchiveCommand {
             Verb::Pin { pin, lsn, archive } => retention::pin(everywhere, &open(archive)?, pin, *lsn),
             Verb::Unpin { pin, archive } => retention::unpin(everywhere, &open(archive)?, pin),
             Verb::Pins { archive } => retention::pins(everywhere, &open(archive)?),
+            Verb::Bases { archive } => bases::print(everywhere, &open(archive)?),
+            Verb::DropBase { base, archive } => bases::drop(everywhere, &open(archive)?, base),
             Verb::Forget { applier, archive } => retention::forget(everywhere, &open(archive)?, applier),
         }
     }
@@ -225,7 +244,8 @@ fn copy(everywhere: &Everywhere, from: &Archive, to: &Location) -> Result<(), Fa
     let report = verify(&copy, Manner::default(), everywhere)?;
     let shown = serde_json::json!({ "copied": done, "verified": report });
     print::report(everywhere.json, &shown, || {
-        let copied = format!("{} segments, {}", done.segments, print::size(done.bytes));
+        let bytes = done.bytes + done.base_bytes;
+        let copied = format!("{} segments, {}", done.segments, print::size(bytes));
         format!("{}\n{}", print::pairs(&[("copied", copied), ("to", to.to_string())]), report_table(&report))
     })?;
     verdict(&report)
@@ -284,18 +304,24 @@ fn verdict(report: &Report) -> Result<(), Fault> {
 
 const MEND: &str = "restore the segments named above from a copy of the archive";
 
-fn lookup(lsn: Option<Position>, time: Option<&str>, xid: Option<u32>) -> Result<Option<Lookup>, Fault> {
-    Ok(match (lsn, time, xid) {
-        (Some(lsn), _, _) => Some(Lookup::Lsn(lsn)),
-        (_, Some(time), _) => Some(Lookup::Time(parse_time(time)?)),
-        (_, _, Some(xid)) => Some(Lookup::Xid(Xid(xid))),
+fn lookup(
+    lsn: Option<Position>,
+    time: Option<&str>,
+    xid: Option<u32>,
+    pin: Option<&str>,
+) -> Result<Option<Lookup>, Fault> {
+    Ok(match (lsn, time, xid, pin) {
+        (Some(lsn), ..) => Some(Lookup::Lsn(lsn)),
+        (_, Some(time), ..) => Some(Lookup::Time(parse_time("--time", time)?)),
+        (_, _, Some(xid), _) => Some(Lookup::Xid(Xid(xid))),
+        (_, _, _, Some(pin)) => Some(Lookup::Pin(pin.to_owned())),
         _ => None,
     })
 }
 
-fn parse_time(text: &str) -> Result<Timestamp, Fault> {
+fn parse_time(flag: &str, text: &str) -> Result<Timestamp, Fault> {
     let time: jiff::Timestamp = text.parse().map_err(|error| {
-        Fault::usage(format!("--time: {error}")).hint("give a time such as 2026-01-31T10:42:00Z")
+        Fault::usage(format!("{flag}: {error}")).hint("give a time such as 2026-01-31T10:42:00Z")
     })?;
     Ok(Timestamp::from_unix_microseconds(time.as_microsecond()))
 }
@@ -438,6 +464,7 @@ fn report_table(report: &Report) -> String {
         ("transactions", report.transactions.to_string()),
         ("changes", report.changes.to_string()),
         ("chain", report.chain.clone()),
+        ("bases", report.bases.to_string()),
     ]);
     let problems = report.problems.iter().map(|problem| {
         let segment = problem.segment.as_deref().unwrap_or("the log");

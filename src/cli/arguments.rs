@@ -212,6 +212,7 @@ impl RulesArguments {
             exclude: filter.exclude(file)?,
             columns: filter.columns(file)?,
             exact,
+            renames: Vec::new(),
             on_schema_change: self.schema.policy(file),
         })
     }

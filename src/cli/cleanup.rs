@@ -3,7 +3,7 @@
 use serde::Serialize;
 use tokio_postgres::Client;
 
-use super::arguments::{Everywhere, RoadArguments};
+use super::arguments::{Everywhere, Names, RoadArguments};
 use super::config::File;
 use super::keepsake::KeptIdentity;
 use super::place;
@@ -13,7 +13,7 @@ use crate::apply;
 use crate::archive::Location;
 use crate::model::{Fault, OutputPlugin, ReplicaIdentity};
 use crate::pg::capture::{self, Dropped};
-use crate::pg::{lane, origin, progress, publication, slot, tables};
+use crate::pg::{Conninfo, copied, defined, joining, lane, origin, progress, publication, slot, tables};
 
 const APPLICATION: &str = "pgsluice cleanup";
 
@@ -41,17 +41,49 @@ struct Report {
 impl CleanupCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         let place = self.road.archive.place(file)?;
-        let names = self.road.stream.names(&place, file)?;
-        let client = Side::Source.connect(&self.road.source.conninfo(file)?, APPLICATION).await?;
-        let at_target = self.road.target.conninfo(file)?;
-        let mut target = match &at_target {
+        let cleanup = Cleanup {
+            source: self.road.source.conninfo(file)?,
+            target: self.road.target.conninfo(file)?,
+            names: self.road.stream.names(&place, file)?,
+            archive: place.archive,
+            archive_too: self.archive_too,
+        };
+        let report = Report { removed: cleanup.perform().await?, archive: cleanup.archive.to_string() };
+        print::report(everywhere.json, &report, || {
+            let removed = if report.removed.is_empty() {
+                "nothing was there".to_owned()
+            } else {
+                report.removed.join("\n")
+            };
+            let archive =
+                if self.archive_too { "removed".to_owned() } else { format!("{} stays", report.archive) };
+            print::pairs(&[("removed", removed), ("archive", archive)])
+        })
+    }
+}
+
+/// What is to be undone.
+pub(super) struct Cleanup {
+    pub(super) source: Conninfo,
+    pub(super) target: Option<Conninfo>,
+    pub(super) names: Names,
+    pub(super) archive: Location,
+    pub(super) archive_too: bool,
+}
+
+impl Cleanup {
+    /// Undoes it, and says what it was.
+    pub(super) async fn perform(&self) -> Result<Vec<String>, Fault> {
+        let (names, archive) = (&self.names, &self.archive);
+        let client = Side::Source.connect(&self.source, APPLICATION).await?;
+        let mut target = match &self.target {
             Some(target) => Some(Side::Target.connect(target, APPLICATION).await?),
             None => None,
         };
-        let kept = KeptIdentity::read(&place.archive.folder)?;
+        let kept = KeptIdentity::read(&archive.folder)?;
         refuse(&client, &names.slot, names.plugin).await?;
         if self.archive_too {
-            refuse_archive(&place.archive)?;
+            refuse_archive(archive)?;
         }
 
         let mut removed = Vec::new();
@@ -69,39 +101,43 @@ impl CleanupCommand {
             }
         }
         put_back(&client, &kept, &mut removed).await.map_err(Side::Source.says())?;
-        KeptIdentity::forget(&place.archive.folder)?;
-        if let (Some(client), Some(at)) = (&mut target, &at_target) {
+        KeptIdentity::forget(&archive.folder)?;
+        if let (Some(client), Some(at)) = (&mut target, &self.target) {
             if origin::drop(client, &names.origin).await.map_err(Side::Target.says())? {
                 removed.push(format!("origin {}", names.origin));
             }
+            let own = joining::own_stream(&names.origin);
+            if joining::drop(client, &names.origin).await.map_err(Side::Target.says())? {
+                removed.push(format!("notes of the backfill of {}", names.origin));
+            }
+            let name = apply::registered_name(client, at, &own).await.map_err(Side::Target.says())?;
+            removed.extend(forget_applier(archive, &name));
             let lanes = lane::drop(client, &names.origin).await.map_err(Side::Target.says())?;
             if lanes > 0 {
                 removed.push(format!("{lanes} lanes of {}", names.origin));
+            }
+            let notes = defined::drop(client, &names.origin).await.map_err(Side::Target.says())?;
+            if notes > 0 {
+                removed.push(format!("{notes} notes of the schema of {}", names.origin));
             }
             if progress::drop(client, &names.origin).await.map_err(Side::Target.says())? {
                 removed.push(format!("progress row {}", names.origin));
             }
             let name = apply::registered_name(client, at, &names.origin).await;
-            if let Some(name) = forget_applier(&place.archive, &name.map_err(Side::Target.says())?) {
+            if let Some(name) = forget_applier(archive, &name.map_err(Side::Target.says())?) {
                 removed.push(name);
+            }
+            // The last, so that a clone whose cleaning up was cut off is known for what it is.
+            if copied::drop(client, &names.origin).await.map_err(Side::Target.says())? {
+                removed.push(format!("notes of the clone {}", names.origin));
             }
         } else {
             tracing::warn!("no --target was given: origin and progress row stay where they are");
         }
-        if self.archive_too && remove_archive(&place.archive)? {
-            removed.push(format!("archive {}", place.archive));
+        if self.archive_too && remove_archive(archive)? {
+            removed.push(format!("archive {}", archive));
         }
-        let report = Report { removed, archive: place.archive.to_string() };
-        print::report(everywhere.json, &report, || {
-            let removed = if report.removed.is_empty() {
-                "nothing was there".to_owned()
-            } else {
-                report.removed.join("\n")
-            };
-            let archive =
-                if self.archive_too { "removed".to_owned() } else { format!("{} stays", report.archive) };
-            print::pairs(&[("removed", removed), ("archive", archive)])
-        })
+        Ok(removed)
     }
 }
 

@@ -199,6 +199,10 @@ pub(crate) struct EndposArguments {
 }
 
 impl EndposArguments {
+    pub(crate) fn is_given(&self) -> bool {
+        self.endpos.is_some()
+    }
+
     pub(crate) async fn position(&self, source: Option<&Conninfo>) -> Result<Option<Position>, Fault> {
         match (self.endpos, source) {
             (None, _) => Ok(None),
@@ -257,7 +261,7 @@ fn mode(mode: Mode) -> &'static str {
 }
 
 /// The progress line on a terminal; log lines elsewhere.
-struct Shown {
+pub(super) struct Shown {
     archive: Archive,
     bar: Option<ProgressBar>,
     last: Option<(Instant, Standing)>,
@@ -265,7 +269,7 @@ struct Shown {
 }
 
 impl Shown {
-    fn new(archive: &Archive, everywhere: &Everywhere) -> Shown {
+    pub(super) fn new(archive: &Archive, everywhere: &Everywhere) -> Shown {
         let visible = std::io::stderr().is_terminal() && !everywhere.quiet;
         let bar = visible.then(|| {
             let style = ProgressStyle::with_template("{spinner} {msg}");
@@ -276,7 +280,7 @@ impl Shown {
         Shown { archive: archive.clone(), bar, last: None, logged: None }
     }
 
-    fn tell(&mut self, standing: &Standing) {
+    pub(super) fn tell(&mut self, standing: &Standing) {
         let now = Instant::now();
         let rate = self.last.replace((now, *standing)).map_or(0.0, |(then, before)| {
             let seconds = now.duration_since(then).as_secs_f64().max(0.001);
@@ -287,8 +291,9 @@ impl Shown {
             .is_none_or(|(then, before)| before != standing.mode || now.duration_since(then) >= LOG_INTERVAL);
         if let Some(bar) = &self.bar {
             bar.set_message(format!(
-                "{} lag {} / {:.1} s, {rate:.0} changes/s, applied {}, archive {}",
+                "{}{} lag {} / {:.1} s, {rate:.0} changes/s, applied {}, archive {}",
                 mode(standing.mode),
+                if standing.held { ", held," } else { "" },
                 print::size(standing.lag_bytes),
                 standing.lag_seconds,
                 standing.replay_lsn,
@@ -309,7 +314,7 @@ impl Shown {
         }
     }
 
-    fn clear(&self) {
+    pub(super) fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

@@ -1,6 +1,7 @@
 //! `follow`: the whole road under one conductor.
 
 use super::arguments::{Everywhere, RoadArguments, RulesArguments, TableArguments};
+use super::clone::warn_of_unfinished;
 use super::conduct::{
     DdlArguments, EndposArguments, LaneArguments, SegmentArguments, SequenceArguments, StreamingArguments,
     conduct, needed_target,
@@ -47,6 +48,7 @@ impl FollowCommand {
         let rules = self.rules.rules(&self.tables.filter, file)?;
         let writer = self.segments.options(&wanted.archive, file)?;
         let archive = setup::done(&wanted).await?;
+        warn_of_unfinished(&target, &wanted.origin).await;
         let sentinel = Sentinel::open(&place::sentinel(&wanted.archive)?)?;
         let endpos = self.endpos.position(Some(&wanted.source)).await?;
         let sequences = self.sequences.are_on(file);
@@ -68,9 +70,11 @@ impl FollowCommand {
                 rules,
                 ddl: self.ddl.ddl(file),
                 lanes: self.lanes.count(file),
+                only: None,
             }),
             endpos,
             writer,
+            gate: None,
         };
         conduct(options, everywhere).await
     }

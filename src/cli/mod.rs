@@ -4,19 +4,29 @@
 mod apply;
 mod archive;
 mod arguments;
+mod backfill;
+mod bases;
 mod cleanup;
+mod clone;
+mod compare;
 mod conduct;
 mod config;
+mod copying;
+mod cutover;
 mod follow;
+mod history;
 mod keepsake;
 mod keys;
 mod log;
 mod pending;
+mod pin;
 mod place;
+mod points;
 mod preflight;
 mod print;
 mod reach;
 mod receive;
+mod replay;
 mod retention;
 mod sentinel;
 pub mod setup;
@@ -48,12 +58,19 @@ struct Cli {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Setup(setup::SetupCommand),
+    Clone(clone::CloneCommand),
+    Backfill(backfill::BackfillCommand),
     Follow(follow::FollowCommand),
     Receive(receive::ReceiveCommand),
     Apply(apply::ApplyCommand),
+    Replay(replay::ReplayCommand),
+    Cutover(cutover::CutoverCommand),
     Sentinel(sentinel::SentinelCommand),
+    Pin(pin::PinCommand),
     Status(status::StatusCommand),
     Archive(archive::ArchiveCommand),
+    History(history::HistoryCommand),
+    Compare(compare::CompareCommand),
     Cleanup(cleanup::CleanupCommand),
 }
 
@@ -61,11 +78,18 @@ impl Command {
     async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         match self {
             Command::Setup(command) => command.run(everywhere, file).await,
+            Command::Clone(command) => command.run(everywhere, file).await,
+            Command::Backfill(command) => command.run(everywhere, file).await,
             Command::Follow(command) => command.run(everywhere, file).await,
             Command::Receive(command) => command.run(everywhere, file).await,
             Command::Apply(command) => command.run(everywhere, file).await,
+            Command::Replay(command) => command.run(everywhere, file).await,
             Command::Archive(command) => command.run(everywhere, file).await,
+            Command::History(command) => command.run(everywhere, file).await,
+            Command::Compare(command) => command.run(everywhere, file).await,
+            Command::Cutover(command) => command.run(everywhere, file).await,
             Command::Sentinel(command) => command.run(everywhere, file).await,
+            Command::Pin(command) => command.run(everywhere, file).await,
             Command::Status(command) => command.run(everywhere, file).await,
             Command::Cleanup(command) => command.run(everywhere, file).await,
         }

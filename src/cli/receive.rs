@@ -55,6 +55,7 @@ impl ReceiveCommand {
         let format = wanted.format;
         let source =
             Some(Source { conninfo: wanted.source, slot, publication, sequences, streaming, format });
-        conduct(Options { archive, sentinel, source, target: None, endpos, writer }, everywhere).await
+        conduct(Options { archive, sentinel, source, target: None, endpos, writer, gate: None }, everywhere)
+            .await
     }
 }

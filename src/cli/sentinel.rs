@@ -100,12 +100,16 @@ pub(crate) async fn resolve(
 }
 
 fn table(control: &Control) -> String {
-    print::pairs(&[
+    let mut rows = vec![
         ("startpos", control.startpos.to_string()),
         ("endpos", control.endpos().map_or_else(|| "never".into(), |endpos| endpos.to_string())),
         ("apply", if control.apply { "on".into() } else { "off (prefetch)".into() }),
         ("write_lsn", control.write_lsn.to_string()),
         ("flush_lsn", control.flush_lsn.to_string()),
         ("replay_lsn", control.replay_lsn.to_string()),
-    ])
+    ];
+    if let Some(hold) = control.hold {
+        rows.push(("hold", format!("applies nothing behind {}, for a comparison", hold.lsn)));
+    }
+    print::pairs(&rows)
 }

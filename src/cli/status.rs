@@ -82,6 +82,8 @@ struct TableStatus<'a> {
 
 struct Status {
     mode: Mode,
+    /// A comparison has the applier stand for a while.
+    held: bool,
     source: Found<Source>,
     archive: Found<ArchiveTotals>,
     stored: Option<Position>,
@@ -195,8 +197,9 @@ fn assemble(source: Found<Source>, log: Found<Log>, progress: Found<Progress>, n
         }
     });
     let mode = mode(log.as_ref().ok(), applier.as_ref().ok());
+    let held = control.is_some_and(|control| control.hold.is_some());
     let appliers = log.as_ref().map(|log| log.appliers.clone()).unwrap_or_default();
-    Status { mode, source, archive: log.map(|log| log.totals), stored, pending, applier, appliers }
+    Status { mode, held, source, archive: log.map(|log| log.totals), stored, pending, applier, appliers }
 }
 
 fn mode(log: Option<&Log>, applier: Option<&Applier>) -> Mode {
@@ -237,6 +240,7 @@ impl Status {
         let archive = self.archive.as_ref().ok();
         json!({
             "mode": self.mode,
+            "held": self.held,
             "source": part(self.source.as_ref().ok().map(|source| json!(source))),
             "archive": part(archive.map(|contents| json!({
                 "first_lsn": contents.first_lsn,
@@ -309,7 +313,10 @@ impl Status {
             ),
             Err(reason) => format!("unknown: {reason}"),
         };
-        let mode = format!("{:?}", self.mode).to_lowercase();
+        let mut mode = format!("{:?}", self.mode).to_lowercase();
+        if self.held {
+            mode.push_str(", held for a comparison");
+        }
         let mut text =
             print::pairs(&[("mode", mode), ("source", source), ("archive", archive), ("applier", applier)]);
         if !self.appliers.is_empty() {

@@ -49,6 +49,7 @@ pub enum Event {
     Sentinel {
         apply: bool,
         endpos: Option<Position>,
+        hold: Option<Position>,
     },
     /// SIGINT or SIGTERM.
     Signal,
@@ -59,7 +60,7 @@ pub enum Event {
     ApplierEnded {
         reached: bool,
     },
-    /// A stage has ended with a fault that the runner keeps.
+    /// A stage has ended with a fault that the runner keeps, or what the run is part of has.
     Failed,
 }
 
@@ -70,6 +71,8 @@ pub enum Command {
     StartApplier,
     StopApplier,
     SetEndpos(Option<Position>),
+    /// The applier stands there until it is told otherwise; it goes on to run.
+    SetHold(Option<Position>),
     /// Nothing runs any more: end the process.
     Finish,
 }
@@ -99,6 +102,7 @@ pub struct Machine {
     /// The operator wants changes applied.
     apply: bool,
     endpos: Option<Position>,
+    hold: Option<Position>,
     durable: Position,
     applied: Position,
     live: bool,
@@ -114,12 +118,23 @@ impl Machine {
             applier: stage(role != Role::Receive),
             apply,
             endpos,
+            hold: None,
             durable: Position::ZERO,
             applied: Position::ZERO,
             live: false,
             stopping: false,
             finished: false,
         }
+    }
+
+    /// The same, with an applier that is held from the first.
+    pub fn held_at(self, hold: Option<Position>) -> Machine {
+        Machine { hold, ..self }
+    }
+
+    /// Whether the applier has come to where it is held.
+    pub fn is_held(&self) -> bool {
+        self.applier == Stage::Running && self.hold.is_some_and(|hold| self.applied >= hold)
     }
 
     pub fn mode(&self) -> Mode {
@@ -149,6 +164,9 @@ impl Machine {
         match event {
             Event::Started => {
                 commands.push(Command::SetEndpos(self.endpos));
+                if self.hold.is_some() {
+                    commands.push(Command::SetHold(self.hold));
+                }
                 if self.receiver == Stage::Idle {
                     self.receiver = Stage::Running;
                     commands.push(Command::StartReceiver);
@@ -161,8 +179,12 @@ impl Machine {
                 self.durable = self.durable.max(log).max(self.applied);
                 self.live |= met;
             }
-            Event::Sentinel { apply, endpos } => {
+            Event::Sentinel { apply, endpos, hold } => {
                 self.apply = apply;
+                if hold != self.hold {
+                    self.hold = hold;
+                    commands.push(Command::SetHold(hold));
+                }
                 if endpos != self.endpos {
                     self.endpos = endpos;
                     commands.push(Command::SetEndpos(endpos));
@@ -234,8 +256,8 @@ impl Machine {
 mod tests {
     use super::*;
 
-    const ON: Event = Event::Sentinel { apply: true, endpos: None };
-    const OFF: Event = Event::Sentinel { apply: false, endpos: None };
+    const ON: Event = Event::Sentinel { apply: true, endpos: None, hold: None };
+    const OFF: Event = Event::Sentinel { apply: false, endpos: None, hold: None };
 
     #[track_caller]
     fn check(machine: &mut Machine, script: &[(Event, &[Command], Mode)]) {
@@ -312,7 +334,7 @@ mod tests {
             &[
                 (Event::Started, &[SetEndpos(endpos), StartReceiver], Mode::Prefetch),
                 (Event::ReceiverEnded { log: Position(100) }, &[], Mode::Prefetch),
-                (Event::Sentinel { apply: true, endpos }, &[StartApplier], Mode::Catchup),
+                (Event::Sentinel { apply: true, endpos, hold: None }, &[StartApplier], Mode::Catchup),
                 (Event::ApplierEnded { reached: true }, &[Finish], Mode::Done),
             ],
         );
@@ -329,13 +351,45 @@ mod tests {
                 (Event::Started, &[SetEndpos(near), StartReceiver, StartApplier], Mode::Catchup),
                 (Event::ReceiverEnded { log: Position(100) }, &[], Mode::Catchup),
                 (
-                    Event::Sentinel { apply: true, endpos: far },
+                    Event::Sentinel { apply: true, endpos: far, hold: None },
                     &[SetEndpos(far), StartReceiver, StopApplier],
                     Mode::Catchup,
                 ),
                 (Event::ApplierEnded { reached: false }, &[StartApplier], Mode::Catchup),
                 (Event::ReceiverEnded { log: Position(200) }, &[], Mode::Catchup),
                 (Event::ApplierEnded { reached: true }, &[Finish], Mode::Done),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_hold_is_passed_on_and_changes_nothing_else() {
+        use Command::*;
+        let hold = Some(Position(100));
+        let held = Event::Sentinel { apply: true, endpos: None, hold };
+        let mut machine = Machine::new(Role::Both, true, None).held_at(hold);
+        check(
+            &mut machine,
+            &[
+                (
+                    Event::Started,
+                    &[SetEndpos(None), SetHold(hold), StartReceiver, StartApplier],
+                    Mode::Catchup,
+                ),
+                (applied(90, true), &[], Mode::Live),
+                (held, &[], Mode::Live),
+            ],
+        );
+        assert!(!machine.is_held());
+        check(&mut machine, &[(applied(100, true), &[], Mode::Live)]);
+        assert!(machine.is_held());
+        check(&mut machine, &[(ON, &[SetHold(None)], Mode::Live)]);
+        assert!(!machine.is_held());
+        check(
+            &mut machine,
+            &[
+                (held, &[SetHold(hold)], Mode::Live),
+                (Event::Signal, &[StopReceiver, StopApplier], Mode::Live),
             ],
         );
     }
@@ -363,7 +417,11 @@ mod tests {
                 pending.push(match choice {
                     0 | 1 => Event::Durable(Position(number)),
                     2 | 3 => Event::Applied { position: Position(number), log: Position(0), met: number % 2 == 0 },
-                    4 => Event::Sentinel { apply: number % 2 == 0, endpos: (number % 3 == 0).then_some(Position(number)) },
+                    4 => Event::Sentinel {
+                        apply: number % 2 == 0,
+                        endpos: (number % 3 == 0).then_some(Position(number)),
+                        hold: (number % 5 == 0).then_some(Position(number)),
+                    },
                     5 if receiver => { receiver = false; Event::ReceiverEnded { log: Position(number) } }
                     6 if applier => { applier = false; Event::ApplierEnded { reached: number % 2 == 0 } }
                     7 if number % 50 == 0 => Event::Signal,
@@ -377,7 +435,7 @@ mod tests {
                             Command::StartApplier => assert!(!std::mem::replace(&mut applier, true)),
                             Command::StopReceiver => assert!(receiver),
                             Command::StopApplier => assert!(applier),
-                            Command::SetEndpos(_) => {}
+                            Command::SetEndpos(_) | Command::SetHold(_) => {}
                             Command::Finish => { assert!(!receiver && !applier); finished = true; }
                         }
                     }

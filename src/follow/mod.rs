@@ -1,6 +1,8 @@
 //! Conducts the stages: what runs, until when, and what the operator is told. Hides tasks, signals and what the sentinel
 //! says; every decision is the [`Machine`]'s.
 
+mod handover;
+mod lease;
 mod machine;
 
 use std::collections::VecDeque;
@@ -14,8 +16,11 @@ use crate::apply::{self, Applied, Outcome, Target};
 use crate::archive::{Archive, Durable, Tail, WriterOptions};
 use crate::model::{Fault, Position, Timestamp};
 use crate::receive::{self, Source};
-use crate::sentinel::{Link, Reached, Sentinel};
+use crate::sentinel::{Control, Link, Reached, Sentinel};
 
+use lease::Lease;
+
+pub use handover::{Handover, hand_over};
 pub use machine::{Command, Event, Machine, Mode, Role};
 
 /// The shortest time between two looks at a position, which a live source moves a thousand times a second.
@@ -32,12 +37,40 @@ pub struct Options {
     /// Where this run stops; without it, where the sentinel says.
     pub endpos: Option<Position>,
     pub writer: WriterOptions,
+    /// Who runs this may hold the applying back; always open otherwise.
+    pub gate: Option<watch::Receiver<Gate>>,
+}
+
+/// Whether what is received is applied too, besides what the sentinel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// Only received, and without an end, since the target is not ready.
+    Shut,
+    /// Up to `until`, if that is said, and at least up to `least`.
+    Open { until: Option<Position>, least: Position },
+    /// Everything is to end.
+    Stop,
+}
+
+impl Gate {
+    /// What is wanted, as far as the gate lets it through. A hold needs no gate: it is later than what the target began with.
+    fn wanted(self, apply: bool, endpos: Option<Position>, hold: Option<Position>) -> Event {
+        match self {
+            Gate::Shut => Event::Sentinel { apply: false, endpos: None, hold },
+            Gate::Open { least, .. } => {
+                Event::Sentinel { apply, endpos: endpos.map(|endpos| endpos.max(least)), hold }
+            }
+            Gate::Stop => Event::Failed,
+        }
+    }
 }
 
 /// How the pipeline stands, for a progress line or a report.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct Standing {
     pub mode: Mode,
+    /// Somebody has asked the applier to stand where it is, for a while.
+    pub held: bool,
     pub write_lsn: Position,
     pub flush_lsn: Position,
     pub replay_lsn: Position,
@@ -51,9 +84,11 @@ pub struct Standing {
 
 /// Runs until endpos, a signal or a fault. `tell` hears how things stand about once a second.
 pub async fn run(options: Options, mut tell: impl FnMut(&Standing)) -> Result<Standing, Fault> {
-    let Options { archive, sentinel, source, target, endpos, writer } = options;
+    let Options { archive, sentinel, source, target, endpos, writer, gate } = options;
     let mut sentinel = Link::open(sentinel)?;
-    let control = sentinel.control();
+    let mut control = sentinel.control();
+    let mut lease = Lease::default();
+    lease.hear(control.hold, Instant::now());
     // What was typed holds for this run, until somebody sets another one in the sentinel.
     let mut endpos = endpos.or(control.endpos());
     let mut set = control.endpos();
@@ -63,7 +98,13 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Standing)) -> Result<St
         (_, None) => Role::Receive,
     };
     let mut runner = Runner::new(Stages { archive, source, target, writer });
-    let mut machine = Machine::new(role, control.apply, endpos);
+    // Without one it never changes.
+    let (_open, open) = watch::channel(Gate::Open { until: None, least: Position::ZERO });
+    let mut gate = gate.unwrap_or(open);
+    let mut machine = match said(*gate.borrow(), &control, endpos, &lease) {
+        Event::Sentinel { apply, endpos, hold } => Machine::new(role, apply, endpos).held_at(hold),
+        _ => Machine::new(role, false, None),
+    };
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     let mut second = tokio::time::interval(TELL);
     let mut event = Event::Started;
@@ -78,7 +119,7 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Standing)) -> Result<St
         }
         for command in machine.step(event) {
             if command == Command::Finish {
-                sentinel.tell(runner.reached(&machine));
+                sentinel.tell(runner.reached(&machine, &mut lease));
                 sentinel.close().await;
                 let standing = runner.standing(&machine);
                 return runner.fault.take().map_or(Ok(standing), Err);
@@ -111,16 +152,26 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Standing)) -> Result<St
             }
             _ = second.tick() => {
                 runner.replayed.send_replace(machine.applied());
-                sentinel.tell(runner.reached(&machine));
+                sentinel.tell(runner.reached(&machine, &mut lease));
                 tell(&runner.standing(&machine));
-                continue_with(&machine)
+                // A hold may have come to its end.
+                said(*gate.borrow(), &control, endpos, &lease)
             }
-            control = sentinel.changed() => {
+            heard = sentinel.changed() => {
+                control = heard;
+                lease.hear(control.hold, Instant::now());
                 if set != control.endpos() {
                     set = control.endpos();
                     endpos = set;
                 }
-                Event::Sentinel { apply: control.apply, endpos }
+                said(*gate.borrow(), &control, endpos, &lease)
+            }
+            Ok(()) = gate.changed() => {
+                let gate = *gate.borrow_and_update();
+                if let Gate::Open { until: Some(until), .. } = gate {
+                    endpos = Some(until);
+                }
+                said(gate, &control, endpos, &lease)
             }
         };
     }
@@ -132,9 +183,9 @@ async fn paced<T>(last: Instant, event: impl Future<Output = T>) -> T {
     event.await
 }
 
-/// An event that tells nothing new.
-fn continue_with(machine: &Machine) -> Event {
-    Event::Durable(machine.durable())
+/// What holds now.
+fn said(gate: Gate, control: &Control, endpos: Option<Position>, lease: &Lease) -> Event {
+    gate.wanted(control.apply, endpos, lease.hold(Instant::now()))
 }
 
 fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Fault> {
@@ -163,6 +214,7 @@ struct Runner {
     stop_receiver: watch::Sender<bool>,
     stop_applier: watch::Sender<bool>,
     endpos: watch::Sender<Option<Position>>,
+    hold: watch::Sender<Option<Position>>,
     received: watch::Sender<Position>,
     flush: watch::Sender<Position>,
     flushed: watch::Receiver<Position>,
@@ -188,6 +240,7 @@ impl Runner {
             stop_receiver: watch::Sender::new(false),
             stop_applier: watch::Sender::new(false),
             endpos: watch::Sender::new(None),
+            hold: watch::Sender::new(None),
             received: watch::Sender::new(Position::ZERO),
             flush,
             flushed,
@@ -207,6 +260,7 @@ impl Runner {
             Command::StartApplier => self.start_applier(),
             Command::StopApplier => drop(self.stop_applier.send_replace(true)),
             Command::SetEndpos(endpos) => drop(self.endpos.send_replace(endpos)),
+            Command::SetHold(hold) => drop(self.hold.send_replace(hold)),
             Command::Finish => {}
         }
     }
@@ -241,6 +295,7 @@ impl Runner {
         let control = apply::Control {
             stop: self.stop_applier.subscribe(),
             endpos: self.endpos.subscribe(),
+            hold: self.hold.subscribe(),
             applied: self.apply.clone(),
         };
         let archive = self.stages.archive.clone();
@@ -298,13 +353,14 @@ impl Runner {
     }
 
     /// How far things are, for the sentinel; only for looking.
-    fn reached(&self, machine: &Machine) -> Reached {
+    fn reached(&self, machine: &Machine, lease: &mut Lease) -> Reached {
         let (receives, applies) = (self.stages.source.is_some(), self.stages.target.is_some());
         let told = |is_ours: bool, position| if is_ours { position } else { Position::ZERO };
         Reached {
             write_lsn: told(receives, *self.received.borrow()),
             flush_lsn: told(receives, machine.durable()),
             replay_lsn: told(applies, machine.applied()),
+            expired: lease.expired(Instant::now()),
         }
     }
 
@@ -314,6 +370,7 @@ impl Runner {
         let behind = lag_bytes > 0 && applied.transactions > 0;
         Standing {
             mode: machine.mode(),
+            held: machine.is_held(),
             write_lsn: (*self.received.borrow()).max(machine.durable()),
             flush_lsn: machine.durable(),
             replay_lsn: machine.applied(),

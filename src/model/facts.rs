@@ -2,7 +2,7 @@
 
 use super::{ReplicaIdentity, Xid};
 
-/// Which transactions a look at the catalog saw. LSNs can't tell: a commit is in WAL before anybody sees what it did.
+/// Which transactions a snapshot of the source saw. LSNs can't tell: a commit is in WAL before anybody sees what it did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VisibleXids {
     /// All before it have ended.
@@ -14,6 +14,15 @@ pub struct VisibleXids {
 }
 
 impl VisibleXids {
+    /// As `pg_snapshot` prints it: `xmin:xmax:xip,xip…` of 64 bits each, of which messages carry the lower half.
+    pub fn parse(text: &str) -> Option<VisibleXids> {
+        let xid = |text: &str| text.parse::<u64>().ok().map(|xid| Xid(xid as u32));
+        let mut parts = text.split(':');
+        let (min, max) = (xid(parts.next()?)?, xid(parts.next()?)?);
+        let running = parts.next()?.split(',').filter(|text| !text.is_empty());
+        Some(VisibleXids { min, max, running: running.map(xid).collect::<Option<_>>()? })
+    }
+
     /// Whether a transaction that is known to have committed was seen.
     pub fn include(&self, xid: Xid) -> bool {
         xid.is_before(self.max) && (xid.is_before(self.min) || !self.running.contains(&xid))
@@ -52,6 +61,16 @@ pub struct ColumnFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn snapshots_are_read() {
+        let seen = VisibleXids { min: Xid(10), max: Xid(20), running: vec![Xid(10), Xid(14)] };
+        assert_eq!(VisibleXids::parse("4294967306:4294967316:4294967306,4294967310"), Some(seen));
+        assert_eq!(VisibleXids::parse("7:7:").map(|seen| seen.running.len()), Some(0));
+        for text in ["7:7", "", "a:b:", "7:7:x"] {
+            assert_eq!(VisibleXids::parse(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn visibility_follows_the_snapshot() {

@@ -29,6 +29,18 @@ pub async fn prepare(client: &Client) -> Result<bool, Fault> {
     own_table(client, "counterpart", TABLE).await
 }
 
+/// Forgets what was noted of a table of the source, and of the target's of this quoted name.
+pub async fn forget(client: &Client, archive_id: &str, source_table: u32, target: &str) -> Result<(), Fault> {
+    let doing = |e: &tokio_postgres::Error| fault("writing pgsluice.counterpart", e);
+    let exists = "SELECT to_regclass('pgsluice.counterpart') IS NOT NULL";
+    if !client.query_one(exists, &[]).await.map_err(|e| doing(&e))?.get::<_, bool>(0) {
+        return Ok(());
+    }
+    let delete = "DELETE FROM pgsluice.counterpart
+                   WHERE archive_id = $1 AND (source_table = $2 OR target_table = to_regclass($3))";
+    client.execute(delete, &[&archive_id, &source_table, &target]).await.map(drop).map_err(|e| doing(&e))
+}
+
 /// Notes that the target's table stands for the source's, unless something else was noted before.
 pub async fn note(
     client: &Client,

@@ -6,7 +6,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error};
 
 use super::answer;
-use crate::model::{ColumnFacts, Fault, Remedy, ReplicaIdentity, TableFacts, VisibleXids, Xid};
+use crate::model::{ColumnFacts, Fault, Remedy, ReplicaIdentity, TableFacts, VisibleXids};
 
 /// What was found, in one look.
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ pub async fn look_up(client: &Client, publication: &str, schema: &str, name: &st
         return Err(Fault::person(format!("{doing}: publication \"{publication}\" is gone from the source"))
             .hint("it says which tables are wanted: create it again with the same tables, and run the same command again"));
     };
-    let seen = snapshot(first.get(0))
+    let seen = VisibleXids::parse(first.get(0))
         .ok_or_else(|| Fault::stop(format!("{doing}: the server's snapshot makes no sense")))?;
     let everything = first.get(1);
     let Some(oid) = first.get::<_, Option<u32>>(2) else {
@@ -101,7 +101,7 @@ pub async fn published(
                    FROM (SELECT) one LEFT JOIN pg_publication p ON p.pubname = $1 AND NOT p.puballtables
                    LEFT JOIN pg_publication_tables t ON t.pubname = p.pubname";
     let rows = client.query(query, &[&publication]).await.map_err(|error| fault(&doing, &error))?;
-    let seen = rows.first().and_then(|row| snapshot(row.get(0)));
+    let seen = rows.first().and_then(|row| VisibleXids::parse(row.get(0)));
     let seen = seen.ok_or_else(|| Fault::stop(format!("{doing}: the server's snapshot makes no sense")))?;
     let tables = rows.iter().filter_map(|row| row.get::<_, Option<_>>(1).zip(row.get(2)));
     Ok((seen, tables.collect()))
@@ -120,27 +120,5 @@ fn fault(doing: &str, error: &Error) -> Fault {
     match error.code() {
         Some(&SqlState::INTERNAL_ERROR) => Fault { remedy: Remedy::Retry, ..fault },
         _ => fault,
-    }
-}
-
-/// `xmin:xmax:xip,xip…` of 64 bits each; messages carry the lower half.
-fn snapshot(text: &str) -> Option<VisibleXids> {
-    let xid = |text: &str| text.parse::<u64>().ok().map(|xid| Xid(xid as u32));
-    let mut parts = text.split(':');
-    let (min, max) = (xid(parts.next()?)?, xid(parts.next()?)?);
-    let running = parts.next()?.split(',').filter(|text| !text.is_empty()).map(xid).collect::<Option<_>>()?;
-    Some(VisibleXids { min, max, running })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn snapshots_are_read() {
-        let seen = VisibleXids { min: Xid(10), max: Xid(20), running: vec![Xid(10), Xid(14)] };
-        assert_eq!(snapshot("4294967306:4294967316:4294967306,4294967310"), Some(seen));
-        assert_eq!(snapshot("7:7:").map(|seen| seen.running.len()), Some(0));
-        assert_eq!(snapshot("7:7"), None);
     }
 }

@@ -75,6 +75,21 @@ impl Incoming {
         Ok(frame.split_at_checked(5).and_then(|(head, body)| Some(Frame { tag: *head.first()?, body })))
     }
 
+    /// Moves the CopyData messages that are wholly here to `into`, as they are; gives how many, and how many bytes of rows.
+    pub(super) fn pass_rows(&mut self, into: &mut Vec<u8>) -> Result<(u64, u64), Fault> {
+        let (begin, mut messages) = (self.start, 0);
+        while self.next_tag() == Some(b'd')
+            && let Some(size) = self.next_size()?
+            && size <= self.end - self.start
+        {
+            self.start += size;
+            messages += 1;
+        }
+        let passed = self.buffer.get(begin..self.start).unwrap_or_default();
+        into.extend_from_slice(passed);
+        Ok((messages, (passed.len() as u64).saturating_sub(5 * messages)))
+    }
+
     /// Reads more and says how many bytes. Fails where the connection is closed. Cancel-safe.
     pub(super) async fn fill(&mut self) -> Result<usize, Fault> {
         self.make_room()?;

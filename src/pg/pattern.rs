@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::str::FromStr;
 
-use super::tables::Table;
+use super::tables::{Table, quoted_name};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Piece {
@@ -81,8 +81,75 @@ impl std::fmt::Display for Pattern {
 }
 
 impl Pattern {
+    /// One table.
+    pub fn of(schema: &str, table: &str) -> Pattern {
+        let pieces = |name: &str| name.chars().map(Piece::Char).collect();
+        Pattern { text: quoted_name(schema, table), schema: pieces(schema), table: pieces(table) }
+    }
+
+    /// The one table that it means, where it has no `*` or `?`.
+    pub fn exact(&self) -> Option<(String, String)> {
+        let plain = |pieces: &[Piece]| -> Option<String> {
+            let character = |piece: &Piece| match piece {
+                Piece::Char(character) => Some(*character),
+                _ => None,
+            };
+            pieces.iter().map(character).collect()
+        };
+        Some((plain(&self.schema)?, plain(&self.table)?))
+    }
+
     pub fn matches(&self, schema: &str, table: &str) -> bool {
         glob(&self.schema, schema) && glob(&self.table, table)
+    }
+}
+
+/// That a table of the source is called otherwise on the target.
+#[derive(Clone, Debug)]
+pub struct Rename {
+    pub from: Pattern,
+    pub schema: String,
+    pub name: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("'{0}' is not two tables such as public.orders=restored.orders")]
+pub struct BadRename(String);
+
+impl FromStr for Rename {
+    type Err = BadRename;
+
+    fn from_str(text: &str) -> Result<Rename, BadRename> {
+        let bad = || BadRename(text.to_owned());
+        let mut quoted = false;
+        let at = text.char_indices().find(|(_, character)| {
+            quoted ^= *character == '"';
+            *character == '=' && !quoted
+        });
+        let (from, to) = at.and_then(|(at, _)| text.split_at_checked(at)).ok_or_else(bad)?;
+        let from: Pattern = from.trim().parse().map_err(|_| bad())?;
+        let to: Pattern = to.trim_start_matches('=').trim().parse().map_err(|_| bad())?;
+        let (schema, name) = to.exact().ok_or_else(bad)?;
+        from.exact().map(|_| Rename { from, schema, name }).ok_or_else(bad)
+    }
+}
+
+impl std::fmt::Display for Rename {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}={}", self.from, quoted_name(&self.schema, &self.name))
+    }
+}
+
+impl Rename {
+    pub fn is_of(&self, schema: &str, name: &str) -> bool {
+        self.from.matches(schema, name)
+    }
+
+    /// Where a table is on the target.
+    pub fn place(renames: &[Rename], schema: &str, name: &str) -> (String, String) {
+        let rename = renames.iter().find(|rename| rename.is_of(schema, name));
+        let place = rename.map(|rename| (rename.schema.clone(), rename.name.clone()));
+        place.unwrap_or_else(|| (schema.to_owned(), name.to_owned()))
     }
 }
 

@@ -110,7 +110,7 @@ fn put_sized(body: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
 /// The writing half: everything is appended to one buffer until [`PipelineWriter::drain`] or
 /// [`PipelineWriter::flush`].
 pub struct PipelineWriter {
-    outgoing: Outgoing,
+    pub(super) outgoing: Outgoing,
 }
 
 impl PipelineWriter {
@@ -304,7 +304,7 @@ pub enum Reply<'a> {
 
 /// The reading half.
 pub struct PipelineReader {
-    incoming: Incoming,
+    pub(super) incoming: Incoming,
 }
 
 impl PipelineReader {

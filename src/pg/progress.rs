@@ -4,6 +4,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
 
 use super::answer::{fault, position};
+use super::sql::quote_literal;
 use crate::model::{Fault, Position, Timestamp};
 
 /// One row of `pgsluice.progress`.
@@ -29,8 +30,19 @@ CREATE TABLE pgsluice.progress (
     archive_id        text NOT NULL,
     transactions      bigint NOT NULL,
     changes           bigint NOT NULL,
-    updated_at        timestamptz NOT NULL DEFAULT now()
+    updated_at        timestamptz NOT NULL DEFAULT now(),
+    -- Raised with every change of which tables are left out.
+    joining           bigint NOT NULL DEFAULT 0
 )";
+
+/// Makes the schema of ours where it is missing; IF NOT EXISTS alone would demand the privilege even so.
+pub(super) async fn own_schema(client: &Client) -> Result<(), Fault> {
+    if place(client).await? == Place::Absent {
+        let create = "CREATE SCHEMA IF NOT EXISTS pgsluice";
+        client.batch_execute(create).await.map_err(|e| fault("creating schema pgsluice", &e))?;
+    }
+    Ok(())
+}
 
 /// Makes a table of ours beside it; false where the role may not.
 pub(super) async fn own_table(client: &Client, name: &str, create: &str) -> Result<bool, Fault> {
@@ -106,6 +118,23 @@ pub async fn read(client: &Client, stream: &str) -> Result<Option<Progress>, Fau
     }))
 }
 
+/// Which process of the target applies the stream: it has the stream's advisory lock.
+pub fn holder(stream: &str) -> String {
+    let name = quote_literal(stream);
+    format!(
+        "SELECT string_agg(l.pid::text, ', ') FROM pg_locks l, hashtextextended('pgsluice ' || {name}, 0) k \
+         WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
+         AND l.classid::bigint = ((k >> 32) & 4294967295) AND l.objid::bigint = (k & 4294967295)"
+    )
+}
+
+/// Whether somebody applies the stream now.
+pub async fn has_applier(client: &Client, stream: &str) -> Result<bool, Fault> {
+    let row = client.query_one(&holder(stream), &[]).await;
+    let row = row.map_err(|e| fault(&format!("looking for the applier of stream \"{stream}\""), &e))?;
+    Ok(row.get::<_, Option<&str>>(0).is_some())
+}
+
 /// Makes schema and table where they are missing, and the stream's row at `start` where there is none; says whether it was
 /// made now. A row that exists is left as it is.
 pub async fn create(
@@ -160,28 +189,30 @@ pub async fn drop(client: &mut Client, stream: &str) -> Result<bool, Fault> {
                   WHERE n.nspname = 'pgsluice' AND c.relname = 'progress'";
     let owned = client.query_opt(owned, &[]).await.map_err(|e| doing(&e))?;
     if owned.is_some_and(|row| row.get(0)) {
-        let transaction = client.transaction().await.map_err(|e| doing(&e))?;
-        // A row that another stream inserts meanwhile waits for the lock, and then keeps the table.
-        transaction
-            .batch_execute("LOCK TABLE pgsluice.progress IN ACCESS EXCLUSIVE MODE")
-            .await
-            .map_err(|e| doing(&e))?;
-        let empty = transaction
-            .query_one("SELECT NOT EXISTS (SELECT FROM pgsluice.progress)", &[])
-            .await
-            .map_err(|e| doing(&e))?;
-        if empty.get(0) {
-            let tables =
-                "DROP TABLE IF EXISTS pgsluice.counterpart, pgsluice.lane; DROP TABLE pgsluice.progress";
-            transaction.batch_execute(tables).await.map_err(|e| doing(&e))?;
-        }
-        transaction.commit().await.map_err(|e| doing(&e))?;
-        let others = "SELECT EXISTS (SELECT FROM pg_depend
-                       WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'pgsluice'::regnamespace)";
-        let kept = client.query_one(others, &[]).await.map_err(|e| doing(&e))?;
-        if !kept.get::<_, bool>(0) {
-            client.batch_execute("DROP SCHEMA pgsluice").await.map_err(|e| doing(&e))?;
-        }
+        drop_if_empty(client, "progress", "pgsluice.counterpart, pgsluice.lane, pgsluice.joining").await?;
     }
     Ok(dropped > 0)
+}
+
+/// Drops a table of ours that has no rows any more, with others that mean nothing without it, and the schema where nothing is left in it.
+pub(super) async fn drop_if_empty(client: &mut Client, name: &str, with: &str) -> Result<(), Fault> {
+    let doing = |e: &tokio_postgres::Error| fault(&format!("dropping pgsluice.{name}"), e);
+    let transaction = client.transaction().await.map_err(|e| doing(&e))?;
+    // A row that another stream inserts meanwhile waits for the lock, and then keeps the table.
+    let lock = format!("LOCK TABLE pgsluice.{name} IN ACCESS EXCLUSIVE MODE");
+    transaction.batch_execute(&lock).await.map_err(|e| doing(&e))?;
+    let empty = format!("SELECT NOT EXISTS (SELECT FROM pgsluice.{name})");
+    if transaction.query_one(&empty, &[]).await.map_err(|e| doing(&e))?.get(0) {
+        let tables = if with.is_empty() { String::new() } else { format!("DROP TABLE IF EXISTS {with};") };
+        let tables = format!("{tables} DROP TABLE pgsluice.{name}");
+        transaction.batch_execute(&tables).await.map_err(|e| doing(&e))?;
+    }
+    transaction.commit().await.map_err(|e| doing(&e))?;
+    let others = "SELECT EXISTS (SELECT FROM pg_depend
+                   WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'pgsluice'::regnamespace)";
+    let kept = client.query_one(others, &[]).await.map_err(|e| doing(&e))?;
+    if !kept.get::<_, bool>(0) {
+        client.batch_execute("DROP SCHEMA pgsluice").await.map_err(|e| doing(&e))?;
+    }
+    Ok(())
 }

@@ -38,6 +38,36 @@ pub(super) async fn simple(
     }
 }
 
+/// Reads to the end of a COPY's command; gives how many rows it says.
+pub(super) async fn settle(incoming: &mut Incoming) -> Result<u64, Fault> {
+    let (mut rows, mut failed) = (None, None);
+    loop {
+        let frame = incoming.next().await?;
+        match frame.tag {
+            b'C' => {
+                let tag = frame.body.strip_suffix(&[0]).unwrap_or(frame.body);
+                let count = std::str::from_utf8(tag).ok().and_then(|tag| tag.strip_prefix("COPY "));
+                rows = count.and_then(|count| count.parse().ok());
+            }
+            b'E' => {
+                let message = ServerMessage::parse(frame.body);
+                if message.ends_session() {
+                    return Err(message.into_fault());
+                }
+                failed.get_or_insert(message);
+            }
+            b'Z' => {
+                return match (failed, rows) {
+                    (Some(message), _) => Err(message.into_fault()),
+                    (None, Some(rows)) => Ok(rows),
+                    (None, None) => Err(Fault::stop("COPY ended without a number of rows")),
+                };
+            }
+            _ => {}
+        }
+    }
+}
+
 /// The fields of a DataRow, in order; `None` is null. Ends early on broken bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Fields<'a> {

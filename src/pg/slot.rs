@@ -52,8 +52,7 @@ pub async fn read(client: &Client, name: &str) -> Result<Option<Slot>, Fault> {
 }
 
 /// Creates the slot and gives its consistent point. The server first waits for every transaction that runs and has
-/// written, so one forgotten session blocks it: after `patience` the creation is called off, through the second connection
-/// `watch`, and the fault names who was in the way. Nothing is left behind then.
+/// written: see [`within`].
 pub async fn create(
     client: &Client,
     watch: &Client,
@@ -63,46 +62,74 @@ pub async fn create(
 ) -> Result<Position, Fault> {
     let doing = format!("creating replication slot \"{name}\"");
     let row = client.query_one("SELECT pg_backend_pid()", &[]).await.map_err(|e| fault(&doing, &e))?;
-    let pid: i32 = row.get(0);
     let creation = async {
         let query = "SELECT lsn FROM pg_create_logical_replication_slot($1, $2, false, false)";
-        client.query_one(query, &[&name, &plugin.name()]).await
+        let row = client.query_one(query, &[&name, &plugin.name()]).await;
+        row.map(|row| position(row.get::<_, PgLsn>(0))).map_err(|e| explain(fault(&doing, &e), plugin))
     };
+    let limit = Limit { patience, flag: "--slot-timeout", called_off: std::future::pending() };
+    within(creation, watch, row.get(0), &doing, limit).await
+}
+
+/// When a slot's creation is given up.
+pub struct Limit<F> {
+    pub patience: Duration,
+    /// Which flag sets it.
+    pub flag: &'static str,
+    /// Ready when nobody wants the slot any more.
+    pub called_off: F,
+}
+
+/// Waits for a slot's creation by the server's process `pid`. It waits for every transaction that runs and has written, so one forgotten
+/// session blocks it: after a while the creation is called off, through another connection, and the fault names who was
+/// in the way. Nothing is left behind then.
+pub async fn within<T>(
+    creation: impl Future<Output = Result<T, Fault>>,
+    watch: &Client,
+    pid: i32,
+    doing: &str,
+    limit: Limit<impl Future<Output = ()>>,
+) -> Result<T, Fault> {
     tokio::pin!(creation);
+    let called_off = limit.called_off;
+    tokio::pin!(called_off);
     let start = Instant::now();
     let mut told = false;
     let mut blockers = Vec::new();
-    loop {
-        let waited = tokio::time::timeout(Duration::from_secs(1), &mut creation).await;
-        match waited {
-            Ok(Ok(row)) => return Ok(position(row.get::<_, PgLsn>(0))),
-            Ok(Err(error)) => return Err(explain(fault(&doing, &error), plugin)),
-            Err(_) => {}
+    while start.elapsed() < limit.patience {
+        tokio::select! {
+            created = &mut creation => return created,
+            () = &mut called_off => {
+                blockers.clear();
+                break;
+            }
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
         let now = blocking(watch, pid).await?;
         if !now.is_empty() {
             blockers = now;
         }
         if !told && let Some(blocker) = blockers.first() {
-            tracing::warn!(slot = name, blocked_by = %blocker, "slot creation waits for a transaction to end");
+            tracing::warn!(blocked_by = %blocker, "{doing} waits for a transaction to end");
             told = true;
         }
-        if start.elapsed() >= patience {
-            break;
-        }
     }
-    watch.execute("SELECT pg_cancel_backend($1)", &[&pid]).await.map_err(|e| fault(&doing, &e))?;
+    watch.execute("SELECT pg_cancel_backend($1)", &[&pid]).await.map_err(|e| fault(doing, &e))?;
     // The creation may have won the race against its cancellation.
-    if let Ok(row) = creation.await {
-        return Ok(position(row.get::<_, PgLsn>(0)));
+    if let Ok(created) = creation.await {
+        return Ok(created);
+    }
+    if blockers.is_empty() {
+        return Err(Fault::stop(format!("{doing}: given up")));
     }
     let names = blockers.join("; ");
     let pids: Vec<_> = blockers.iter().filter_map(|blocker| blocker.split(' ').nth(1)).collect();
-    Err(Fault::stop(format!("{doing}: not possible within {} s, blocked by {names}", patience.as_secs()))
-        .hint(format!(
-            "end that transaction (SELECT pg_terminate_backend({})) or wait longer with --slot-timeout",
-            pids.join("), pg_terminate_backend(")
-        )))
+    let seconds = start.elapsed().as_secs();
+    Err(Fault::stop(format!("{doing}: not possible within {seconds} s, blocked by {names}")).hint(format!(
+        "end that transaction (SELECT pg_terminate_backend({})) or wait longer with {}",
+        pids.join("), pg_terminate_backend("),
+        limit.flag
+    )))
 }
 
 /// Says what to do where the server can't load the slot's plugin.

@@ -1,6 +1,8 @@
 //! Full verification of one sealed segment: every byte lies under a checksum, everything that it says of itself is
 //! worked out again from its messages and compared.
 
+use crate::model::Position;
+
 use super::{
     Damage, FRAME_HEADER_BYTES, Footer, FrameEntry, FrameHeader, FrameScratch, HEADER_BYTES, Header, Keyring,
     Ledger, Opener, TRAILER_BYTES, Totals, Trailer,
@@ -91,7 +93,8 @@ impl FrameCheck {
         says(self.ledger.totals() == trailer.totals, "the totals in the segment trailer")?;
         says(self.frames == footer.frames, "the frame index in the segment footer")?;
         says(self.ledger.commits() == footer.commits, "the commits in the segment footer")?;
-        says(self.ledger.relations().eq(&footer.relations), "the relations in the segment footer")
+        says(self.ledger.relations().eq(&footer.relations), "the relations in the segment footer")?;
+        says(self.ledger.pins() == footer.pins, "the pins in the segment footer")
     }
 }
 
@@ -124,6 +127,10 @@ pub fn check_ends(header: &Header, trailer: &Trailer, footer: &Footer) -> Result
     }
     if end != trailer.footer_offset || through != trailer.through || !is_between || !rest.is_empty() {
         return Err(frames);
+    }
+    let is_commit = |end: &Position| footer.commits.binary_search_by_key(end, |commit| commit.end).is_ok();
+    if !footer.pins.iter().all(|pin| is_commit(&pin.end)) {
+        return Err(flaw("the pins in the segment footer"));
     }
     let times = || footer.commits.iter().map(|commit| commit.time);
     totals.transactions = footer.commits.len() as u64;

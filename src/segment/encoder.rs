@@ -153,7 +153,8 @@ impl Encoder {
         assert_eq!(self.end, self.committed.1, "a segment is sealed between transactions");
         let mut footer = Vec::new();
         let (commits, relations) = (self.ledger.commits(), self.ledger.relations());
-        Footer::encode(self.header.after, &self.frames, commits, relations, &mut footer);
+        let pins = self.ledger.pins();
+        Footer::encode(self.header.after, &self.frames, commits, relations, pins, &mut footer);
         let mut trailer = Trailer {
             footer_offset: self.end,
             footer_len: 0,
@@ -179,6 +180,7 @@ impl Encoder {
             frames: self.frames.clone(),
             commits: self.ledger.commits().to_vec(),
             relations: self.ledger.relations().cloned().collect(),
+            pins: self.ledger.pins().to_vec(),
         }
     }
 }

@@ -8,13 +8,16 @@ use crate::model::{Position, Timestamp, Xid};
 use super::codec::Squeeze;
 use super::take::{Take, put_block, put_varint, put_zigzag};
 use super::{
-    Codec, Commit, Damage, FrameHeader, HEADER_BYTES, Opener, RelationEntry, RelationVersion, Trailer,
+    Codec, Commit, Damage, FrameHeader, HEADER_BYTES, Opener, PinEntry, RelationEntry, RelationVersion,
+    Trailer, is_pin_name,
 };
 
 const MAGIC: [u8; 4] = *b"FOOT";
 const FRAMES: u16 = 1;
 const COMMITS: u16 = 2;
 const RELATIONS: u16 = 3;
+/// Only where there is one.
+const PINS: u16 = 4;
 
 /// More than any section of a segment of sensible size; bounds what a made-up length can ask for.
 const SECTION_BYTES_MAX: usize = 1 << 30;
@@ -33,6 +36,8 @@ pub struct Footer {
     pub commits: Vec<Commit>,
     /// Ordered by OID.
     pub relations: Vec<RelationEntry>,
+    /// In the order of the log.
+    pub pins: Vec<PinEntry>,
 }
 
 impl Footer {
@@ -42,15 +47,18 @@ impl Footer {
         frames: &[FrameEntry],
         commits: &[Commit],
         relations: impl ExactSizeIterator<Item = &'a RelationEntry>,
+        pins: &[PinEntry],
         out: &mut Vec<u8>,
     ) {
         out.extend_from_slice(&MAGIC);
         let mut squeeze = Squeeze::new(3);
-        for (kind, raw) in [
+        let always = [
             (FRAMES, encode_frames(after, frames)),
             (COMMITS, encode_commits(after, commits)),
             (RELATIONS, encode_relations(after, relations)),
-        ] {
+        ];
+        let pins = (!pins.is_empty()).then(|| (PINS, encode_pins(after, pins)));
+        for (kind, raw) in always.into_iter().chain(pins) {
             let (codec, stored) = squeeze.encode(&raw);
             out.extend_from_slice(&kind.to_le_bytes());
             out.extend_from_slice(&[codec.number(), 0]);
@@ -88,7 +96,7 @@ impl Footer {
             let raw_len = take.u32()? as usize;
             let stored_len = take.u32()? as usize;
             let stored = take.bytes(stored_len)?;
-            if !matches!(kind, FRAMES | COMMITS | RELATIONS) {
+            if !matches!(kind, FRAMES | COMMITS | RELATIONS | PINS) {
                 continue;
             }
             if raw_len > SECTION_BYTES_MAX {
@@ -100,7 +108,8 @@ impl Footer {
             match kind {
                 FRAMES => footer.frames = decode_frames(after, &mut section)?,
                 COMMITS => footer.commits = decode_commits(after, &mut section)?,
-                _ => footer.relations = decode_relations(after, &mut section)?,
+                RELATIONS => footer.relations = decode_relations(after, &mut section)?,
+                _ => footer.pins = decode_pins(after, &mut section)?,
             }
             if !section.is_empty() {
                 return Err(section.malformed());
@@ -270,4 +279,28 @@ fn decode_relations(after: Position, take: &mut Take<'_>) -> Result<Vec<Relation
         relations.push(relation);
     }
     Ok(relations)
+}
+
+fn encode_pins(after: Position, pins: &[PinEntry]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_varint(&mut out, pins.len() as u64);
+    for pin in pins {
+        put_varint(&mut out, pin.end.0.wrapping_sub(after.0));
+        put_block(&mut out, pin.name.as_bytes());
+    }
+    out
+}
+
+fn decode_pins(after: Position, take: &mut Take<'_>) -> Result<Vec<PinEntry>, Damage> {
+    let malformed = take.malformed();
+    let mut pins = Vec::new();
+    for _ in 0..take.count()? {
+        let end = Position(after.0.wrapping_add(take.varint()?));
+        let name = take.block()?;
+        if !is_pin_name(name) {
+            return Err(malformed);
+        }
+        pins.push(PinEntry { name: String::from_utf8_lossy(name).into_owned(), end });
+    }
+    Ok(pins)
 }

@@ -164,8 +164,13 @@ impl Encryption {
 
     /// For the segment with this header.
     pub(super) fn cipher(&self, header: &Header) -> Cipher {
+        self.cipher_of(&header.encode())
+    }
+
+    /// For the file that begins with these bytes.
+    pub(super) fn cipher_of(&self, header: &[u8; HEADER_BYTES]) -> Cipher {
         let [key, ..] = &*self.keys.0 else { unreachable!("there is no encryption without a key") };
-        Cipher::new(key.id, key.of_segment(&header.encode()), self.nonces)
+        Cipher::new(key.id, key.of_segment(header), self.nonces)
     }
 
     /// Why a segment that is encrypted can't be gone on with, where there is none.
@@ -252,7 +257,12 @@ pub struct Opener {
 
 impl Opener {
     pub fn new(header: &Header, keys: &Keyring) -> Opener {
-        Opener { header: header.encrypted.then(|| header.encode()), keys: keys.clone() }
+        Opener::of(header.encrypted.then(|| header.encode()), keys)
+    }
+
+    /// For the file that begins with these bytes, where it is encrypted.
+    pub(super) fn of(header: Option<[u8; HEADER_BYTES]>, keys: &Keyring) -> Opener {
+        Opener { header, keys: keys.clone() }
     }
 
     /// What is in a box, or the same bytes where there are none.

@@ -1,4 +1,4 @@
-//! What a segment says of its own content: commits, relations, totals, chain. Built record by record while writing, and
+//! What a segment says of its own content: commits, relations, pins, totals, chain. Built record by record while writing, and
 //! again from the bytes by recovery and verification, so that both can be compared.
 
 use std::collections::BTreeMap;
@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::model::{Position, Timestamp, Xid};
 
-use super::{Chain, Damage, Peek, Records, peek, relation_name, truncated_oids};
+use super::pin::pin_name;
+use super::{Chain, Damage, Peek, PinEntry, Records, peek, relation_name, truncated_oids};
 
 /// One transaction, by what its Begin and Commit say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +77,9 @@ pub struct Ledger {
     through: Position,
     xid: Option<Xid>,
     commits: Vec<Commit>,
+    pins: Vec<PinEntry>,
+    /// Of the transaction in hand.
+    pin_names: Vec<String>,
     relations: BTreeMap<u32, RelationEntry>,
     totals: Totals,
     frames: u32,
@@ -92,6 +96,8 @@ impl Ledger {
             through: after,
             xid: None,
             commits: Vec::new(),
+            pins: Vec::new(),
+            pin_names: Vec::new(),
             relations: BTreeMap::new(),
             totals: Totals::default(),
             frames: 0,
@@ -113,6 +119,11 @@ impl Ledger {
 
     pub fn commits(&self) -> &[Commit] {
         &self.commits
+    }
+
+    /// In the order of the log.
+    pub fn pins(&self) -> &[PinEntry] {
+        &self.pins
     }
 
     /// Ordered by OID.
@@ -162,6 +173,7 @@ impl Ledger {
     pub fn discard(&mut self) {
         self.chain.discard();
         self.xid = None;
+        self.pin_names.clear();
         if let Some(undo) = self.undo.take() {
             (self.relations, self.totals, self.frames) = *undo;
         }
@@ -194,7 +206,7 @@ impl Ledger {
             }
             Peek::Type { .. } => content.has_relations = true,
             Peek::Message { .. } if self.xid.is_none() => self.chain.commit(),
-            Peek::Message { .. } => {}
+            Peek::Message { .. } => self.pin_names.extend(pin_name(message)),
             Peek::Origin if self.xid.is_some() => {}
             Peek::Origin => return Err(NESTING),
         }
@@ -234,6 +246,7 @@ impl Ledger {
         self.chain.commit();
         self.through = end;
         self.commits.push(Commit { end, time, xid });
+        self.pins.extend(self.pin_names.drain(..).map(|name| PinEntry { name, end }));
         let totals = &mut self.totals;
         if totals.transactions == 0 {
             (totals.first_time, totals.last_time) = (time, time);

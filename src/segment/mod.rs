@@ -11,7 +11,7 @@
 //! A segment holds the whole transactions whose commits end in `(after, through]`, and describes every relation that
 //! they touch. Every byte lies under a CRC32C, and a running hash of the messages ([`Chain`]) links segment to segment.
 //!
-//! Where the archive has a key, payloads and footer are encrypted, and all that stands beside them is authenticated.
+//! Beside the segments a base has files of its own ([`PartHeader`]). Where the archive has a key, payloads and footer are encrypted, and all that stands beside them is authenticated.
 //!
 //! Pure: bytes in, bytes out. No file, no clock, no logging, and no panic on any input.
 
@@ -26,7 +26,9 @@ mod header;
 mod key;
 mod ledger;
 mod name;
+mod part;
 mod peek;
+mod pin;
 mod prefix;
 mod record;
 mod take;
@@ -44,7 +46,9 @@ pub use header::{HEADER_BYTES, Header};
 pub use key::{BOX_BYTES, Cipher, Encryption, Key, KeyId, Keyring, NoKey, NonceStart, Opener, wipe};
 pub use ledger::{Commit, FrameContent, Ledger, RelationEntry, RelationVersion, Totals};
 pub use name::SegmentName;
+pub use part::{BLOCK_BYTES_MAX, BLOCK_HEADER_BYTES, BlockHeader, PartDecoder, PartEncoder, PartHeader};
 pub use peek::{Peek, RelationPeek, peek, relation_name, relation_type_oids, truncated_oids};
+pub use pin::{PIN_PREFIX, PinEntry, is_pin_name};
 pub use prefix::{Prefix, valid_prefix};
 pub use record::{MESSAGE_BYTES_MAX, Records, push_record};
 pub use trailer::{TRAILER_BYTES, Trailer};

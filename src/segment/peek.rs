@@ -65,6 +65,14 @@ pub fn peek(message: &[u8]) -> Result<Peek, Damage> {
     }
 }
 
+/// Prefix and content of a logical message.
+pub(super) fn logical(message: &[u8]) -> Option<(&[u8], &[u8])> {
+    // Tag, flags and LSN before them; the content's length between them.
+    let (prefix, rest) = split_string(message.get(10..)?)?;
+    let length = u32::from_be_bytes(field(rest, 0).ok()?);
+    Some((prefix, rest.get(4..)?.get(..length as usize)?))
+}
+
 /// The relations of a Truncate message, as far as its bytes go.
 pub fn truncated_oids(message: &[u8]) -> impl Iterator<Item = u32> {
     let count = field(message, 1).map(u32::from_be_bytes).unwrap_or(0) as usize;

@@ -7,7 +7,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::model::{Fault, Position};
 
-use super::{Control, Keeper, Sentinel};
+use super::{Control, Hold, Keeper, Sentinel};
 
 /// How long an ending process waits for its last word to be written.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -18,6 +18,8 @@ pub struct Reached {
     pub write_lsn: Position,
     pub flush_lsn: Position,
     pub replay_lsn: Position,
+    /// A hold whose owner is gone: it is taken away.
+    pub expired: Option<Hold>,
 }
 
 /// Hears what others set, and tells how far this process is.
@@ -74,7 +76,7 @@ impl Link {
 }
 
 /// How often the sentinel is looked at, and told something. What a store does is paid for by the request.
-fn paces(sentinel: &Sentinel) -> (Duration, Duration) {
+pub(super) fn paces(sentinel: &Sentinel) -> (Duration, Duration) {
     match sentinel.keeper {
         Keeper::File(_) => (Duration::from_millis(200), Duration::from_secs(1)),
         Keeper::Object(_) => (Duration::from_secs(1), Duration::from_secs(10)),
@@ -121,11 +123,12 @@ fn run(
 }
 
 impl Reached {
-    /// Positions only grow.
+    /// Positions only grow, and a hold that has got another beat stays.
     fn note(self, control: &mut Control) {
         control.write_lsn = control.write_lsn.max(self.write_lsn);
         control.flush_lsn = control.flush_lsn.max(self.flush_lsn);
         control.replay_lsn = control.replay_lsn.max(self.replay_lsn);
+        control.hold = control.hold.filter(|hold| self.expired != Some(*hold));
     }
 }
 

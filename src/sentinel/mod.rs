@@ -1,16 +1,18 @@
 //! How control is kept: one small object in the archive, changed by compare-and-set.
 //!
-//! It hides where that object is and how a change is made whole. Operators write `endpos` and `apply`, the processes that
-//! run write their positions, and each of them sees the others' changes. It is `sentinel.json`, beside the manifest: in the
+//! It hides where that object is and how a change is made whole. Operators write `endpos` and `apply`, a comparison `hold`, the processes
+//! that run write their positions, and each of them sees the others' changes. It is `sentinel.json`, beside the manifest: in the
 //! archive's folder, where a lock makes read, change and replace one step, or in its store, where an object is replaced only while
 //! it is what was read. A version that every change increments tells readers that something is new. The positions in it
 //! are for looking only: what was acknowledged or applied is never decided by them.
 
 mod file;
+mod holder;
 mod link;
 mod object;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,7 @@ use crate::store::Store;
 
 use file::File;
 pub(crate) use file::replace;
+pub use holder::Holder;
 pub use link::{Link, Reached};
 use object::Object;
 
@@ -33,6 +36,25 @@ pub struct Control {
     pub write_lsn: Position,
     pub flush_lsn: Position,
     pub replay_lsn: Position,
+    /// Unset almost always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+}
+
+/// What appliers are asked to stand at for a while, by somebody who says again and again that he still wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Transactions whose commit ends at or before it are applied, no others. One that is further stands where it is.
+    pub lsn: Position,
+    /// Tells whose it is.
+    pub owner: u32,
+    /// Another number every few seconds. Where it stays the same its owner is gone.
+    pub beat: u64,
+}
+
+impl Hold {
+    /// How long it holds without a beat, by the clock of who obeys it.
+    pub const LEASE: Duration = Duration::from_secs(30);
 }
 
 impl Control {
@@ -212,6 +234,21 @@ mod tests {
             let text = serde_json::to_string(&Sentinel::open(home).unwrap().read().unwrap()).unwrap();
             let expected = r#"{"startpos":"0/10","endpos":"0/0","apply":true,"write_lsn":"0/0","flush_lsn":"0/0","replay_lsn":"0/0"}"#;
             assert_eq!(text, expected);
+        });
+    }
+
+    #[test]
+    fn a_hold_is_written_only_while_there_is_one() {
+        with_each(|home| {
+            let sentinel = Sentinel::open(home).unwrap();
+            let hold = Hold { lsn: Position(0x30), owner: 7, beat: 2 };
+            sentinel.update(|control| control.hold = Some(hold)).unwrap();
+            let control = Sentinel::open(home).unwrap().read().unwrap();
+            assert_eq!(control.hold, Some(hold));
+            let text = serde_json::to_string(&control).unwrap();
+            assert!(text.ends_with(r#""hold":{"lsn":"0/30","owner":7,"beat":2}}"#), "{text}");
+            sentinel.update(|control| control.hold = None).unwrap();
+            assert!(!serde_json::to_string(&sentinel.read().unwrap()).unwrap().contains("hold"));
         });
     }
 

@@ -14,6 +14,7 @@ mod planner;
 mod statement;
 mod target;
 mod types;
+mod undo;
 
 pub use fit::{Choice, Refusal};
 pub use fold::{Fold, Group, GroupKind, NetRow, RowKey};
@@ -21,3 +22,6 @@ pub use planner::{Parameters, Planner, Step, Way};
 pub use statement::{Check, Many, Statement, StatementKind};
 pub use target::{Equality, Found, Generated, Identity, TargetColumn, TargetTable};
 pub use types::{ColumnType, TypeKind};
+pub use undo::{
+    Cell, Guard, Lacking, Row, RowChange, SCRIPT_TAIL, block, block_of, has_key, named, script_head, undo,
+};

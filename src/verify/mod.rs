@@ -3,10 +3,11 @@
 //! each segment's place in the archive, and what the catalog says of it. Or quickly, from the two ends of each segment.
 //!
 //! Segments are looked at side by side, each by itself (`look`), and then held against their neighbours in order (`walk`), which
-//! may be interrupted and gone on with (`checkpoint`).
+//! may be interrupted and gone on with (`checkpoint`). In the end come the files of the bases.
 //!
 //! Deliberately absent: mending. What is damaged is restored from a copy.
 
+mod bases;
 mod checkpoint;
 mod look;
 mod walk;
@@ -36,6 +37,8 @@ pub struct Report {
     pub last_lsn: Position,
     /// The chain's value at the end, in hex: the same for two archives if and only if they hold the same transactions.
     pub chain: String,
+    /// Whole ones; their files were read too, unless it was done quickly.
+    pub bases: u64,
     /// Empty where all is well.
     pub problems: Vec<Problem>,
 }
@@ -94,5 +97,9 @@ pub fn verify_as(
     manner: Manner<'_>,
     mut progress: impl FnMut(Progress),
 ) -> Result<Report, Fault> {
-    walk::walk(archive, manner, &mut progress)
+    let mut report = walk::walk(archive, manner, &mut progress)?;
+    if report.complete && !manner.quick {
+        bases::read(archive, manner.stop, &mut report)?;
+    }
+    Ok(report)
 }

@@ -280,6 +280,7 @@ impl<'a> Walk<'a> {
         Report {
             quick,
             complete,
+            bases: 0,
             segments,
             indexed,
             bytes,

@@ -2,6 +2,7 @@
 //! spoil proves nothing.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use super::checkers;
 use crate::support::ledger;
@@ -40,7 +41,15 @@ impl Program<'_> {
 
     /// To its end, at a failpoint or by itself.
     fn run(&self, road: &Road, arguments: &[&str], failpoint: Option<&str>) -> Outcome {
-        let outcome = self.start(road, arguments, failpoint).wait(seconds(60));
+        let mut running = self.start(road, arguments, failpoint);
+        let (started, limit) = (Instant::now(), seconds(if self.mutation.is_some() { 20 } else { 60 }));
+        while running.is_running() {
+            if started.elapsed() > limit {
+                return Err(format!("it does not end: {}", running.log()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let outcome = running.wait(seconds(10));
         match (failpoint, outcome.code) {
             (None, Some(0)) | (Some(_), None) => Ok(()),
             _ => Err(outcome.to_string()),

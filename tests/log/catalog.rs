@@ -129,7 +129,7 @@ async fn looking_works_beside_a_writer() {
             Lookup::Xid(Xid(end(number).0 as u32)),
         ];
         for lookup in lookups {
-            let found = find(&archive, lookup).unwrap();
+            let found = find(&archive, lookup.clone()).unwrap();
             assert_eq!(found.len(), 1, "{lookup:?}");
             assert_eq!(found[0].end_lsn, end(number), "{lookup:?}");
         }

@@ -94,6 +94,14 @@ pub(crate) fn truncate(oids: &[u32]) -> Vec<u8> {
     out
 }
 
+/// What gives its transaction a name.
+pub(crate) fn pin(name: &str) -> Vec<u8> {
+    let mut out = b"M\x01\0\0\0\0\0\0\0\x10pgsluice.pin\0".to_vec();
+    out.extend((name.len() as u32).to_be_bytes());
+    out.extend(name.as_bytes());
+    out
+}
+
 /// A small transaction that ends at `end`: two inserts into relation 100, one into 200.
 pub(crate) fn transaction(end: Position) -> Vec<Vec<u8>> {
     vec![

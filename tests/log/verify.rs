@@ -80,6 +80,7 @@ fn a_catalog_that_says_something_else_is_told() {
         frames: Vec::new(),
         tables: Vec::new(),
         relations: Vec::new(),
+        pins: Vec::new(),
     };
     catalog.index(&rows).unwrap();
     drop(catalog);

@@ -236,6 +236,13 @@ impl Cluster {
     }
 
     /// The end of WAL that is written, as a point that every commit so far lies before.
+    /// Waits until no client of pgbench is served any more: one that was killed may leave a statement that goes on, and commits.
+    #[track_caller]
+    pub fn rests(&self) {
+        let served = "select count(*) from pg_stat_activity where application_name = 'pgbench'";
+        wait_until(Duration::from_secs(30), "pgbench has ended", || self.value(served) == "0");
+    }
+
     pub fn current_lsn(&self) -> String {
         self.value("select pg_current_wal_lsn()")
     }

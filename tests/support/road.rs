@@ -60,6 +60,7 @@ impl Road {
     /// Brings over all that is committed, and compares.
     #[track_caller]
     pub fn arrives(&self) {
+        self.source.rests();
         self.program.follow_to_current();
         assert_tables_equal(&self.source, &self.target);
     }
@@ -79,6 +80,7 @@ impl Road {
     /// Sets endpos from outside, and waits for the end that comes of it; then both sides are equal.
     #[track_caller]
     pub fn finish(&self, running: Running) -> Outcome {
+        self.source.rests();
         self.program.run(&["sentinel", "set", "endpos", "current"]).done();
         let outcome = running.wait(Duration::from_secs(120)).done();
         assert_tables_equal(&self.source, &self.target);

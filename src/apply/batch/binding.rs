@@ -4,6 +4,7 @@ use tokio_postgres::Client;
 
 use crate::model::{Fault, Relation};
 use crate::pg::counterpart;
+use crate::pg::pattern::Rename;
 use crate::pgoutput::Message;
 use crate::transform::{Choice, Found, Refusal};
 
@@ -36,10 +37,11 @@ impl Applier<'_> {
             return Ok(());
         }
         let has_counterparts = run.has_counterparts;
+        let is_noted = run.stitches.knows(oid);
         let found = if run.has_altered() {
-            run.within(async |client| self.find(client, &relation, has_counterparts).await).await
+            run.within(async |client| self.find(client, &relation, has_counterparts, is_noted).await).await
         } else {
-            self.find(&run.catalog, &relation, has_counterparts).await
+            self.find(&run.catalog, &relation, has_counterparts, is_noted).await
         };
         let (family, found) = found.map_err(|fault| run.at(fault))?;
         self.seen.extend(family);
@@ -62,13 +64,21 @@ impl Applier<'_> {
         client: &Client,
         relation: &Relation,
         has_counterparts: bool,
+        is_noted: bool,
     ) -> Result<(Names, Option<(Found, Choice)>), Fault> {
         let rules = &self.target.rules;
         let family = rules.family(client, relation).await?;
         let Some(choice) = rules.choose(&family) else { return Ok((family, None)) };
         let source_version = self.archive.manifest().server_version_num;
-        let mut found = lookup::look_up(client, &self.planner, relation, source_version).await?;
-        if let Some(table) = found.table.as_ref().filter(|_| has_counterparts) {
+        let (schema, name) = Rename::place(&rules.renames, &relation.schema, &relation.name);
+        // Whoever renames a table has said which one stands for it, perhaps beside the one that did so far.
+        let is_told = (&schema, &name) != (&relation.schema, &relation.name);
+        let place = Relation { schema, name, ..relation.clone() };
+        let mut found = lookup::look_up(client, &self.planner, &place, source_version).await?;
+        if is_told && !is_noted {
+            found.refused = Some(rules::another(relation, &place));
+        }
+        if let Some(table) = found.table.as_ref().filter(|_| has_counterparts && !is_told) {
             let archive_id = self.archive.manifest().archive_id.to_string();
             let mismatch = counterpart::note(client, &archive_id, relation.oid, table.oid).await?;
             found.refused = mismatch.map(|mismatch| rules::not_the_same(relation, table.oid, mismatch));

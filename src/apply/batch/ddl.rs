@@ -10,6 +10,9 @@ impl Applier<'_> {
     /// Captured DDL: one event of the transaction in hand.
     pub(super) async fn ddl(&mut self, run: &mut Run, lsn: Lsn, content: &[u8]) -> Result<Flow, Fault> {
         let Inside::Applying(begin) = run.inside else { return Ok(Flow::On) };
+        if run.stitches.has_ddl(begin) {
+            return Ok(Flow::On);
+        }
         // A stop keeps all that came before.
         let flow = self.settle(run).await?;
         if flow != Flow::On {

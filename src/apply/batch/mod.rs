@@ -4,22 +4,26 @@ mod binding;
 mod commit;
 mod ddl;
 mod folded;
+mod hold;
 mod refusal;
 mod run;
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use crate::archive::{Archive, Frame, Reader, Tail};
 use crate::faults;
 use crate::model::{Fault, Lsn, Position, Relation, Remedy};
-use crate::pg::{self, counterpart};
+use crate::pg::{self, counterpart, joining};
 use crate::pgoutput::{Begin, Message, decode};
 use crate::transform::{Fold, Parameters, Planner, Step, Way};
 
+use super::copied::Stitches;
 use super::ddl::is_captured;
 use super::lanes::Lanes;
-use super::session::{Advance, Session, Stream};
+use super::session::{Advance, Session, Stream, others_tables};
 use super::{Applied, Control, Target, describe, sequences};
+use hold::Limit;
 use run::Run;
 
 /// Changes that go one by one after which a batch is committed although the log has more. A longer transaction gains little, and
@@ -27,6 +31,8 @@ use run::Run;
 const ALONE_MAX: u64 = 1000;
 /// How often a transaction is tried again that the target refuses for a passing reason (lock, time-out, deadlock).
 const REFUSALS_MAX: u32 = 10;
+/// How often is looked whether tables that are left out have become ours, while nothing is to be applied.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What is kept from one connection to the next.
 pub(super) struct Applier<'a> {
@@ -64,6 +70,8 @@ pub(super) enum Flow {
     Again,
     /// Everything up to endpos is applied.
     Reached,
+    /// Everything up to the position of a hold is applied.
+    Held(Position),
     Stopped,
 }
 
@@ -120,11 +128,13 @@ impl<'a> Applier<'a> {
         }
         let catalog = pg::control::connect(&self.target.conninfo, "pgsluice apply").await?;
         let has_counterparts = manifest.plugin == "pgoutput" && counterpart::prepare(&catalog).await?;
+        let stitches = Stitches::read(&catalog, self.target).await?;
         let read = main.progress();
         let mut run = Run {
             lanes: Lanes::new(main, torn),
             catalog,
             has_counterparts,
+            stitches,
             is_open: false,
             advance: Advance::default(),
             sent: None,
@@ -134,6 +144,7 @@ impl<'a> Applier<'a> {
             inside: Inside::Nothing,
             captured: None,
             read,
+            looked: Instant::now(),
         };
         self.connect_lanes(&mut run).await?;
         loop {
@@ -142,13 +153,23 @@ impl<'a> Applier<'a> {
             let open = || Reader::open(self.archive, run.read, self.tail.clone());
             let reader = tokio::task::block_in_place(open)?;
             let flow = self.read(&mut run, reader, control).await;
+            let flow = self.unless_anothers(&mut run, flow).await;
             self.applied.is_live = false;
             control.applied.send_replace(self.applied);
-            match flow? {
-                Flow::On | Flow::Again => {}
+            let flow = match flow? {
+                Flow::Held(at) => self.stand(&mut run, at, control).await?,
+                other => other,
+            };
+            match flow {
+                Flow::On | Flow::Again | Flow::Held(_) => {}
                 end @ (Flow::Reached | Flow::Stopped) => {
                     assert!(!run.is_open, "would commit a part of a batch");
                     run.lanes.main.make_durable().await?;
+                    if end == Flow::Reached && run.stitches.leaves_tables_out() {
+                        tracing::warn!(
+                            "endpos is reached, but for tables that are left out: pgsluice backfill brings them"
+                        );
+                    }
                     if end == Flow::Reached && self.target.sequences {
                         let (tail, sample) = (self.tail.clone(), self.sequences.clone());
                         let progress = run.lanes.main.progress();
@@ -236,12 +257,16 @@ impl<'a> Applier<'a> {
                 faults::point("apply.at_live");
             }
         }
+        self.look_for_tables(run).await?;
         self.report(run);
         control.endpos.mark_unchanged();
-        let endpos = run.endpos(control);
-        if endpos.is_some_and(|endpos| run.read >= endpos) {
-            return Ok(Flow::Reached);
+        control.hold.mark_unchanged();
+        if let Some(limit) = run.limit(control)
+            && run.read >= limit.at
+        {
+            return Ok(limit.flow());
         }
+        let endpos = run.endpos(control);
         if let Some(endpos) = endpos
             && !self.told_of_end
             // A receiver of an archive with a store may be anywhere.
@@ -254,10 +279,38 @@ impl<'a> Applier<'a> {
         }
         tokio::select! {
             () = reader.wait() => {}
+            () = tokio::time::sleep(LOOK), if run.stitches.leaves_tables_out() => {}
             _ = control.endpos.changed() => {}
+            _ = control.hold.changed() => {}
             _ = control.stop.wait_for(|stop| *stop) => {}
         }
         Ok(Flow::On)
+    }
+
+    /// What stops it may be about a table that is another's since.
+    async fn unless_anothers(&self, run: &mut Run, flow: Result<Flow, Fault>) -> Result<Flow, Fault> {
+        match flow {
+            Err(fault) if fault.remedy == Remedy::Stop => {
+                let known = run.lanes.main.joining();
+                let now = joining::version(&run.catalog, &self.target.stream).await;
+                let changed = now.is_ok_and(|now| now.is_some_and(|now| now != known));
+                Err(if changed { others_tables() } else { fault })
+            }
+            other => other,
+        }
+    }
+
+    /// Whether tables that were left out are to be applied from now on. A batch would tell; but there may be none, just because they are left out.
+    async fn look_for_tables(&mut self, run: &mut Run) -> Result<(), Fault> {
+        if !run.stitches.leaves_tables_out() || run.looked.elapsed() < LOOK {
+            return Ok(());
+        }
+        run.looked = Instant::now();
+        let now = joining::version(&run.catalog, &self.target.stream).await?;
+        match now == Some(run.lanes.main.joining()) {
+            true => Ok(()),
+            false => Err(others_tables()),
+        }
     }
 
     /// Applies what is in a frame, committing where a batch is full.
@@ -276,8 +329,11 @@ impl<'a> Applier<'a> {
                 Message::Begin(begin) => self.begin(run, *begin, control).await?,
                 Message::Commit(commit) => match std::mem::replace(&mut run.inside, Inside::Nothing) {
                     Inside::Applying(begin) => {
-                        if run.endpos(control).is_some_and(|endpos| commit.end > endpos) {
-                            return self.overshot(run, begin).await;
+                        // A hold never lies inside of a commit record; what is in hand when one comes is finished.
+                        if let Some(at) = run.endpos(control)
+                            && commit.end > at
+                        {
+                            return self.overshot(run, begin, Limit { at, is_hold: false }).await;
                         }
                         run.advance.end = commit.end;
                         if faults::mutated("commit_lsn_is_progress") {
@@ -310,10 +366,16 @@ impl<'a> Applier<'a> {
                 Message::Logical { transactional: true, lsn, prefix, content } if is_captured(prefix) => {
                     self.ddl(run, *lsn, content).await?
                 }
-                _ if matches!(run.inside, Inside::Applying(_)) => {
-                    self.change(run, &message, &mut parameters).await?
-                }
-                _ => Flow::On,
+                change => match run.inside {
+                    Inside::Applying(begin) => {
+                        let mut spare = None;
+                        match run.stitches.rest(begin, change, &mut spare) {
+                            Some(rest) => self.change(run, rest, &mut parameters).await?,
+                            None => Flow::On,
+                        }
+                    }
+                    Inside::Known | Inside::Nothing => Flow::On,
+                },
             };
             if flow != Flow::On {
                 return Ok(flow);
@@ -324,10 +386,12 @@ impl<'a> Applier<'a> {
     }
 
     async fn begin(&mut self, run: &mut Run, begin: Begin, control: &Control) -> Result<Flow, Fault> {
-        // The commit ends after it starts, so one that starts at endpos ends behind it.
-        if run.endpos(control).is_some_and(|endpos| !endpos.covers_commit_at(begin.commit_lsn)) {
+        // The commit ends after it starts, so one that starts at the limit ends behind it.
+        if let Some(limit) = run.limit(control)
+            && !limit.at.covers_commit_at(begin.commit_lsn)
+        {
             return Ok(match self.finish(run).await? {
-                Flow::On => Flow::Reached,
+                Flow::On => limit.flow(),
                 other => other,
             });
         }
@@ -339,8 +403,8 @@ impl<'a> Applier<'a> {
         Ok(Flow::On)
     }
 
-    /// endpos lies inside the commit record of the transaction that was just read: it must not be applied.
-    async fn overshot(&mut self, run: &mut Run, begin: Begin) -> Result<Flow, Fault> {
+    /// The limit lies inside the commit record of the transaction that was just read: it must not be applied.
+    async fn overshot(&mut self, run: &mut Run, begin: Begin, limit: Limit) -> Result<Flow, Fault> {
         let flow = self.settle(run).await?;
         if flow != Flow::On {
             return Ok(flow);
@@ -348,7 +412,7 @@ impl<'a> Applier<'a> {
         let alone = run.advance.transactions == 0;
         run.give_up().await?;
         if alone {
-            return Ok(Flow::Reached);
+            return Ok(limit.flow());
         }
         self.careful_until = Some(begin.commit_lsn);
         Ok(Flow::Again)

@@ -104,14 +104,16 @@ impl Applier<'_> {
                         return Some(Place { change: describe::transaction(begin, commit.end), table: None });
                     }
                     (Message::Relation(relation), _) => self.planner.define(relation.clone()),
-                    (_, Some(begin)) => {
-                        while let Step::LookUp(oid) = self.planner.plan(&message, &mut parameters).ok()? {
+                    (change, Some(begin)) => {
+                        let mut spare = None;
+                        let Some(message) = run.stitches.rest(begin, change, &mut spare) else { continue };
+                        while let Step::LookUp(oid) = self.planner.plan(message, &mut parameters).ok()? {
                             self.look_up(run, oid).await.ok()?;
                         }
-                        match self.planner.plan(&message, &mut parameters).ok()? {
+                        match self.planner.plan(message, &mut parameters).ok()? {
                             Step::Execute(_) if remaining == Some(0) => {
-                                let change = describe::change(&self.planner, &message, begin);
-                                return Some(Place { change, table: describe::table(&message) });
+                                let change = describe::change(&self.planner, message, begin);
+                                return Some(Place { change, table: describe::table(message) });
                             }
                             Step::Execute(_) => {
                                 is_empty = false;

@@ -1,17 +1,21 @@
 //! One connection to the target, and what is in hand on it.
 
+use std::time::Instant;
+
 use tokio::sync::watch;
 use tokio_postgres::Client;
 
 use crate::model::{Fault, Lsn, Position};
 use crate::transform::{Fold, Refusal};
 
+use super::super::copied::Stitches;
 use super::super::ddl::Captured;
 use super::super::lanes::Lanes;
 use super::super::session::Advance;
 use super::super::{Applied, Control, describe, inside};
 use super::Inside;
 use super::binding::fault_of;
+use super::hold::Limit;
 
 /// One connection and the batch in hand.
 pub(super) struct Run {
@@ -20,6 +24,8 @@ pub(super) struct Run {
     pub(super) catalog: Client,
     /// Whether the target remembers which of its tables took which table's changes. Only pgoutput gives the OIDs for that.
     pub(super) has_counterparts: bool,
+    /// What copied rows have of the log already.
+    pub(super) stitches: Stitches,
     /// Whether the target's transaction has begun.
     pub(super) is_open: bool,
     pub(super) advance: Advance,
@@ -36,6 +42,8 @@ pub(super) struct Run {
     pub(super) captured: Option<Captured>,
     /// The log has been read up to here.
     pub(super) read: Position,
+    /// When it was last looked whether other tables are left out.
+    pub(super) looked: Instant,
 }
 
 impl Run {
@@ -63,6 +71,14 @@ impl Run {
     pub(super) fn endpos(&self, control: &Control) -> Option<Position> {
         let endpos = *control.endpos.borrow();
         endpos.map(|endpos| self.lanes.torn().map_or(endpos, |torn| endpos.max(torn.end)))
+    }
+
+    /// What comes first: endpos, or a hold.
+    pub(super) fn limit(&self, control: &Control) -> Option<Limit> {
+        let whole = |at: Position| self.lanes.torn().map_or(at, |torn| at.max(torn.end));
+        let hold = control.hold.borrow().map(|at| Limit { at: whole(at), is_hold: true });
+        let endpos = self.endpos(control).map(|at| Limit { at, is_hold: false });
+        [endpos, hold].into_iter().flatten().min_by_key(|limit| limit.at)
     }
 
     pub(super) async fn give_up(&mut self) -> Result<(), Fault> {

@@ -1,8 +1,8 @@
 //! Changes of rows on their way to the target: alone, in sets, or by COPY.
 
-use super::super::copy::Rows;
 use super::Session;
 use crate::model::Fault;
+use crate::pg::CopyRows;
 use crate::transform::{Statement, StatementKind};
 
 /// Prepared statements kept on the target before all are dropped and prepared anew.
@@ -15,7 +15,7 @@ const COPY_BYTES: usize = 64 << 10;
 /// A COPY that is under way.
 pub(super) struct Copy {
     statement: u32,
-    rows: Rows,
+    rows: CopyRows,
 }
 
 impl Session {
@@ -127,7 +127,7 @@ impl Session {
             }
             self.run_prepared(statement, &[])?;
             self.copy =
-                Some(Copy { statement: statement.id, rows: Rows::new(statement.format, 2 * COPY_BYTES) });
+                Some(Copy { statement: statement.id, rows: CopyRows::new(statement.format, 2 * COPY_BYTES) });
         }
         if let Some(copy) = &mut self.copy {
             copy.rows.push(row)?;

@@ -97,6 +97,8 @@ pub(super) struct Session {
     mark: Mark,
     /// Where the row stood when it was last known.
     progress: Position,
+    /// What it said of tables that are left out.
+    joining: i64,
     backend_pid: String,
     has_origin: bool,
     prepared: HashSet<u32>,
@@ -121,10 +123,12 @@ impl Session {
         again: bool,
     ) -> Result<(Session, Option<Torn>), Fault> {
         let mut connection = connect(target, client_encoding).await?;
-        let row = fence(&mut connection, &stream, again).await?;
+        let (row, joining) = fence(&mut connection, &stream, again).await?;
         let torn = torn(&mut connection, &stream.name, row).await?;
         let has_origin = set_up_origin(&mut connection, &stream.name, row).await?;
-        Ok((Session::over(connection, stream, Mark::Stream, row, has_origin).await?, torn))
+        let mut session = Session::over(connection, stream, Mark::Stream, row, has_origin).await?;
+        session.joining = joining;
+        Ok((session, torn))
     }
 
     /// Connects one more lane of the stream.
@@ -174,6 +178,7 @@ impl Session {
             stream,
             mark,
             progress,
+            joining: 0,
             backend_pid,
             has_origin,
             prepared: HashSet::new(),
@@ -197,6 +202,11 @@ impl Session {
         self.progress
     }
 
+    /// What the progress row says of tables that are left out, as long as it stays so.
+    pub(super) fn joining(&self) -> i64 {
+        self.joining
+    }
+
     /// The target's process that serves it.
     pub(super) fn backend_pid(&self) -> &str {
         &self.backend_pid
@@ -210,7 +220,7 @@ impl Session {
     async fn prepare(&mut self) -> Result<(), Fault> {
         let (read, write) = match &self.mark {
             Mark::Stream => (
-                "SELECT lsn FROM pgsluice.progress WHERE stream = $1 FOR UPDATE",
+                "SELECT lsn || ' ' || joining FROM pgsluice.progress WHERE stream = $1 FOR UPDATE",
                 "UPDATE pgsluice.progress SET lsn = $2, commit_time = $3, xid = $4, transactions = transactions + $5, \
                  changes = changes + $6, updated_at = pg_catalog.now() WHERE stream = $1",
             ),
@@ -222,7 +232,7 @@ impl Session {
         let read = match read {
             read if faults::mutated("progress_is_not_locked") => read.trim_end_matches(" FOR UPDATE"),
             _ if faults::mutated("origin_is_progress") => {
-                "SELECT pg_catalog.pg_replication_origin_progress($1, false)"
+                "SELECT pg_catalog.pg_replication_origin_progress($1, false) || ' 0'"
             }
             read => read,
         };
@@ -390,6 +400,23 @@ impl Session {
     }
 
     fn check(&self, report: Report) -> Result<(), Refused> {
+        let expected = match &self.mark {
+            Mark::Stream => format!("{} {}", self.progress, self.joining),
+            Mark::Lane(_, epoch) => format!("{} {epoch}", self.progress),
+        };
+        // What was refused or did not fit may be so because of that.
+        let is_told = report.failed.is_none() || report.value.is_some();
+        if !self.is_ours && is_told && report.value.as_deref() != Some(&expected) {
+            let found = report.value.unwrap_or_else(|| "gone".into());
+            if matches!(self.mark, Mark::Stream) && found.starts_with(&format!("{} ", self.progress)) {
+                return Err(others_tables().into());
+            }
+            let name = &self.stream.name;
+            let message = format!("progress of '{name}' on the target is {found}, expected {expected}");
+            return Err(Fault::reread(message)
+                .hint("somebody else applies to this target or changed its progress")
+                .into());
+        }
         if let Some((statement, fault)) = report.failed {
             return Err(Refused { statement: Some(statement), fault });
         }
@@ -402,19 +429,6 @@ impl Session {
                 "source and target differ: find out who else writes to the target, mend the row, run again",
             );
             return Err(Refused { statement: Some(statement), fault });
-        }
-        let expected = match &self.mark {
-            Mark::Stream => self.progress.to_string(),
-            Mark::Lane(_, epoch) => format!("{} {epoch}", self.progress),
-        };
-        let found = report.value;
-        if !self.is_ours && found.as_deref() != Some(&expected) {
-            let found = found.unwrap_or_else(|| "gone".into());
-            let name = &self.stream.name;
-            let message = format!("progress of '{name}' on the target is {found}, expected {expected}");
-            return Err(Fault::reread(message)
-                .hint("somebody else applies to this target or changed its progress")
-                .into());
         }
         if report.copied != self.copied {
             let fault = Fault::stop(format!("COPY stored {} of {} rows", report.copied, self.copied))
@@ -446,19 +460,36 @@ impl Session {
     /// Makes all commits so far survive a crash of the target; they are made with `synchronous_commit` off, which can lose
     /// the last ones, rows and progress together.
     pub(super) async fn make_durable(&mut self) -> Result<(), Fault> {
+        self.note(self.progress).await
+    }
+
+    /// Says in the progress row that everything up to a position is applied, also where nothing of it was for this target, and makes
+    /// that and all before it durable.
+    pub(super) async fn note(&mut self, position: Position) -> Result<(), Fault> {
         for sql in ["BEGIN", "SET LOCAL synchronous_commit = on"] {
             self.writer.parse("", sql)?;
             self.run("", &[])?;
         }
-        self.writer
-            .parse("", "UPDATE pgsluice.progress SET updated_at = pg_catalog.now() WHERE stream = $1")?;
-        let stream = self.stream.name.clone();
-        self.run("", &[Some(stream.as_bytes())])?;
+        let update = "UPDATE pgsluice.progress SET lsn = $2, updated_at = pg_catalog.now() \
+                      WHERE stream = $1 AND lsn = $3 AND joining = $4";
+        self.writer.parse("", update)?;
+        let (stream, from, to) = (self.stream.name.clone(), self.progress.to_string(), position.to_string());
+        let joining = self.joining.to_string();
+        self.run("", &[&stream, &to, &from, &joining].map(|text| Some(text.as_bytes())))?;
         self.run(COMMIT, &[])?;
-        match self.sync().await?.failed {
-            Some((_, fault)) => Err(fault),
-            None => Ok(()),
+        let report = self.sync().await?;
+        if let Some((_, fault)) = report.failed {
+            return Err(fault);
         }
+        if report.mismatch.is_some() {
+            let message =
+                format!("progress of '{stream}' on the target is not {from} any more, or of other tables");
+            return Err(
+                Fault::reread(message).hint("somebody else applies to this target or changed its progress")
+            );
+        }
+        self.progress = position;
+        Ok(())
     }
 
     /// Waits for all answers so far.
@@ -485,6 +516,11 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.reading.abort();
     }
+}
+
+/// What is left out is not what it was: all is read again.
+pub(super) fn others_tables() -> Fault {
+    Fault::reread("other tables than before are left out, for a backfill")
 }
 
 async fn connect(target: &Conninfo, client_encoding: &str) -> Result<Pipeline, Fault> {

@@ -102,7 +102,7 @@ fn adoptable(slot: &Slot, intended: bool, archive: &Location) -> Result<(), Faul
     )))
 }
 
-pub(super) fn refuse_archive_of_another(archive: &Archive, server: &Server) -> Result<(), Fault> {
+pub(crate) fn refuse_archive_of_another(archive: &Archive, server: &Server) -> Result<(), Fault> {
     let manifest = archive.manifest();
     let system = [&manifest.system_identifier, &server.system_identifier].map(u64::to_string);
     let [theirs, ours] = &system;

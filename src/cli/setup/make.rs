@@ -51,7 +51,7 @@ impl Survey<'_> {
         )?;
         let origin = match (&self.target, &options.target) {
             (Some(client), Some(target)) => {
-                make_progress(client, target, &options.origin, &archive, &mut created)
+                make_progress(client, target, &options.origin, &archive, start, &mut created)
                     .await
                     .map_err(Side::Target.says())?
             }

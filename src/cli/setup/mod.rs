@@ -28,9 +28,9 @@ use crate::pg::filter::{ColumnList, RowFilter};
 use crate::pg::pattern::Pattern;
 use crate::pg::{Conninfo, inspect, progress};
 use crate::sentinel::Sentinel;
-use foreign::refuse_archive_of_another;
+pub(crate) use foreign::refuse_archive_of_another;
 use survey::Survey;
-pub(crate) use target::prepare_target;
+pub(crate) use target::{make_progress, prepare_target};
 
 const APPLICATION: &str = "pgsluice setup";
 

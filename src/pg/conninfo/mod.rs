@@ -8,6 +8,7 @@
 //! A password never shows in `Debug`, in [`Conninfo::display`] or in an error.
 
 mod files;
+mod libpq;
 mod settings;
 mod syntax;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use crate::model::Fault;
 use settings::Settings;
 
 pub(super) use files::key_is_private;
+pub use libpq::LibpqEnvironment;
 
 /// A server, or several to be tried in order, and how to reach it.
 #[derive(Clone, Debug)]
@@ -67,7 +69,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// From the laxest to the strictest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum SslMode {
     Disable,
     Allow,
