@@ -164,6 +164,7 @@ impl CloneCommand {
                 ddl: self.ddl.ddl(file),
                 lanes: self.lanes.count(file),
                 only: None,
+                parts: None,
             }),
             endpos,
             writer,
