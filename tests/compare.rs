@@ -524,7 +524,7 @@ fn tables_that_are_newer_than_the_base_are_compared_with_the_archive() {
     road.program.run(&["clone", "--into-archive"]).done();
     road.change("insert into part values (5); create table new(id int primary key, v int); insert into new values (1, 1), (2, 2)");
     road.change("alter table old add more text; insert into old values (1, 1, 'x'); delete from new");
-    road.arrives();
+    road.wait_for("select array_agg(id) || array[(select count(*)::int from new)] from old");
     road.target.query("create database scratch");
     let flags = ["--scratch", &road.target.conninfo_of("scratch")];
     let names = |report: &Value| {
