@@ -28,9 +28,11 @@ mod selected;
 mod session;
 mod survey;
 
-use std::collections::{HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio_postgres::Client;
 
@@ -53,7 +55,7 @@ pub use restore::{
     restored_analyze, restored_schema, restored_sequences, unmatched, wanted,
 };
 pub use schema::{Schema, SchemaOptions};
-pub use selected::{Selection, check_selection, selected};
+pub use selected::{Selection, Written, check_selection, selected};
 use survey::{Table, Wanted};
 
 const APPLICATION: &str = "pgsluice clone";
@@ -80,6 +82,10 @@ pub struct Options {
     pub part_bytes: u64,
     /// How fast the source is read, at most.
     pub rate: Option<Arc<Rate>>,
+    /// And single tables, by the source's OID, instead.
+    pub rates: HashMap<u32, Arc<Rate>>,
+    /// Tables that are copied before others, or behind them, the highest first, by the source's OID; 0 where it is not said.
+    pub priorities: HashMap<u32, i64>,
     /// Set its sequences too.
     pub sequences: bool,
 }
@@ -97,11 +103,25 @@ pub enum Refreshed {
 }
 
 impl Options {
-    /// The tables that are to be copied, the largest first.
+    /// The tables that are to be copied, in the order in which they are: of the same priority the largest first.
     async fn survey(&self, source: &Client, target: &Client) -> Result<Vec<Table>, Fault> {
         let clone = copied::clone(target, &self.stream).await?;
         let known = clone.map(|clone| clone.tables).unwrap_or_default();
-        survey::tables(source, target, &self.wanted(&known)).await
+        let mut tables = survey::tables(source, target, &self.wanted(&known)).await?;
+        let priority = |table: &Table| self.priorities.get(&table.oid).copied().unwrap_or_default();
+        tables.sort_by_key(|table| Reverse(priority(table)));
+        Ok(tables)
+    }
+
+    /// How long who has read these bytes of a table is to wait before it reads more.
+    fn pace(&self, oid: u32, bytes: u64) -> Duration {
+        let rate = self.rates.get(&oid).or(self.rate.as_ref());
+        rate.map(|rate| rate.takes(bytes)).unwrap_or_default()
+    }
+
+    /// The same for some of the tables.
+    pub fn only(&self, oids: impl IntoIterator<Item = u32>) -> Options {
+        Options { only: Some(oids.into_iter().collect()), ..self.clone() }
     }
 
     fn wanted<'a>(&'a self, known: &'a [u32]) -> Wanted<'a> {

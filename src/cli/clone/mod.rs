@@ -140,6 +140,8 @@ impl CloneCommand {
             jobs: self.copy.jobs.into(),
             part_bytes: self.copy.part_size << 20,
             rate: None,
+            rates: Default::default(),
+            priorities: Default::default(),
             sequences,
         };
         let (open, gate) = watch::channel(Gate::Shut);
