@@ -57,7 +57,8 @@ impl ApplyCommand {
         let endpos = self.endpos.position(self.source.optional(file)?.as_ref()).await?;
         let sequences = self.sequences.are_on(file);
         let (ddl, lanes) = (self.ddl.ddl(file), self.lanes.count(file));
-        let target = Some(Target { conninfo: target, stream, sequences, rules, ddl, lanes, only: None });
+        let target =
+            Some(Target { conninfo: target, stream, sequences, rules, ddl, lanes, only: None, parts: None });
         let writer = WriterOptions::default();
         conduct(Options { archive, sentinel, source: None, target, endpos, writer, gate: None }, everywhere)
             .await

@@ -71,6 +71,7 @@ impl FollowCommand {
                 ddl: self.ddl.ddl(file),
                 lanes: self.lanes.count(file),
                 only: None,
+                parts: None,
             }),
             endpos,
             writer,

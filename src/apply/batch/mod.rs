@@ -151,7 +151,7 @@ impl<'a> Applier<'a> {
             run.inside = Inside::Nothing;
             run.read = run.lanes.main.progress();
             let open = || Reader::open(self.archive, run.read, self.tail.clone());
-            let reader = tokio::task::block_in_place(open)?;
+            let reader = tokio::task::block_in_place(open)?.only(self.target.parts.clone());
             let flow = self.read(&mut run, reader, control).await;
             let flow = self.unless_anothers(&mut run, flow).await;
             self.applied.is_live = false;

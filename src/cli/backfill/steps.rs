@@ -109,6 +109,7 @@ impl Work {
             rules: Rules::default(),
             ddl: Ddl::default(),
             lanes: 1,
+            parts: None,
             only: Some(joining.iter().map(|table| table.oid).chain(sent).collect()),
         };
         let handover = Handover { archive: &self.archive, target: &handed, stream, least };

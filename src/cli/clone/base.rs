@@ -11,7 +11,7 @@ use super::super::place;
 use super::super::print;
 use super::super::reach::Side;
 use super::super::setup;
-use super::steps::across_lost_connections;
+use super::steps::{across_lost_connections, tell_of_large_objects};
 use super::{APPLICATION, CloneCommand, interrupted};
 use crate::archive::{Archive, Base};
 use crate::copy::{self, BaseOptions};
@@ -48,6 +48,7 @@ impl CloneCommand {
         let writer = self.segments.options(&wanted.archive, file)?;
         let sequences = self.sequences.are_on(file);
         let archive = setup::done(&wanted).await?;
+        tell_of_large_objects(&wanted.source).await?;
         let options = BaseOptions {
             archive: archive.clone(),
             source: wanted.source.clone(),

@@ -86,6 +86,9 @@ struct CopyArguments {
     /// Size of the parts into which large tables are divided
     #[arg(long, value_name = "MIB", default_value_t = 512, help_heading = "Copy")]
     part_size: u64,
+    /// Leave large objects behind. They are copied where no --tables are chosen, as they are then: the WAL tells nothing of what becomes of them
+    #[arg(long, help_heading = "Copy")]
+    no_large_objects: bool,
 }
 
 /// What came of it.
@@ -166,6 +169,7 @@ impl CloneCommand {
                 ddl: self.ddl.ddl(file),
                 lanes: self.lanes.count(file),
                 only: None,
+                parts: None,
             }),
             endpos,
             writer,
