@@ -317,6 +317,60 @@ fn lost_servers_are_outlived() {
     ledger::assert_holds(&road.target);
 }
 
+/// Somebody ends each statement of the source that takes long: with parts of half the size, and those that are here kept, it comes through.
+#[test]
+fn a_time_out_costs_no_more_than_the_part() {
+    let road = Road::new(
+        "create table t(id int primary key, v int, fat text); alter table t alter fat set storage plain;
+         create table bag(v int, fat text); alter table bag alter fat set storage plain",
+    );
+    road.change(
+        "insert into t select i, 0, repeat('x', 1900) from generate_series(1, 8000) i;
+         insert into bag select i, repeat('y', 1900) from generate_series(1, 3000) i",
+    );
+    let following = road.follow();
+    road.wait_for("select count(*) from bag");
+    let run = ["backfill", "bag", "t", "--jobs", "1", "--rate", "4", "--part-size", "4", "--in-order"];
+    let running = road.program.start(&run);
+    let (source, target) = (road.source.session(), road.target.session());
+    wait_until(seconds(30), "it has begun", || {
+        target.value("select to_regclass('pgsluice.copied_part') is not null") == "t"
+    });
+    let cancel = |table: &str, milliseconds: u32| {
+        let canceled = format!(
+            "select count(pg_cancel_backend(pid)) from pg_stat_activity where query like 'COPY%\"{table}\"%' and state = 'active'
+                and clock_timestamp() - query_start > '{milliseconds} ms'"
+        );
+        source.value(&canceled).parse::<u32>().unwrap()
+    };
+    let parts_of_t = "select count(*) from pgsluice.copied_part join pgsluice.copied using (stream, source_table) where name = 't'";
+    let (mut of_bag, mut of_t, mut round) = (0, 0, 0);
+    wait_until(seconds(90), "the tables are handed over", || {
+        if of_bag < 2 {
+            of_bag += cancel("bag", 600);
+        }
+        if of_t < 2 && target.value(parts_of_t) != "0" {
+            of_t += cancel("t", 300);
+        }
+        round += 1;
+        if round % 10 == 0 {
+            source.query(&format!("update t set v = v + 1 where id = {}", 1 + round * 7 % 8000));
+            source.query("insert into bag values (-1, 'new')");
+        }
+        target.value("select count(*) from pgsluice.joining where through is null") == "0"
+    });
+    let outcome = running.wait(seconds(30)).done();
+    assert!(of_bag > 0 && of_t > 0, "{of_bag} and {of_t} were canceled: {outcome}");
+    for said in ["public.bag", "public.t"] {
+        let halved = |line: &str| line.contains("parts of half the size") && line.contains(said);
+        assert!(outcome.stderr.lines().any(halved), "{said}: {outcome}");
+    }
+    let anew = |line: &str| line.contains("copied anew") && line.contains("public.t");
+    assert!(!outcome.stderr.lines().any(anew), "{outcome}");
+    road.finish(following);
+    assert_clean(&road.target);
+}
+
 /// SEMANTICS C-3: the commit is in WAL, sent and applied before a snapshot shows it; the table is emptied, and what is copied does not have it.
 #[test]
 fn a_commit_that_waits_for_a_standby_is_not_lost() {

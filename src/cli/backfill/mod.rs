@@ -17,7 +17,7 @@ use super::copying::CopyShown;
 use super::points::parse_time;
 use super::print;
 use super::reach::Side;
-use crate::copy::{Selection, Written};
+use crate::copy::{PartSize, Selection, Written};
 use crate::model::{Fault, Position, Timestamp};
 use crate::pg::pattern::{BadPattern, Pattern};
 use crate::pg::tables::shown_name;
@@ -126,7 +126,7 @@ impl BackfillCommand {
             patterns,
             settings,
             jobs: self.jobs.into(),
-            part_bytes: self.part_size << 20,
+            part_size: PartSize::bytes(self.part_size << 20),
             bytes_per_second: self.rate.map(|rate| rate << 20),
         };
         if self.abort {

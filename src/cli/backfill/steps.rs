@@ -14,7 +14,7 @@ use super::join::{shown_names, under_way};
 use super::settings::{Settings, by_selection, selection_of};
 use crate::apply::{self, Ddl, Rules, Target};
 use crate::archive::{Archive, Reader};
-use crate::copy::{self, Rate, Refreshed};
+use crate::copy::{self, PartSize, Rate, Refreshed};
 use crate::faults;
 use crate::follow::{Handover, hand_over};
 use crate::model::{Fault, Position};
@@ -35,7 +35,7 @@ pub(super) struct Work {
     pub(super) patterns: Vec<Pattern>,
     pub(super) settings: Settings,
     pub(super) jobs: usize,
-    pub(super) part_bytes: u64,
+    pub(super) part_size: PartSize,
     pub(super) bytes_per_second: Option<u64>,
 }
 
@@ -94,7 +94,7 @@ impl Work {
             only: Some(sent.clone()),
             after,
             jobs: self.jobs,
-            part_bytes: self.part_bytes,
+            part_size: self.part_size.clone(),
             rate: self.bytes_per_second.map(|rate| Arc::new(Rate::new(rate))),
             rates: treatments.rates(),
             priorities: treatments.priorities(),
