@@ -40,7 +40,11 @@ const TELL: Duration = Duration::from_millis(100);
   pgsluice backfill public.audit --mode only-changes --name shop
   pgsluice backfill public.orders --where 'total > 100' --name shop
   pgsluice backfill public.orders --since 2026-01-31T10:42:00Z --name shop
-  pgsluice backfill --name shop          goes on with what an earlier run began")]
+  pgsluice backfill --name shop          goes on with what an earlier run began
+
+In the file of --config single tables have settings of their own: mode, where, min-xid, since, rate (as the flags), and priority (the highest first):
+  [backfill.\"public.orders\"]
+  where = \"total > 100\"")]
 pub(crate) struct BackfillCommand {
     /// Tables of the source, such as public.orders or 'sales.*'; none to go on with what an earlier run began
     #[arg(value_name = "TABLE")]
