@@ -497,6 +497,46 @@ fn the_archive_alone_says_what_the_target_should_have() {
     road.target.query("delete from busy where id = 4");
     let report = compare(&road.program, &flags, 3);
     assert_eq!(shown(&report, "public.busy"), [r#"missing {"id":"4"} "#]);
+    // Other tables want another database: what is brought there is noted.
+    let less = [&flags[..], &["--exclude", "busy"]].concat();
+    road.program.run(&[&["compare"], &less[..]].concat()).ends_with(4);
+    road.target.query("create database less");
+    let conninfo = road.target.conninfo_of("less");
+    let report = equal(&road.program, &["--source", nowhere, "--scratch", &conninfo, "--exclude", "busy"]);
+    assert_eq!(report["tables"].as_array().unwrap().len(), 1, "{report}");
+}
+
+/// DDL of the log is run there too; a table that is empty again is still one that the log has spoken of.
+#[test]
+fn tables_that_are_newer_than_the_base_are_compared_with_the_archive() {
+    let (source, target) = (Cluster::source(), Cluster::target());
+    let old = "create table old(id int primary key, v int); create table part(id int primary key) partition by range (id);
+               create table part_1 partition of part for values from (0) to (10); create table part_rest partition of part default";
+    for cluster in [&source, &target] {
+        cluster.run_script(old);
+    }
+    let program = Pgsluice::between(&source, &target).env("PGSLUICE_DDL", "apply");
+    let road = Road { source, target, program };
+    let publication = "create publication pgsluice for all tables with (publish_via_partition_root = true)";
+    road.source.query(publication);
+    road.program.run(&["setup", "--capture-ddl"]).done();
+    let running = road.follow();
+    road.program.run(&["clone", "--into-archive"]).done();
+    road.change("insert into part values (5); create table new(id int primary key, v int); insert into new values (1, 1), (2, 2)");
+    road.change("alter table old add more text; insert into old values (1, 1, 'x'); delete from new");
+    road.arrives();
+    road.target.query("create database scratch");
+    let flags = ["--scratch", &road.target.conninfo_of("scratch")];
+    let names = |report: &Value| {
+        let tables = report["tables"].as_array().unwrap().iter();
+        tables.map(|table| table["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&equal(&road.program, &flags)), ["public.new", "public.old", "public.part"]);
+    road.target.query("insert into new values (3, 3); insert into part_rest values (77)");
+    let report = compare(&road.program, &flags, 3);
+    assert_eq!(shown(&report, "public.new"), [r#"extra {"id":"3"} "#]);
+    assert_eq!(shown(&report, "public.part"), [r#"extra {"id":"77"} "#]);
+    road.finish(running);
 }
 
 #[test]

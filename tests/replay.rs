@@ -559,6 +559,8 @@ fn what_says_nothing_of_the_wanted_tables_is_not_read() {
         "update bag set v = -v where v = 7; update big set v = 2 where id = 1; delete from big where id = 2",
     );
     others.extend(change("delete from mark; truncate bag"));
+    // The newest sample of the sequences is in the last one.
+    change("insert into big values (-1, 5)");
     assert_eq!(others.len(), 3, "{others:?}");
     for path in &others {
         let mut bytes = std::fs::read(path).unwrap();
@@ -576,4 +578,24 @@ fn what_says_nothing_of_the_wanted_tables_is_not_read() {
     assert_eq!(sums(&made, &["big"]), sums(&stage.source.session(), &["big"]));
     let whole = stage.target_of("whole");
     stage.program.run(&["replay", "--target", &whole]).ends_with(4);
+}
+
+/// As for the applier, a table is one of those that are meant if it has become a partition of one of them.
+#[test]
+fn a_table_that_became_a_partition_is_not_passed_by() {
+    let (source, target) = (Cluster::source(), Cluster::target());
+    let parent = "create table parent(id int primary key) partition by range (id); create table other(id int primary key);
+                  create table a partition of parent for values from (0) to (10); create table b(id int primary key check (id >= 10 and id < 20));";
+    source.run_script(parent);
+    target
+        .run_script(&format!("{parent} alter table parent attach partition b for values from (10) to (20)"));
+    let program = Pgsluice::between(&source, &target);
+    program.run(&["clone", "--into-archive"]).done();
+    for sql in ["insert into b values (10)", "insert into other values (1)", "insert into b values (11)"] {
+        source.run_script(sql);
+        program.run(&["receive", "--endpos", "current"]).done();
+    }
+    program.run(&["replay", "--no-schema", "--tables", "parent"]).done();
+    assert_eq!(target.value("select array_agg(id order by id) from parent"), "{10,11}");
+    assert_eq!(target.value("select count(*) from other"), "0");
 }

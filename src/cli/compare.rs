@@ -77,13 +77,9 @@ impl CompareCommand {
                 let rules = Rules { tables: tables.clone(), exclude: exclude.clone(), ..Rules::default() };
                 let (archive, jobs) = (place.archive.open()?, self.jobs.into());
                 let made = Scratch::new(archive, conninfo, &names, rules, jobs, patience, everywhere).await?;
-                made.bring(made.reached(&target).await?).await?;
+                made.approach(&target).await?;
                 Some(made)
             }
-        };
-        let without_rows = match &scratch {
-            Some(scratch) => scratch.without_rows().await?,
-            None => Vec::new(),
         };
         let scratch = scratch.as_ref();
         let bring = |lsn| -> LocalBoxFuture<'_, Result<(), Fault>> {
@@ -103,25 +99,43 @@ impl CompareCommand {
                 bring: scratch.is_some().then_some(&bring as &compare::Bring<'_>),
             }),
         };
-        let options = Options {
-            source: match &scratch {
+        let mut options = Options {
+            source: match scratch {
                 Some(scratch) => scratch.conninfo(),
                 None => self.road.source.conninfo(file)?,
             },
             target,
             publication: names.publication,
             tables,
-            exclude: [exclude, without_rows].concat(),
+            exclude,
             columns: self.filter.columns(file)?,
             held,
             jobs: self.jobs.into(),
             show: self.show,
             repair: self.repair,
         };
-        let shown = Shown::new(everywhere);
-        let compared = compare::run(&options, stop()?, &|event| shown.tell(&event)).await;
-        shown.clear();
-        let report = compared?;
+        let stop = stop()?;
+        let report = loop {
+            let before = match scratch {
+                Some(scratch) => {
+                    let before = scratch.tables().await?;
+                    // Those that are excluded are not there.
+                    options.exclude = scratch.unspoken(&before).await?;
+                    before
+                }
+                None => Vec::new(),
+            };
+            let shown = Shown::new(everywhere);
+            let compared = compare::run(&options, stop.clone(), &|event| shown.tell(&event)).await;
+            shown.clear();
+            let report = compared?;
+            let Some(scratch) = scratch else { break report };
+            let now = scratch.tables().await?;
+            if now == before && scratch.unspoken(&now).await? == options.exclude {
+                break report;
+            }
+            tracing::info!("the log has made or altered tables: once more");
+        };
         print::report(everywhere.json, &report, || table(&report))?;
         verdict(&report)
     }

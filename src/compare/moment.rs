@@ -132,7 +132,15 @@ impl Taking<'_, '_> {
         // A later one tells whether the applier has stood all the while.
         drop(before);
         (self.tell)(Event::Waiting("bringing the archive's copy to where the applier stands"));
-        bring(lsn).await?;
+        let patience = self.held.patience;
+        tokio::select! {
+            brought = bring(lsn) => brought?,
+            () = stopped(self.stop.clone()) => return Err(interrupted()),
+            () = tokio::time::sleep(patience) => {
+                return Err(Fault::stop(format!("the archive's copy did not come to {lsn} within {} s", patience.as_secs()))
+                    .hint("the applier goes on; give a longer --timeout, which is how long it may stand"));
+            }
+        }
         let target = self.target().await?;
         if target.position(&self.held.stream).await.map_err(says("target"))? != Some(lsn) {
             return Ok(None);

@@ -25,7 +25,7 @@ const PG_LARGEOBJECT: u32 = 2613;
 
 const MOMENT: &str = "SELECT pg_current_snapshot()::text, EXISTS (SELECT FROM pg_largeobject_metadata)";
 
-const NEXT: &str = "SELECT array_agg(oid) FROM (
+const NEXT: &str = "SELECT array_agg(oid ORDER BY oid) FROM (
     SELECT oid FROM pg_largeobject_metadata WHERE oid > $1 ORDER BY oid LIMIT $2) next";
 
 /// Owners, comments and privileges, as SQL that gives them to the target's.
@@ -61,10 +61,9 @@ pub async fn large_objects(options: &Options, with: &Wanted) -> Result<Option<La
         return Ok(None);
     }
     let moment = Moment { snapshot: row.get(0), through: options.after };
-    let there = "SELECT max(oid) FROM pg_largeobject_metadata";
-    let there: Option<u32> = target.query_one(there, &[]).await.map_err(at_target)?.get(0);
     if noted.is_none() {
-        if there.is_some() {
+        let there = "SELECT EXISTS (SELECT FROM pg_largeobject_metadata)";
+        if target.query_one(there, &[]).await.map_err(at_target)?.get(0) {
             return Err(Fault::stop("the target has large objects already")
                 .hint("empty it, or leave those of the source behind with --no-large-objects"));
         }
@@ -81,9 +80,10 @@ pub async fn large_objects(options: &Options, with: &Wanted) -> Result<Option<La
         let note = copied::note_begin(&options.stream, "pg_catalog", "pg_largeobject", &begun);
         target.batch_execute(&note).await.map_err(at_target)?;
     }
-    let mut last = there.unwrap_or(0);
+    // Where it stands is noted as the blocks that a part has: an object has none.
+    let mut last = noted.map_or(0, |noted| noted.part_blocks as u32);
     let (mut brought, mut told) = (LargeObjects::default(), Instant::now());
-    while let Some(oid) = bring(&mut source, &mut target, last, with, &mut brought).await? {
+    while let Some(oid) = bring(options, &mut source, &mut target, last, &mut brought, with).await? {
         last = oid;
         if told.elapsed() >= TELL {
             told = Instant::now();
@@ -97,11 +97,12 @@ pub async fn large_objects(options: &Options, with: &Wanted) -> Result<Option<La
 
 /// Brings the next ones behind an OID in one transaction, and gives the last of them.
 async fn bring(
+    options: &Options,
     source: &mut Client,
     target: &mut Client,
     last: u32,
-    with: &Wanted,
     brought: &mut LargeObjects,
+    with: &Wanted,
 ) -> Result<Option<u32>, Fault> {
     let snapshot = source.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
     let source = snapshot.start().await.map_err(at_source)?;
@@ -128,9 +129,12 @@ async fn bring(
             target.batch_execute(&sql).await.map_err(at_target)?;
         }
     }
+    let Some(last) = oids.last().copied() else { return Ok(None) };
+    let note = copied::note_cursor(&options.stream, PG_LARGEOBJECT, last.into());
+    target.batch_execute(&note).await.map_err(at_target)?;
     faults::point("copy.before_large_objects_commit");
     target.commit().await.map_err(at_target)?;
-    Ok(oids.last().copied())
+    Ok(Some(last))
 }
 
 /// What follows the first piece of an object, in bytes.

@@ -39,6 +39,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use crate::archive::Archive;
+use crate::faults;
 use crate::model::{Fault, Position};
 use crate::pg::copied::{self, Copied, Moment};
 use crate::pg::pattern::Pattern;
@@ -381,5 +382,6 @@ pub async fn refresh(options: &Options) -> Result<Refreshed, Fault> {
     let schema = copied::clone(&target, &options.stream).await?.and_then(|clone| clone.schema);
     let through = through.max(schema.map(|moment| moment.through)).unwrap_or(options.after);
     copied::complete(&target, &options.stream, through).await?;
+    faults::point("copy.after_complete");
     Ok(Refreshed::Whole(through))
 }

@@ -391,6 +391,14 @@ pub fn note_whole(stream: &str, oid: u32, moment: &Moment) -> String {
     )
 }
 
+/// SQL that notes how far something is that is copied in the order of a number instead of in parts: [`Copied::part_blocks`].
+pub fn note_cursor(stream: &str, oid: u32, cursor: i64) -> String {
+    let stream = quote_literal(stream);
+    format!(
+        "UPDATE pgsluice.copied SET part_blocks = {cursor} WHERE stream = {stream} AND source_table = {oid}"
+    )
+}
+
 /// SQL that forgets a table, for its copy to begin anew.
 pub fn forget(stream: &str, oid: u32) -> String {
     let stream = quote_literal(stream);

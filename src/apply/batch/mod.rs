@@ -151,7 +151,9 @@ impl<'a> Applier<'a> {
             run.inside = Inside::Nothing;
             run.read = run.lanes.main.progress();
             let open = || Reader::open(self.archive, run.read, self.tail.clone());
-            let reader = tokio::task::block_in_place(open)?.only(self.target.parts.clone());
+            // Where a batch is torn, it is to be met again as it was.
+            let parts = self.target.parts.clone().filter(|_| run.lanes.torn().is_none());
+            let reader = tokio::task::block_in_place(open)?.only(parts);
             let flow = self.read(&mut run, reader, control).await;
             let flow = self.unless_anothers(&mut run, flow).await;
             self.applied.is_live = false;
@@ -171,7 +173,9 @@ impl<'a> Applier<'a> {
                         );
                     }
                     if end == Flow::Reached && self.target.sequences {
-                        let (tail, sample) = (self.tail.clone(), self.sequences.clone());
+                        // The newest that was met is not the log's, where parts of that are passed by.
+                        let sample = self.sequences.clone().filter(|_| self.target.parts.is_none());
+                        let tail = self.tail.clone();
                         let progress = run.lanes.main.progress();
                         sequences::set(self.archive, tail, &run.catalog, progress, sample, control).await?;
                     }

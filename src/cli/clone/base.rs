@@ -18,7 +18,6 @@ use crate::copy::{self, BaseOptions};
 use crate::follow::{self, Gate, Standing};
 use crate::model::{Fault, Position};
 use crate::pg::inspect;
-use crate::receive::Source;
 use crate::sentinel::Sentinel;
 
 /// How often it is looked how far another process has received.
@@ -45,8 +44,8 @@ struct Report {
 impl CloneCommand {
     pub(super) async fn take_base(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         let wanted = setup::Options { target: None, ..self.road.options(&self.tables, file)? };
-        let writer = self.segments.options(&wanted.archive, file)?;
-        let sequences = self.sequences.are_on(file);
+        let writer = self.receiving.segments.options(&wanted.archive, file)?;
+        let sequences = self.applying.sequences.are_on(file);
         let archive = setup::done(&wanted).await?;
         tell_of_large_objects(&wanted.source).await?;
         let options = BaseOptions {
@@ -89,14 +88,7 @@ impl CloneCommand {
             let stages = follow::Options {
                 archive: archive.clone(),
                 sentinel: Sentinel::open(&place::sentinel(&wanted.archive)?)?,
-                source: Some(Source {
-                    conninfo: wanted.source.clone(),
-                    slot: wanted.slot.clone(),
-                    publication: wanted.publication.clone(),
-                    streaming: self.streaming.is_on(),
-                    format: wanted.format,
-                    sequences,
-                }),
+                source: Some(self.receiving.source(&wanted, sequences)),
                 target: None,
                 endpos: None,
                 writer,

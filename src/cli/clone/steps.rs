@@ -94,22 +94,24 @@ impl CloneCommand {
                 }
                 make(Phase::Before).await?;
                 setup::done(wanted).await?;
-                self.large_objects(options).await?;
-                let through = loop {
+                loop {
                     copy::rows(options, shown.progress()).await?;
                     make(Phase::Index).await?;
+                    // Those that a row names are there, if it still names them.
+                    self.large_objects(options).await?;
                     if let Refreshed::Whole(through) = copy::refresh(options).await? {
                         break through;
                     }
-                };
-                make(Phase::After).await?;
-                // Triggers and policies are there only now.
-                setup::setup(wanted).await?;
-                copy::analyze(options).await?;
-                copy::sequences(options).await?;
-                through
+                }
             }
         };
+        if !is_finished {
+            make(Phase::After).await?;
+            // Triggers and policies are there only now.
+            setup::setup(wanted).await?;
+            copy::analyze(options).await?;
+            copy::sequences(options).await?;
+        }
         shown.end();
         let until = match self.follow || self.endpos.is_given() {
             true => None,

@@ -11,7 +11,7 @@ use super::super::conduct::Shown;
 use super::super::copying::CopyShown;
 use super::super::reach::Side;
 use super::super::setup::make_progress;
-use crate::apply::{self, Ddl, DdlMode, Rules, Target};
+use crate::apply::{self, DdlMode, Rules, Target};
 use crate::archive::{
     Archive, ArchiveId, Base, BaseTable, Reached, Span, Whereabouts, WriterOptions, disk, whereabouts,
 };
@@ -19,9 +19,10 @@ use crate::copy::{self, RestoreOptions, Schema, SchemaOptions};
 use crate::dump::Phase;
 use crate::follow::{self, Mode, Standing};
 use crate::model::{Fault, Position};
+use crate::pg::copied;
 use crate::pg::pattern::Pattern;
 use crate::pg::progress::{self, Progress};
-use crate::pg::{Conninfo, copied};
+use crate::pg::tables;
 use crate::sentinel::{Control, Home, Sentinel};
 
 const APPLICATION: &str = "pgsluice replay";
@@ -31,18 +32,12 @@ const TELL: Duration = Duration::from_secs(1);
 /// What is brought back, and where to.
 pub(crate) struct Replay {
     pub(crate) archive: Archive,
-    pub(crate) conninfo: Conninfo,
-    /// Names the progress on the target.
-    pub(crate) stream: String,
-    pub(crate) rules: Rules,
+    pub(crate) target: Target,
     /// What the id of the base to begin with begins with.
     pub(crate) base: Option<String>,
     /// None where the target has the tables.
     pub(crate) making: Option<SchemaOptions>,
     pub(crate) jobs: usize,
-    pub(crate) sequences: bool,
-    pub(crate) ddl: Ddl,
-    pub(crate) lanes: u32,
 }
 
 impl Replay {
@@ -50,10 +45,10 @@ impl Replay {
     pub(crate) async fn before(&self, reached: &Reached) -> Result<Before, Fault> {
         let client = self.client().await?;
         let before = Before {
-            clone: copied::clone(&client, &self.stream).await.map_err(Side::Target.says())?,
-            progress: progress::read(&client, &self.stream).await.map_err(Side::Target.says())?,
+            clone: copied::clone(&client, &self.target.stream).await.map_err(Side::Target.says())?,
+            progress: progress::read(&client, &self.target.stream).await.map_err(Side::Target.says())?,
         };
-        before.refuse_foreign(&self.archive, &self.stream, reached)?;
+        before.refuse_foreign(&self.archive, &self.target.stream, reached)?;
         Ok(before)
     }
 
@@ -65,7 +60,7 @@ impl Replay {
         shown: &CopyShown,
         everywhere: &Everywhere,
     ) -> Result<Standing, Fault> {
-        let mut rules = self.rules.clone();
+        let mut rules = self.target.rules.clone();
         let base = match before.is_finished() {
             true => None,
             false => Some(self.base(reached, before.clone.as_ref())?),
@@ -79,7 +74,7 @@ impl Replay {
             within(&mut rules, base)?;
         }
         let parts = match &narrows {
-            Some(base) => self.parts(base, &rules, before)?,
+            Some(base) => self.parts(base, &rules, before).await?,
             None => None,
         };
         // No commit ends between the two.
@@ -87,14 +82,14 @@ impl Replay {
         let loading = base.map(|base| RestoreOptions {
             archive: self.archive.clone(),
             base,
-            target: self.conninfo.clone(),
-            stream: self.stream.clone(),
+            target: self.target.conninfo.clone(),
+            stream: self.target.stream.clone(),
             tables: rules.tables.clone(),
             exclude: rules.exclude.clone(),
             scope: rules.scope(),
             renames: rules.renames.clone(),
             jobs: self.jobs,
-            sequences: self.sequences,
+            sequences: self.target.sequences,
         });
         let schema = match &loading {
             Some(options) => self.loaded(options, shown).await?,
@@ -116,36 +111,51 @@ impl Replay {
         }
         // A target that stands still would keep the log for nothing.
         let client = self.client().await?;
-        let name = apply::registered_name(&client, &self.conninfo, &self.stream).await;
+        let name = apply::registered_name(&client, &self.target.conninfo, &self.target.stream).await;
         self.archive.forget_applier(&name.map_err(Side::Target.says())?)?;
         Ok(standing)
     }
 
     async fn client(&self) -> Result<Client, Fault> {
-        Side::Target.connect(&self.conninfo, APPLICATION).await
+        Side::Target.connect(&self.target.conninfo, APPLICATION).await
     }
 
-    /// The parts of the log that may have something for the target, where some of the base's tables are all that is wanted. DDL may stand
-    /// anywhere.
-    fn parts(&self, base: &Base, rules: &Rules, before: &Before) -> Result<Option<Arc<[Span]>>, Fault> {
+    /// The parts of the log that may have something for the target, where only some of the base's tables are wanted and it is known. DDL may
+    /// stand anywhere.
+    async fn parts(&self, base: &Base, rules: &Rules, before: &Before) -> Result<Option<Arc<[Span]>>, Fault> {
         let wanted = copy::wanted(base, &rules.tables, &rules.exclude);
-        if wanted.len() == base.tables.len() || self.ddl.mode != DdlMode::Ignore {
+        if wanted.len() == base.tables.len() || self.target.ddl.mode != DdlMode::Ignore {
             return Ok(None);
         }
-        // One that the base does not know may be any: a partition that was made since, or a table by its new name.
-        let is_name =
-            |table: &BaseTable, schema: &str, name: &str| table.schema == schema && table.name == name;
+        let there = tables::tables(&self.client().await?).await.map_err(Side::Target.says())?;
+        // As the applier asks: a table may have become a partition of one that is meant.
+        let is_under_one = |table: &BaseTable| {
+            let here = there.iter().find(|here| (&here.schema, &here.name) == (&table.schema, &table.name));
+            let above =
+                there.iter().filter(|above| here.is_some_and(|here| here.ancestors.contains(&above.oid)));
+            let mut names = above.map(|above| (&above.schema, &above.name));
+            names.any(|(schema, name)| rules.tables.iter().any(|pattern| pattern.matches(schema, name)))
+        };
+        let is_wanted =
+            |table: &&BaseTable| wanted.iter().any(|one| one.oid == table.oid) || is_under_one(table);
+        let (_, unwanted): (Vec<_>, Vec<_>) = base.tables.iter().partition(is_wanted);
+        // One that the base does not know may be any, by another name.
         let may_be_wanted = |_, schema: &str, name: &str| {
-            wanted.iter().any(|table| is_name(table, schema, name))
-                || !base.tables.iter().any(|table| is_name(table, schema, name))
+            !unwanted.iter().any(|table| table.schema == schema && table.name == name)
         };
         let after = before.progress.as_ref().map_or(base.begin.start, |progress| progress.lsn);
         let through = self.archive.end()?;
-        let Whereabouts { mut spans, .. } =
-            whereabouts(&self.archive, Span { after, through }, may_be_wanted)?;
-        // Of what comes meanwhile nothing is known.
-        spans.push(Span { after: through, through: Position(u64::MAX) });
-        Ok(Some(spans.into()))
+        match whereabouts(&self.archive, Span { after, through }, may_be_wanted) {
+            Ok(Whereabouts { mut spans, .. }) => {
+                // Of what comes meanwhile nothing is known.
+                spans.push(Span { after: through, through: Position(u64::MAX) });
+                Ok(Some(spans.into()))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "all of the log is read, since it is not known where the tables are");
+                Ok(None)
+            }
+        }
     }
 
     /// Loads the base, and tells how far that is.
@@ -189,12 +199,12 @@ impl Replay {
         let serves = |base: &Base| {
             is_chosen
                 || is_full(base)
-                || (!self.rules.tables.is_empty() && unmatched(base, &self.rules).is_empty())
+                || (!self.target.rules.tables.is_empty() && unmatched(base, &self.target.rules).is_empty())
         };
         let newest = bases.last().cloned();
         match bases.into_iter().rev().find(serves) {
             Some(base) => Ok(base),
-            None => newest.filter(|base| !unmatched(base, &self.rules).is_empty()).ok_or_else(|| {
+            None => newest.filter(|base| !unmatched(base, &self.target.rules).is_empty()).ok_or_else(|| {
                 Fault::stop("the bases that fit have only some of the source's tables").hint(
                     "choose tables with --tables, or a base with --base; pgsluice archive bases prints them",
                 )
@@ -246,16 +256,7 @@ impl Replay {
         through: Position,
     ) -> Result<Standing, Fault> {
         let archive = &self.archive;
-        let target = Target {
-            conninfo: self.conninfo.clone(),
-            stream: self.stream.clone(),
-            sequences: self.sequences,
-            ddl: self.ddl.clone(),
-            lanes: self.lanes,
-            only: None,
-            parts,
-            rules,
-        };
+        let target = Target { rules, parts, ..self.target.clone() };
         let home = archive.root().join(format!("replay-{}", ArchiveId::random()?));
         let control = Control { startpos: archive.manifest().start, apply: true, ..Control::default() };
         disk::create_folder(&home)?;

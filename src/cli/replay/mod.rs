@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::arguments::{Everywhere, FilterArguments, RulesArguments, StreamArguments, TargetArguments};
-use super::conduct::{DdlArguments, LaneArguments, SequenceArguments, needed_target};
+use super::arguments::{Everywhere, FilterArguments, StreamArguments, TargetArguments};
+use super::conduct::{ApplyingArguments, needed_target};
 use super::config::File;
 use super::copying::{CopyShown, MakingArguments};
 use super::place::ArchiveArguments;
@@ -52,18 +52,12 @@ pub(crate) struct ReplayCommand {
     #[command(flatten)]
     filter: FilterArguments,
     #[command(flatten)]
-    rules: RulesArguments,
-    #[command(flatten)]
     making: MakingArguments,
     /// Tables, and parts of large ones, that are loaded at a time
     #[arg(long, value_name = "N", default_value_t = 4, help_heading = "Copy")]
     jobs: u16,
     #[command(flatten)]
-    sequences: SequenceArguments,
-    #[command(flatten)]
-    ddl: DdlArguments,
-    #[command(flatten)]
-    lanes: LaneArguments,
+    applying: ApplyingArguments,
 }
 
 /// What came of it.
@@ -94,7 +88,8 @@ impl ReplayCommand {
         let conninfo = needed_target(self.target.conninfo(file)?)?;
         let archive = place.archive.open()?;
         let reached = self.reached(&archive)?;
-        let mut rules = self.rules.rules(&self.filter, file)?;
+        let mut target = self.applying.target(conninfo, stream, &self.filter, file)?;
+        let rules = &mut target.rules;
         if !rules.columns.is_empty() {
             return Err(Fault::usage("replay brings back whole rows: leave out --columns"));
         }
@@ -103,33 +98,27 @@ impl ReplayCommand {
         if only_renamed {
             rules.tables = rules.renames.iter().map(|rename| rename.from.clone()).collect();
         }
-        let mut ddl = self.ddl.ddl(file);
-        if !rules.renames.is_empty() && ddl.mode == DdlMode::Apply {
+        if !rules.renames.is_empty() && target.ddl.mode == DdlMode::Apply {
             tracing::warn!("DDL of the log is left out: it would alter the tables that keep their names");
-            ddl.mode = DdlMode::Ignore;
+            target.ddl.mode = DdlMode::Ignore;
         }
         let replay = Replay {
             archive,
-            conninfo,
-            stream,
-            rules,
+            target,
             base: self.base.clone(),
             making: (!(self.making.no_schema || only_renamed)).then(|| self.making.options()),
             jobs: self.jobs.into(),
-            sequences: self.sequences.are_on(file),
-            ddl,
-            lanes: self.lanes.count(file),
         };
         let before = replay.before(&reached).await?;
         if self.from_target && !before.is_begun() {
             return Err(Fault::stop(format!(
                 "the target has no stream {} that replay has brought back",
-                replay.stream
+                replay.target.stream
             ))
             .hint("leave out --from-target"));
         }
         if before.is_finished() && !self.from_target {
-            return Err(before.already(&replay.stream));
+            return Err(before.already(&replay.target.stream));
         }
         let shown = CopyShown::new(everywhere);
         let standing = replay.to(&reached, &before, &shown, everywhere).await?;
