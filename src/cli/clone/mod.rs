@@ -128,8 +128,10 @@ impl CloneCommand {
             exclude: wanted.exclude.clone(),
             only: None,
             jobs: self.copy.jobs.into(),
-            part_bytes: self.copy.part_size << 20,
+            part_size: copy::PartSize::bytes(self.copy.part_size << 20),
             rate: None,
+            rates: Default::default(),
+            priorities: Default::default(),
             sequences: target.sequences,
         };
         let (open, gate) = watch::channel(Gate::Shut);
