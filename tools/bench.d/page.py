@@ -38,18 +38,39 @@ watched itself: the error of measuring, which is in all figures.
 """
 
 
+COPIES = {
+    "clone": """Of pgbench's tables and a wide one, {rows:,} rows, {megabytes:.0f} MB without indexes: schema, rows, indexes and keys into an empty database. **dump-psql**: `pg_dump | psql`;
+**dump-restore**: `pg_dump -Fd -j 4 -Z 0`, then `pg_restore -j 4`; **pgcopydb-clone**: its `clone` ({pgcopydb}) with 4 jobs for tables and 4 for indexes; **clone**: ours with 4, which
+makes and drops a slot, receives the source's changes, and runs ANALYZE, too. Rows and bytes a second are those of the tables by all of the time.
+""",
+    "base": """The same database, {rows:,} rows and {megabytes:.0f} MB, into files. **base**: `pgsluice clone --into-archive --jobs 4`, whose files zstd compresses; **dump**: `pg_dump -Fd -j 4`, whose
+files gzip compresses by default. *kept* is what the files take.
+""",
+    "replay": """Out of these files into an empty database, the source not being asked, with {transactions:,} transactions of pgbench in the log behind the base. **restore**: `pg_restore -j 4` of dump's
+files; **replay-base**: `pgsluice replay --jobs 4` to where the base is consistent; **replay**: with all of the log; **replay-log**: `--from-target`, the log alone, onto what replay-base
+makes; **apply**: the same by `pgsluice apply`.
+""",
+}
+
+LOADED = """While pgbench does {rate} on the source. A copy of the others counts if it is the source as it was at some moment: pgbench's sums agree, the wide table is equal. Ours is followed up once the
+load has ended, and must then be equal by checksum. *source retains* is the most WAL that its slot held back.
+"""
+
+
 def write(results: Results, folder: Path) -> None:
     plots = folder / "bench"
     plots.mkdir(parents=True, exist_ok=True)
     for old in plots.glob("*.svg"):
         old.unlink()
     results.save(plots / "results.json")
-    backlogs, latencies, growths = tables.kinds(results)
+    backlogs, copies, latencies, growths = tables.kinds(results)
     parts = [head(results.about)]
     for workload in backlogs:
         parts += backlog(results, workload, plots)
     if backlogs:
         parts += ["## Bytes\n", markdown(tables.bytes_kept(results, backlogs))]
+    for workload in copies:
+        parts += copy(results, workload)
     for workload in latencies:
         parts += latency(results, workload, plots)
     if growths:
@@ -74,6 +95,18 @@ def backlog(results: Results, workload: str, plots: Path) -> List[str]:
         markdown(tables.drained(results, workload)),
         excuses(results, workload),
         picture(plots, workload, plot),
+        repeat(results, workload),
+    ]
+
+
+def copy(results: Results, workload: str) -> List[str]:
+    name, facts = workload.split()[0], results.workloads[workload]
+    return [
+        f"## {workload.capitalize()}\n",
+        COPIES[name].format(rows=facts["rows"], megabytes=facts["table_bytes"] / tables.MEGA, **{name: facts.get(name) or 0 for name in ("transactions", "pgcopydb")}),
+        LOADED.format(rate=workload.split()[-1]) if workload.endswith("/s") else "",
+        markdown(tables.copied(results, workload)),
+        excuses(results, workload),
         repeat(results, workload),
     ]
 
@@ -116,8 +149,10 @@ def excuses(results: Results, workload: str) -> str:
 
 def repeat(results: Results, *workloads: str) -> str:
     """The commands that gave these figures."""
-    commands = dict.fromkeys(figures["command"] for figures in results.measured if figures["workload"] in workloads)
-    return "Measured by " + ", ".join(f"`{command}`" for command in commands) + ".\n"
+    of = [figures for figures in results.measured if figures["workload"] in workloads]
+    commands = dict.fromkeys(figures["command"] for figures in of)
+    revisions = [revision for revision in dict.fromkeys(figures["revision"] for figures in of) if revision != results.about["revision"]]
+    return "Measured by " + ", ".join(f"`{command}`" for command in commands) + "".join(f", commit {revision}" for revision in revisions) + ".\n"
 
 
 def medians(results: Results, workload: str, figure: str) -> List[tuple]:
