@@ -50,6 +50,10 @@ def in_turns(title: str, backlog: Backlog, rounds: int, who: list, results: Resu
 
 def measure_copies(options: argparse.Namespace, results: Results) -> None:
     """A whole database: into another one, at rest and under load; into the archive, and out of it."""
+    who = consumers(options, COPIERS) if "clone" in options.copies else []
+    base = "base" in options.copies and "base" in options.measure
+    if not who and not base:
+        return
     with Servers() as servers:
         terminal.step("making the database")
         original = Original(servers, options.scale)
@@ -58,13 +62,12 @@ def measure_copies(options: argparse.Namespace, results: Results) -> None:
             results.workloads[name] = {**original.facts, **further}
             return name
 
-        if "clone" in options.copies:
-            who = consumers(options, COPIERS)
+        if who:
             for original.rate in dict.fromkeys((0, options.rate)):
                 name = f"clone at {original.rate}/s" if original.rate else "clone"
                 in_turns(title(name, pgcopydb=copiers.version()), original, options.rounds, who, results)
             original.rate = 0
-        if "base" in options.copies:
+        if base:
             in_turns(title("base"), original, options.rounds, bases.who(bases.AT_REST, options.limit), results)
             terminal.step("making the log")
             transactions = bases.write_log(original)
@@ -77,8 +80,7 @@ def measure(options: argparse.Namespace) -> Results:
     if who:
         for load in options.workloads:
             measure_backlog(load, sizes(options.scale), options.rounds, who, results)
-    if options.copies:
-        measure_copies(options, results)
+    measure_copies(options, results)
     # What copies a database brings nothing else with it.
     if not options.workloads:
         return results

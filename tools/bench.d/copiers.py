@@ -61,19 +61,20 @@ class PgcopydbClone(Copier):
 
 
 class Clone(Copier):
-    """Ours. It receives the changes meanwhile; under a load it keeps what it needs to go on, and the target is compared after it did."""
+    """Ours, by default with as many jobs. It receives the changes meanwhile; under a load it keeps what it needs to go on, and the target is compared after it did."""
 
     def drain(self, original: Original) -> dict:
         self._road = original.road(original.empty_folder("archive"), original.target.database("run"))
         with Retained(original.source) as retained:
             figures = super().drain(original)
-        if original.rate:
-            run([PROGRAM, "-q", "follow", *self._road, "--endpos", "current"])
-            run([PROGRAM, "-q", "cleanup", *self._road])
+        if not original.rate:
+            return figures
+        run([PROGRAM, "-q", "follow", *self._road, "--endpos", "current"])
+        run([PROGRAM, "-q", "cleanup", *self._road])
         return {**figures, "retained_bytes": retained.bytes}
 
     def command(self, original: Original, _: str) -> list:
-        return [PROGRAM, "-q", "clone", "--jobs", JOBS, *self._road, *(["--keep"] if original.rate else [])]
+        return [PROGRAM, "-q", "clone", *self._road, *(["--keep"] if original.rate else [])]
 
     def is_equal(self, original: Original) -> bool:
         return Consumer.is_equal(self, original)

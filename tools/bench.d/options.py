@@ -28,6 +28,7 @@ COPIERS = {
     "pgcopydb-clone": (PgcopydbClone, []),
     "clone": (Clone, []),
 }
+MEASURES = [*CONSUMERS, *COPIERS, "base", "latency", "growth"]
 VARIED = ("receive", "apply", "follow", "clone")
 
 
@@ -43,17 +44,16 @@ def parse() -> argparse.Namespace:
         return who, name, shlex.split(arguments)
 
     def measures(text: str) -> list:
-        known = [*CONSUMERS, *COPIERS, "latency", "growth"]
-        unknown = set(words := text.split(",")) - set(known)
+        unknown = set(words := text.split(",")) - set(MEASURES)
         if unknown:
-            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: known are {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: known are {', '.join(MEASURES)}")
         return words
 
     parser = argparse.ArgumentParser(prog="tools/bench", add_help=False, allow_abbrev=False)
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--measure", type=measures, default=[*CONSUMERS, *COPIERS, "latency", "growth"])
+    parser.add_argument("--measure", type=measures, default=MEASURES)
     parser.add_argument("--variant", type=variant, action="append", default=[])
     parser.add_argument("--rate", type=int, default=200)
     parser.add_argument("--rates", type=numbers, default=[500])

@@ -5,7 +5,7 @@ from typing import List
 
 import svg
 import tables
-from results import Results, spread
+from results import Results, made_of, spread
 
 HEAD = """# How fast it is
 
@@ -52,7 +52,7 @@ makes; **apply**: the same by `pgsluice apply`.
 """,
 }
 
-LOADED = """While pgbench does {rate} on the source. A copy of the others counts if it is the source as it was at some moment: pgbench's sums agree, the wide table is equal. Ours is followed up once the
+LOADED = """The same while pgbench does {rate} on the source. A copy of the others counts if it is the source as it was at some moment: pgbench's sums agree, the wide table is equal. Ours is followed up once the
 load has ended, and must then be equal by checksum. *source retains* is the most WAL that its slot held back.
 """
 
@@ -84,7 +84,7 @@ def write(results: Results, folder: Path) -> None:
 
 def head(about: dict) -> str:
     gibibytes = about["memory_bytes"] / (1 << 30)
-    machine = f"{about['cores']} cores, {gibibytes:.0f} GiB, PostgreSQL {about['postgres']}, commit {about['revision']}"
+    machine = f"{about['cores']} cores, {gibibytes:.0f} GiB, {made_of(about)} where nothing else is said"
     return HEAD.format(about=machine)
 
 
@@ -100,11 +100,12 @@ def backlog(results: Results, workload: str, plots: Path) -> List[str]:
 
 
 def copy(results: Results, workload: str) -> List[str]:
-    name, facts = workload.split()[0], results.workloads[workload]
+    facts = results.workloads[workload]
+    said = LOADED if workload.endswith("/s") else COPIES[workload]
+    facts = {"transactions": 0, "pgcopydb": "", **facts, "megabytes": facts["table_bytes"] / tables.MEGA, "rate": workload.split()[-1]}
     return [
         f"## {workload.capitalize()}\n",
-        COPIES[name].format(rows=facts["rows"], megabytes=facts["table_bytes"] / tables.MEGA, **{name: facts.get(name) or 0 for name in ("transactions", "pgcopydb")}),
-        LOADED.format(rate=workload.split()[-1]) if workload.endswith("/s") else "",
+        said.format(**facts),
         markdown(tables.copied(results, workload)),
         excuses(results, workload),
         repeat(results, workload),
@@ -148,11 +149,11 @@ def excuses(results: Results, workload: str) -> str:
 
 
 def repeat(results: Results, *workloads: str) -> str:
-    """The commands that gave these figures."""
+    """The commands that gave these figures, and of what where the head of the page says otherwise."""
     of = [figures for figures in results.measured if figures["workload"] in workloads]
     commands = dict.fromkeys(figures["command"] for figures in of)
-    revisions = [revision for revision in dict.fromkeys(figures["revision"] for figures in of) if revision != results.about["revision"]]
-    return "Measured by " + ", ".join(f"`{command}`" for command in commands) + "".join(f", commit {revision}" for revision in revisions) + ".\n"
+    others = [other for other in dict.fromkeys(figures["of"] for figures in of) if other != made_of(results.about)]
+    return "Measured by " + ", ".join([*(f"`{command}`" for command in commands), *others]) + ".\n"
 
 
 def medians(results: Results, workload: str, figure: str) -> List[tuple]:

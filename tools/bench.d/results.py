@@ -42,13 +42,13 @@ class Results:
             whole.about = run["about"]
             whole.workloads.update(run["workloads"])
             for figures in run["measured"]:
-                figures.setdefault("revision", run["about"]["revision"])
+                figures.setdefault("of", made_of(run["about"]))
             anew = {figures["workload"] for figures in run["measured"]}
             whole.measured = [kept for kept in whole.measured if kept["workload"] not in anew] + run["measured"]
         return whole
 
     def add(self, figures: dict) -> None:
-        self.measured.append({**figures, "command": command(), "revision": self.about["revision"]})
+        self.measured.append({**figures, "command": command(), "of": made_of(self.about)})
         self.tell(figures)
         self.save(self.path)
 
@@ -76,6 +76,11 @@ class Results:
             for figures in self.measured
             if figures["workload"] == workload and not counts(figures)
         }
+
+
+def made_of(about: dict) -> str:
+    """What was measured, as text."""
+    return f"PostgreSQL {about['postgres']}, commit {about['revision']}"
 
 
 def counts(figures: dict) -> bool:
