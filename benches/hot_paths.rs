@@ -135,6 +135,8 @@ fn planner(columns: usize) -> Planner {
         unique: vec![vec!["c0".into()]],
         apart: Vec::new(),
         primary_key: vec!["c0".into()],
+        family: Vec::new(),
+        referring: Vec::new(),
     };
     let mut planner = Planner::default();
     planner.define(relation);

@@ -62,6 +62,8 @@ pub const POINTS: &[(&str, &str)] = &[
     ("prune.after_remove", "it has gone"),
     ("copy.before_commit", "a part of a table is on the target, and not committed"),
     ("copy.after_commit", "it is"),
+    ("copy.after_complete", "all tables are noted as whole, and what follows the rows is not made"),
+    ("copy.before_large_objects_commit", "some large objects are on the target, and not committed"),
     ("backfill.after_join", "the applier leaves the tables out"),
     ("backfill.after_publish", "all of them are published"),
     ("backfill.after_empty", "they are empty on the target"),

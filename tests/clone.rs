@@ -445,6 +445,26 @@ fn an_empty_database_becomes_the_source_however_often_it_is_killed() {
     assert_schemas_equal(&clone);
 }
 
+/// What follows the rows is made by whoever comes after a kill, once all tables are whole.
+#[test]
+fn triggers_and_statistics_outlive_a_kill_behind_the_rows() {
+    let (source, target) = (Cluster::source(), Cluster::target());
+    source.run_script(SHOP);
+    let program = Pgsluice::between(&source, &target).limit(seconds(120));
+    let clone = Pair { source, target, program };
+    let mut command = clone.program.command(&["clone", "--keep"]);
+    command.env("PGSLUICE_FAILPOINT", "copy.after_complete");
+    let outcome = Running::spawn(command).wait(seconds(60));
+    assert!(outcome.stderr.contains("failpoint copy.after_complete reached"), "{outcome}");
+    clone.program.run(&["clone", "--keep"]).done();
+    assert_schemas_equal(&clone);
+    assert_tables_equal(&clone.source, &clone.target);
+    let analyzed = "select count(distinct tablename) from pg_stats where schemaname = 'public' and tablename in ('customer', 'orders', 'line')";
+    assert_eq!(clone.target.value(analyzed), "3");
+    let last = "select last_value from customer_id_seq";
+    assert_eq!(clone.target.value(last), clone.source.value(last));
+}
+
 /// Without --follow nothing stays behind that would keep the source's WAL.
 #[test]
 fn a_clone_leaves_no_slot() {
@@ -539,4 +559,64 @@ fn a_foreign_key_that_fails_keeps_nothing_else_from_being_made() {
     let outcome = program.run(&["clone", "--keep"]).done();
     assert!(!outcome.stderr.contains("run the same command again"), "{outcome}");
     assert_eq!(target.value("select count(*) from pg_constraint where contype = 'f'"), "2");
+}
+
+const LARGE_OBJECTS: &str = "
+create role reader;
+select lo_from_bytea(20000 + i, convert_to(repeat(md5(i::text), i % 7), 'UTF8')) from generate_series(1, 450) i;
+select lo_from_bytea(30000, (select string_agg(sha512(i::text::bytea), '') from generate_series(1, 80000) i));
+select lo_from_bytea(30001, convert_to(repeat('x', 65536), 'UTF8'));
+select lo_create(30002);
+select lo_put(30002, 9000000, 'behind a hole');
+alter large object 20001 owner to reader;
+comment on large object 20002 is 'it''s large';
+grant select on large object 20003 to reader with grant option;
+grant update on large object 20003 to public;
+";
+
+fn large_objects(cluster: &Cluster) -> String {
+    let told = "select string_agg(concat_ws(' ', oid, md5(lo_get(oid)), pg_get_userbyid(lomowner), lomacl, obj_description(oid, 'pg_largeobject')), ';' order by oid)
+                  from pg_largeobject_metadata";
+    cluster.value(told)
+}
+
+/// Brought in several transactions, of which a kill undoes none that was committed.
+#[test]
+fn large_objects_come_with_whose_they_are() {
+    let pair = prepared("create table t(id int primary key, picture oid)", "insert into t values (1, 20001)");
+    pair.source.run_script(LARGE_OBJECTS);
+    pair.target.run_script("create role reader");
+    let ours = "select count(*) from pg_largeobject_metadata";
+    pair.dies_at("copy.before_large_objects_commit:2");
+    assert_eq!(pair.target.value(ours), "200");
+    // One of somebody else's does not move the place where it goes on.
+    pair.target.run_script("alter large object 20010 owner to reader; select lo_create(4000000000)");
+    pair.finishes();
+    pair.target.run_script("select lo_unlink(4000000000)");
+    // Those that were there are not brought again.
+    assert_eq!(
+        pair.target.value("select lomowner::regrole from pg_largeobject_metadata where oid = 20010"),
+        "reader"
+    );
+    pair.target.run_script("alter large object 20010 owner to postgres");
+    assert_eq!(large_objects(&pair.target), large_objects(&pair.source));
+    assert_eq!(pair.target.value(ours), "453");
+}
+
+#[test]
+fn large_objects_stay_behind_where_they_are_not_wanted() {
+    for flags in [&["--no-large-objects"][..], &["--tables", "t"]] {
+        let pair = prepared("create table t(id int primary key)", "insert into t values (1)");
+        pair.source.run_script("select lo_create(5); select lo_create(6)");
+        pair.target.run_script("select lo_create(7)");
+        let outcome = pair.start(flags).wait(seconds(60)).done();
+        assert!(outcome.stderr.contains("2 large objects"), "{outcome}");
+        assert_eq!(pair.target.value("select string_agg(oid::text, ' ') from pg_largeobject_metadata"), "7");
+        assert_tables_equal(&pair.source, &pair.target);
+    }
+    let pair = prepared("create table t(id int primary key)", "insert into t values (1)");
+    pair.source.run_script("select lo_create(7)");
+    pair.target.run_script("select lo_create(7)");
+    let outcome = pair.start(&[]).wait(seconds(60)).ends_with(1);
+    assert!(outcome.stderr.contains("the target has large objects already"), "{outcome}");
 }

@@ -440,3 +440,125 @@ fn works_beside_a_receiver_and_an_applier_apart_with_a_store() {
     applying.wait(seconds(60)).done();
     assert_tables_equal(&source, &target);
 }
+
+/// The source has nothing to do with it: neither asked nor needed.
+#[test]
+fn the_archive_alone_says_what_the_target_should_have() {
+    let road = Road::new(BIG);
+    for cluster in [&road.source, &road.target] {
+        cluster.run_script("create unlogged table own(id int primary key)");
+    }
+    let running = road.follow();
+    road.program.run(&["clone", "--into-archive"]).done();
+    let script = road.program.folder().join("load.sql");
+    std::fs::write(
+        &script,
+        "\\set id random(1, 100)\n\\set big random(1, 100000)\nbegin;\nupdate busy set n = n + 1 where id = :id;\n\
+         update big set n = n + 1 where id = :big;\ncommit;\n",
+    )
+    .unwrap();
+    let script = script.display().to_string();
+    let load = road.source.start_pgbench(&["-n", "-c", "2", "-T", "300", "-R", "200", "-f", &script]);
+    road.target.query("create database scratch");
+    road.target.query("insert into own values (1)");
+    let scratch = road.target.conninfo_of("scratch");
+    let nowhere = "host=127.0.0.1 port=1 user=nobody dbname=none";
+    let flags = ["--source", nowhere, "--scratch", &scratch];
+    let killed = road.program.start(&[&["compare"], &flags[..]].concat());
+    std::thread::sleep(Duration::from_millis(700));
+    killed.kill();
+    for _ in 0..2 {
+        let report = equal(&road.program, &flags);
+        let names: Vec<_> = report["tables"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|table| table["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, ["public.big", "public.busy"]);
+    }
+    assert!(road.program.sentinel().get("hold").is_none());
+
+    road.target.query("update big set doc = overlay(doc placing 'X' from 4000 for 1) where id = 150000");
+    road.target.query("delete from big where id = 150001");
+    road.target.query("insert into big values (-5, 'nobody')");
+    let report = compare(&road.program, &flags, 3);
+    let expected =
+        [r#"different {"id":"150000"} doc"#, r#"extra {"id":"-5"} "#, r#"missing {"id":"150001"} "#];
+    assert_eq!(shown(&report, "public.big"), expected);
+    assert_eq!(table(&report, "public.busy")["rows"], Value::Array(Vec::new()));
+    road.program.run(&["compare", "--repair"]).done();
+    drop(load);
+    // What came later is on both sides, a new table with it, and nobody applies any more.
+    road.change("update big set a = 'later' where id = 7; delete from busy where id = 3");
+    road.finish(running);
+    let report = equal(&road.program, &flags);
+    assert_eq!(table(&report, "public.busy")["source_rows"], 99);
+    road.target.query("delete from busy where id = 4");
+    let report = compare(&road.program, &flags, 3);
+    assert_eq!(shown(&report, "public.busy"), [r#"missing {"id":"4"} "#]);
+    // Other tables want another database: what is brought there is noted.
+    let less = [&flags[..], &["--exclude", "busy"]].concat();
+    road.program.run(&[&["compare"], &less[..]].concat()).ends_with(4);
+    road.target.query("create database less");
+    let conninfo = road.target.conninfo_of("less");
+    let report = equal(&road.program, &["--source", nowhere, "--scratch", &conninfo, "--exclude", "busy"]);
+    assert_eq!(report["tables"].as_array().unwrap().len(), 1, "{report}");
+}
+
+/// DDL of the log is run there too; a table that is empty again is still one that the log has spoken of.
+#[test]
+fn tables_that_are_newer_than_the_base_are_compared_with_the_archive() {
+    let (source, target) = (Cluster::source(), Cluster::target());
+    let old = "create table old(id int primary key, v int); create table part(id int primary key) partition by range (id);
+               create table part_1 partition of part for values from (0) to (10); create table part_rest partition of part default";
+    for cluster in [&source, &target] {
+        cluster.run_script(old);
+    }
+    let program = Pgsluice::between(&source, &target).env("PGSLUICE_DDL", "apply");
+    let road = Road { source, target, program };
+    let publication = "create publication pgsluice for all tables with (publish_via_partition_root = true)";
+    road.source.query(publication);
+    road.program.run(&["setup", "--capture-ddl"]).done();
+    let running = road.follow();
+    road.program.run(&["clone", "--into-archive"]).done();
+    road.change("insert into part values (5); create table new(id int primary key, v int); insert into new values (1, 1), (2, 2)");
+    road.change("alter table old add more text; insert into old values (1, 1, 'x'); delete from new");
+    road.wait_for("select array_agg(id) || array[(select count(*)::int from new)] from old");
+    road.target.query("create database scratch");
+    let flags = ["--scratch", &road.target.conninfo_of("scratch")];
+    let names = |report: &Value| {
+        let tables = report["tables"].as_array().unwrap().iter();
+        tables.map(|table| table["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&equal(&road.program, &flags)), ["public.new", "public.old", "public.part"]);
+    road.target.query("insert into new values (3, 3); insert into part_rest values (77)");
+    let report = compare(&road.program, &flags, 3);
+    assert_eq!(shown(&report, "public.new"), [r#"extra {"id":"3"} "#]);
+    assert_eq!(shown(&report, "public.part"), [r#"extra {"id":"77"} "#]);
+    road.finish(running);
+}
+
+#[test]
+fn a_database_that_somebody_uses_is_no_scratch() {
+    let road = Road::new(BIG);
+    let running = road.follow();
+    road.program.run(&["clone", "--into-archive"]).done();
+    let refused = |conninfo: &str, why: &str| {
+        let outcome = road.program.run(&["compare", "--scratch", conninfo]).ends_with(2);
+        assert!(outcome.stderr.contains(why), "{outcome}");
+    };
+    refused(&road.target.conninfo(), "is a target itself");
+    refused(&road.source.conninfo(), "is not empty: it has table public.big");
+    refused("port=none", "--scratch");
+    road.program.run(&["compare", "--scratch", &road.target.conninfo(), "--repair"]).ends_with(2);
+    assert_eq!(road.source.value("select to_regnamespace('pgsluice')"), "");
+    road.finish(running);
+    let bare = Road::new(BIG);
+    let running = bare.follow();
+    bare.target.query("create database scratch");
+    let outcome =
+        bare.program.run(&["compare", "--scratch", &bare.target.conninfo_of("scratch")]).ends_with(1);
+    assert!(outcome.stderr.contains("no base to begin with"), "{outcome}");
+    bare.finish(running);
+}

@@ -124,7 +124,8 @@ need_compilers() {
     local missing=()
     has c++ && has make || missing+=(build-essential)
     has pkg-config || missing+=(pkg-config)
-    if ! compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && [ -z "${LIBCLANG_PATH:-}" ]; then
+    # Not libclang-cpp, which other packages bring.
+    if ! compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' >/dev/null && [ -z "${LIBCLANG_PATH:-}" ]; then
         missing+=(libclang-dev)
     fi
     install_packages "${missing[@]}"

@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 use crate::model::{Fault, Relation, is_portable_between, quote_ident};
 use crate::pg::control::fault;
 use crate::transform::{
-    ColumnType, Equality, Found, Generated, Identity, Planner, TargetColumn, TargetTable, TypeKind,
+    ColumnType, Equality, Found, Generated, Identity, Planner, Referring, TargetColumn, TargetTable, TypeKind,
 };
 
 /// Types whose equal values have equal text, so that `=` finds exactly the row that was sent: bool, bytea, "char", name,
@@ -91,6 +91,15 @@ select case when bool_and(i.indisunique and not i.indisexclusion and i.indpred i
   left join pg_opclass o on o.oid = k.opclass
  where i.indisunique or i.indisexclusion group by i.indexrelid";
 
+/// What a TRUNCATE empties, and what refers to it.
+const FAMILY: &str = "
+with family(oid) as (select $1::oid union select relid::oid from pg_partition_tree($1::oid::regclass)),
+     referring(oid) as (select conrelid from pg_constraint
+                         where contype = 'f' and confrelid in (select oid from family)
+                           and conrelid not in (select oid from family) group by conrelid)
+select array(select oid from family), array(select oid from referring order by oid),
+       array(select oid::regclass::text from referring order by oid)";
+
 /// Looks the relation up on the target by its name. `source_version`: that of the server from which the log came
 /// (`server_version_num`).
 pub(super) async fn look_up(
@@ -123,6 +132,8 @@ pub(super) async fn look_up(
     let primary_key = client.query(PRIMARY_KEY, &[&oid]).await.map_err(|error| doing(&error))?;
     let unique = client.query(UNIQUE, &[&oid]).await.map_err(|error| doing(&error))?;
     let apart = client.query(APART, &[&oid]).await.map_err(|error| doing(&error))?;
+    let family = client.query_one(FAMILY, &[&oid]).await.map_err(|error| doing(&error))?;
+    let referring = family.get::<_, Vec<u32>>(1).into_iter().zip(family.get::<_, Vec<String>>(2));
     let target_version = table.get::<_, i32>(5).unsigned_abs();
     let takes_binary =
         |column: &TargetColumn| is_portable_between(column.column_type.oid, source_version, target_version);
@@ -141,6 +152,8 @@ pub(super) async fn look_up(
         primary_key: primary_key.iter().map(|row| row.get(0)).collect(),
         unique: unique.iter().map(|row| row.get(0)).collect(),
         apart: apart.iter().map(|row| row.get(0)).collect(),
+        family: family.get(0),
+        referring: referring.map(|(oid, name)| Referring { oid, name }).collect(),
     };
     Ok(Found { table: Some(table), arriving, refused: None })
 }

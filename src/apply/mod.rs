@@ -26,11 +26,12 @@ mod sequences;
 mod session;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
-use crate::archive::{Archive, Tail};
+use crate::archive::{Archive, Span, Tail};
 use crate::model::{Fault, Position, Remedy, Timestamp};
 use crate::pg::Conninfo;
 
@@ -54,6 +55,8 @@ pub struct Target {
     pub lanes: u32,
     /// Only these tables of the source, by OID.
     pub only: Option<HashSet<u32>>,
+    /// The parts of the log that may have something for it, where that is known.
+    pub parts: Option<Arc<[Span]>>,
 }
 
 /// How a running applier is steered, and what it reports.

@@ -37,6 +37,20 @@ impl Frame {
         }
     }
 
+    /// One that no file has: records without transactions.
+    pub(super) fn bare(through: Position, raw: Bytes) -> Frame {
+        Frame {
+            through,
+            first: through,
+            ends_on_commit: true,
+            starts_in_transaction: false,
+            transactions: 0,
+            changes: 0,
+            raw,
+            from_memory: false,
+        }
+    }
+
     /// What is left of it behind `bytes` of records, which end between transactions.
     pub(super) fn behind(self, bytes: usize) -> Result<Frame, Damage> {
         let mut rest = Frame { first: self.through, transactions: 0, changes: 0, ..self };

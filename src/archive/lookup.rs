@@ -93,6 +93,24 @@ pub(super) fn last_before(archive: &Archive, position: Position) -> Result<Optio
     })
 }
 
+/// Ids of the transactions whose commits end there or behind it, in the order of the log.
+pub(super) fn xids_from(archive: &Archive, position: Position) -> Result<Vec<Xid>, Fault> {
+    steadily(|| {
+        let listing = archive.listing()?;
+        let mut xids = Vec::new();
+        for name in candidates(archive, &listing, &Lookup::Lsn(position))?.unwrap_or_default() {
+            let Some(contents) = contents(archive, name)? else { return Ok(None) };
+            each_commit(&contents, |_, commit| {
+                if commit.end >= position {
+                    xids.push(commit.xid);
+                }
+                true
+            });
+        }
+        Ok(Some(xids))
+    })
+}
+
 /// The segments to look into, in order. `None` where one went away meanwhile.
 fn candidates(
     archive: &Archive,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use crate::segment::{FrameScratch, HEADER_BYTES, Peek, Records, SegmentName, pee
 
 use super::folder::gap;
 use super::segment_file::damaged;
-use super::{Archive, Durable, Frame, Mark, SegmentFile, Tail, disk, rewrite};
+use super::{Archive, Durable, Frame, Mark, SegmentFile, Span, Tail, disk, rewrite};
 
 /// How often a reader in another process looks whether there is more.
 const POLL: Duration = Duration::from_millis(20);
@@ -55,6 +56,8 @@ pub struct Reader {
     mark: Mark,
     /// Sealed segments that follow, as they were last listed: to list them anew for each would take ever longer.
     ahead: VecDeque<SegmentName>,
+    /// The only parts of the log that are wanted, if not all.
+    parts: Option<Arc<[Span]>>,
     /// Relation definitions of the part of the first segment that was skipped.
     definitions: VecDeque<Frame>,
     /// Where the log stands behind the last frame that was given.
@@ -92,6 +95,7 @@ impl Reader {
             sealed: None,
             mark: Mark::default(),
             ahead: VecDeque::new(),
+            parts: None,
             definitions: VecDeque::new(),
             reached: after,
             in_transaction: false,
@@ -134,6 +138,12 @@ impl Reader {
         Ok(reader)
     }
 
+    /// The same reader, which passes by sealed segments that have nothing of these parts: it neither fetches nor reads them, and gives an empty
+    /// frame that goes as far as they do.
+    pub fn only(self, parts: Option<Arc<[Span]>>) -> Reader {
+        Reader { parts, ..self }
+    }
+
     /// What [`Reader::try_next`] would give, as far as it can be told without the disk; `None` where it can't.
     pub fn try_next_in_memory(&mut self) -> Result<Option<Option<Frame>>, Fault> {
         if let Some(frame) = self.next_of_tail()? {
@@ -165,6 +175,9 @@ impl Reader {
             if let Some(frame) = self.next_of_tail()? {
                 return Ok(Some(frame));
             }
+            if let Some(frame) = self.pass_by() {
+                return Ok(Some(frame));
+            }
             match self.limit()? {
                 Limit::Sealed(end) if self.offset >= end.offset => self.cross(end),
                 Limit::Sealed(SealedEnd { offset: limit, .. }) | Limit::Open(limit)
@@ -185,6 +198,30 @@ impl Reader {
                 _ => return Ok(None),
             }
         }
+    }
+
+    /// Goes to the next segment that is wanted, from the beginning of one that is not.
+    fn pass_by(&mut self) -> Option<Frame> {
+        let parts = self.parts.clone()?;
+        let from = self.segment;
+        if self.file.is_some() || self.sealed.is_some() || self.offset > HEADER_BYTES as u64 {
+            return None;
+        }
+        while let Some(name) = self.ahead.front().copied()
+            && let Some(through) = name.through
+            && name.after == self.segment
+            && is_outside(&parts, name)
+        {
+            self.ahead.pop_front();
+            self.segment = through;
+        }
+        if self.segment == from {
+            return None;
+        }
+        // What the chain is there only the segments that were passed by tell.
+        self.chain = None;
+        self.reached = self.reached.max(self.segment);
+        Some(Frame::bare(self.reached, Bytes::new()))
     }
 
     /// Waits until there may be more; it may be wrong. May be dropped at any time.
@@ -378,7 +415,12 @@ impl Reader {
     fn open_file(&mut self, name: SegmentName) -> Result<bool, Fault> {
         if self.file.is_none() {
             if name.through.is_some() {
-                self.archive.bring(name, true)?;
+                let next = self.ahead.iter().find(|next| Some(next.after) == name.through);
+                let is_next_wanted = match (&self.parts, next) {
+                    (Some(parts), Some(next)) => !is_outside(parts, *next),
+                    _ => true,
+                };
+                self.archive.bring(name, is_next_wanted)?;
             }
             let Some(file) = SegmentFile::open(&self.archive, name)? else { return Ok(false) };
             if self.chain.is_some_and(|chain| chain != file.header().chain) {
@@ -499,20 +541,16 @@ impl Reader {
         if !definitions.is_empty() {
             let mut raw = Vec::new();
             definitions.values().for_each(|message| push_record(&mut raw, message));
-            self.definitions.push_back(Frame {
-                through: after,
-                first: after,
-                ends_on_commit: true,
-                starts_in_transaction: false,
-                transactions: 0,
-                changes: 0,
-                raw: Bytes::from(raw),
-                from_memory: false,
-            });
+            self.definitions.push_back(Frame::bare(after, Bytes::from(raw)));
         }
         (self.offset, self.records_before, self.inside) = (start, before_start, 0);
         Ok(())
     }
+}
+
+/// Whether a segment has nothing of any part.
+fn is_outside(parts: &[Span], name: SegmentName) -> bool {
+    parts.iter().all(|part| part.through <= name.after || name.through.is_some_and(|end| end <= part.after))
 }
 
 /// The log does not hold what comes after that position: it is of another archive, or it was pruned beyond it.

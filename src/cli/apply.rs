@@ -1,15 +1,10 @@
 //! `apply`: archive to target.
 
-use super::arguments::{
-    Everywhere, FilterArguments, RulesArguments, SourceArguments, StreamArguments, TargetArguments,
-};
-use super::conduct::{
-    DdlArguments, EndposArguments, LaneArguments, SequenceArguments, conduct, needed_target,
-};
+use super::arguments::{Everywhere, FilterArguments, SourceArguments, StreamArguments, TargetArguments};
+use super::conduct::{ApplyingArguments, EndposArguments, conduct, needed_target};
 use super::config::File;
 use super::place::{self, ArchiveArguments};
 use super::setup;
-use crate::apply::Target;
 use crate::archive::WriterOptions;
 use crate::follow::Options;
 use crate::model::Fault;
@@ -31,15 +26,9 @@ pub(crate) struct ApplyCommand {
     #[command(flatten)]
     filter: FilterArguments,
     #[command(flatten)]
-    rules: RulesArguments,
-    #[command(flatten)]
     endpos: EndposArguments,
     #[command(flatten)]
-    sequences: SequenceArguments,
-    #[command(flatten)]
-    ddl: DdlArguments,
-    #[command(flatten)]
-    lanes: LaneArguments,
+    applying: ApplyingArguments,
 }
 
 impl ApplyCommand {
@@ -47,18 +36,15 @@ impl ApplyCommand {
         let place = self.archive.place(file)?;
         let stream = self.stream.names(&place, file)?.origin;
         let target = needed_target(self.target.conninfo(file)?)?;
-        let rules = self.rules.rules(&self.filter, file)?;
+        let target = self.applying.target(target, stream, &self.filter, file)?;
         let archive = place.archive.open()?;
         let home = place::sentinel(&place.archive)?;
         // A copy of an archive has none.
         let startpos = archive.manifest().start;
         let sentinel = Sentinel::create(&home, Control { startpos, apply: true, ..Control::default() })?;
-        setup::prepare_target(&target, &stream, &archive).await?;
+        setup::prepare_target(&target.conninfo, &target.stream, &archive).await?;
         let endpos = self.endpos.position(self.source.optional(file)?.as_ref()).await?;
-        let sequences = self.sequences.are_on(file);
-        let (ddl, lanes) = (self.ddl.ddl(file), self.lanes.count(file));
-        let target = Some(Target { conninfo: target, stream, sequences, rules, ddl, lanes, only: None });
-        let writer = WriterOptions::default();
+        let (target, writer) = (Some(target), WriterOptions::default());
         conduct(Options { archive, sentinel, source: None, target, endpos, writer, gate: None }, everywhere)
             .await
     }

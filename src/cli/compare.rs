@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
 use indicatif::ProgressBar;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -11,9 +12,12 @@ use super::arguments::{Everywhere, FilterArguments, RoadArguments};
 use super::backfill::refuse_left_out;
 use super::conduct::needed_target;
 use super::config::File;
+use super::scratch::Scratch;
 use super::{place, print};
+use crate::apply::Rules;
 use crate::compare::{self, Event, Held, Kind, Options, Report, ShownRow};
 use crate::model::Fault;
+use crate::pg::Conninfo;
 
 /// Characters of a value that are shown to people.
 const SHOWN_CHARACTERS: usize = 60;
@@ -26,6 +30,7 @@ const SHOWN_CHARACTERS: usize = 60;
 #[command(after_help = "Examples:
   pgsluice compare --source postgresql://app@db1/shop --target postgresql://app@db2/shop --name shop
   pgsluice compare --name shop --tables 'sales.*' --repair
+  pgsluice compare --archive s3://bucket/shop --target postgresql://app@db2/shop --scratch postgresql://app@db2/scratch
   pgsluice compare --static --source postgresql://app@db1/shop --target postgresql://app@db3/shop --json")]
 pub(crate) struct CompareCommand {
     #[command(flatten)]
@@ -45,6 +50,10 @@ pub(crate) struct CompareCommand {
     /// Compare what both sides have now, for sides that don't change: no applier, archive or slot is needed
     #[arg(long = "static")]
     at_rest: bool,
+    /// Compare with what the archive says instead of with the source, which is not needed: a base and the log are brought back into this
+    /// database. It must be empty, or left by such a comparison, which it then goes on from
+    #[arg(long, value_name = "URI", env = "PGSLUICE_SCRATCH", hide_env_values = true, conflicts_with_all = ["at_rest", "repair"])]
+    scratch: Option<String>,
     /// How long transactions of the source may keep its snapshot waiting, and how long the applier may stay in one place before it arrives
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
@@ -54,35 +63,79 @@ impl CompareCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         let place = self.road.archive.place(file)?;
         let names = self.road.stream.names(&place, file)?;
-        let held = if self.at_rest {
-            None
-        } else {
+        let target = needed_target(self.road.target.conninfo(file)?)?;
+        let (tables, exclude) = (self.filter.tables(file)?, self.filter.exclude(file)?);
+        let patience = Duration::from_secs(self.timeout);
+        if !self.at_rest {
             place.archive.open()?;
-            Some(Held {
-                sentinel: place::sentinel(&place.archive)?,
-                stream: names.origin,
-                patience: Duration::from_secs(self.timeout),
+            refuse_left_out(&target, &names.origin, &tables, &exclude).await?;
+        }
+        let scratch = match &self.scratch {
+            None => None,
+            Some(text) => {
+                let conninfo = Conninfo::parse(text).map_err(|fault| fault.context("--scratch"))?;
+                let rules = Rules { tables: tables.clone(), exclude: exclude.clone(), ..Rules::default() };
+                let (archive, jobs) = (place.archive.open()?, self.jobs.into());
+                let made = Scratch::new(archive, conninfo, &names, rules, jobs, patience, everywhere).await?;
+                made.approach(&target).await?;
+                Some(made)
+            }
+        };
+        let scratch = scratch.as_ref();
+        let bring = |lsn| -> LocalBoxFuture<'_, Result<(), Fault>> {
+            Box::pin(async move {
+                match scratch {
+                    Some(scratch) => scratch.bring(lsn).await,
+                    None => Ok(()),
+                }
             })
         };
-        let options = Options {
-            source: self.road.source.conninfo(file)?,
-            target: needed_target(self.road.target.conninfo(file)?)?,
+        let held = match self.at_rest {
+            true => None,
+            false => Some(Held {
+                sentinel: place::sentinel(&place.archive)?,
+                stream: names.origin,
+                patience,
+                bring: scratch.is_some().then_some(&bring as &compare::Bring<'_>),
+            }),
+        };
+        let mut options = Options {
+            source: match scratch {
+                Some(scratch) => scratch.conninfo(),
+                None => self.road.source.conninfo(file)?,
+            },
+            target,
             publication: names.publication,
-            tables: self.filter.tables(file)?,
-            exclude: self.filter.exclude(file)?,
+            tables,
+            exclude,
             columns: self.filter.columns(file)?,
             held,
             jobs: self.jobs.into(),
             show: self.show,
             repair: self.repair,
         };
-        if let Some(held) = &options.held {
-            refuse_left_out(&options.target, &held.stream, &options.tables, &options.exclude).await?;
-        }
-        let shown = Shown::new(everywhere);
-        let compared = compare::run(&options, stop()?, &|event| shown.tell(&event)).await;
-        shown.clear();
-        let report = compared?;
+        let stop = stop()?;
+        let report = loop {
+            let before = match scratch {
+                Some(scratch) => {
+                    let before = scratch.tables().await?;
+                    // Those that are excluded are not there.
+                    options.exclude = scratch.unspoken(&before).await?;
+                    before
+                }
+                None => Vec::new(),
+            };
+            let shown = Shown::new(everywhere);
+            let compared = compare::run(&options, stop.clone(), &|event| shown.tell(&event)).await;
+            shown.clear();
+            let report = compared?;
+            let Some(scratch) = scratch else { break report };
+            let now = scratch.tables().await?;
+            if now == before && scratch.unspoken(&now).await? == options.exclude {
+                break report;
+            }
+            tracing::info!("the log has made or altered tables: once more");
+        };
         print::report(everywhere.json, &report, || table(&report))?;
         verdict(&report)
     }

@@ -1,19 +1,21 @@
-//! What `follow`, `receive` and `apply` have in common: the run itself, its progress and its report.
+//! What `follow`, `receive`, `apply` and those that copy have in common: their flags, the run itself, its progress and its report.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::arguments::{Endpos, Everywhere};
+use super::arguments::{Endpos, Everywhere, FilterArguments, RulesArguments};
 use super::config::File;
 use super::print;
 use super::reach::Side;
-use crate::apply::{Ddl, DdlMode};
+use super::setup;
+use crate::apply::{Ddl, DdlMode, Target};
 use crate::archive::{Archive, Compaction, Durability, Location, WriterOptions};
 use crate::follow::{self, Mode, Options, Standing};
 use crate::model::{Fault, Lsn, Position};
 use crate::pg::{Conninfo, inspect};
+use crate::receive::Source;
 
 /// How often a log line tells of progress where no terminal shows it.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -188,6 +190,63 @@ impl DdlArguments {
 impl StreamingArguments {
     pub(crate) fn is_on(&self) -> bool {
         self.streaming == Switch::On
+    }
+}
+
+/// How changes get into the archive.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReceivingArguments {
+    #[command(flatten)]
+    pub(crate) segments: SegmentArguments,
+    #[command(flatten)]
+    streaming: StreamingArguments,
+}
+
+impl ReceivingArguments {
+    pub(crate) fn source(&self, wanted: &setup::Options, sequences: bool) -> Source {
+        Source {
+            conninfo: wanted.source.clone(),
+            slot: wanted.slot.clone(),
+            publication: wanted.publication.clone(),
+            streaming: self.streaming.is_on(),
+            format: wanted.format,
+            sequences,
+        }
+    }
+}
+
+/// How changes get to the target.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ApplyingArguments {
+    #[command(flatten)]
+    pub(crate) rules: RulesArguments,
+    #[command(flatten)]
+    pub(crate) sequences: SequenceArguments,
+    #[command(flatten)]
+    ddl: DdlArguments,
+    #[command(flatten)]
+    lanes: LaneArguments,
+}
+
+impl ApplyingArguments {
+    /// The target of a stream, of the tables that are meant.
+    pub(crate) fn target(
+        &self,
+        conninfo: Conninfo,
+        stream: String,
+        filter: &FilterArguments,
+        file: &File,
+    ) -> Result<Target, Fault> {
+        Ok(Target {
+            conninfo,
+            stream,
+            sequences: self.sequences.are_on(file),
+            rules: self.rules.rules(filter, file)?,
+            ddl: self.ddl.ddl(file),
+            lanes: self.lanes.count(file),
+            only: None,
+            parts: None,
+        })
     }
 }
 

@@ -1,10 +1,12 @@
 //! The file of `--config`: the same words as the flags. Flags win over the environment, the environment over the file.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
 
 use super::arguments::{LogFormat, Manner, SchemaPolicy, ValueFormat};
+use super::backfill::TableSettings;
 use super::conduct::{DdlChoice, Durable, Lanes, Switch};
 use super::setup::KeylessPolicy;
 use crate::model::Fault;
@@ -40,6 +42,9 @@ pub(crate) struct File {
     pub(crate) exact: Option<Vec<String>>,
     pub(crate) lanes: Option<Lanes>,
     pub(crate) log_format: Option<LogFormat>,
+    /// By a table's name or pattern.
+    #[serde(default)]
+    pub(crate) backfill: BTreeMap<String, TableSettings>,
 }
 
 impl File {
@@ -81,11 +86,26 @@ mod tests {
     }
 
     #[test]
+    fn a_table_has_settings_of_its_own() {
+        let text = "[backfill.'a.t']\nmode = 'only-changes'\nrate = 5\npriority = -1\n[backfill.'s.*']\nwhere = 'a > 1'\nsince = {}";
+        let parse = |time: &str| File::parse(&text.replace("{}", time));
+        let file = parse("2026-01-31T10:42:00Z").unwrap();
+        assert_eq!(file.backfill.keys().collect::<Vec<_>>(), ["a.t", "s.*"]);
+        let quoted = parse("'2026-01-31T11:42:00+01:00'").unwrap();
+        assert_eq!(quoted.backfill["s.*"], file.backfill["s.*"]);
+        for (time, said) in [("2026-01-31", "such as"), ("7", "a time"), ("'soon'", "such as")] {
+            let fault = parse(time).unwrap_err();
+            assert!(fault.message.contains(said), "{}", fault.message);
+        }
+    }
+
+    #[test]
     fn unknown_keys_are_refused_by_line_without_quoting_it() {
         for text in [
             "name = 'n'\nsuorce = 'secret'",
             "name = 'n'\nsource = 'secret' x",
             "name = 'n'\nname = 'secret'",
+            "[backfill.'secret.t']\nmin_xid = 7",
         ] {
             let fault = File::parse(text).unwrap_err();
             assert_eq!(fault.remedy, Remedy::Usage);

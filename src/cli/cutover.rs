@@ -93,7 +93,7 @@ impl CutoverCommand {
             tables,
             exclude,
             columns: self.filter.columns(file)?,
-            held: Some(Held { sentinel: home, stream: names.origin, patience: road.patience }),
+            held: Some(Held { sentinel: home, stream: names.origin, patience: road.patience, bring: None }),
             jobs: self.jobs.into(),
             show: 20,
             repair: false,

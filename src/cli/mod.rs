@@ -28,6 +28,7 @@ mod reach;
 mod receive;
 mod replay;
 mod retention;
+mod scratch;
 mod sentinel;
 pub mod setup;
 mod status;

@@ -61,7 +61,7 @@ fn point(
     lsn.or(xid.map(|xid| Point::Xid(Xid(xid)))).or(pin.cloned().map(Point::Pin))
 }
 
-fn parse_time(text: &str) -> Result<Timestamp, String> {
+pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
     let time: jiff::Timestamp =
         text.parse().map_err(|error| format!("{error}; a time is such as 2026-01-31T10:42:00Z"))?;
     Ok(Timestamp::from_unix_microseconds(time.as_microsecond()))

@@ -1,13 +1,12 @@
 //! `receive`: source to archive.
 
 use super::arguments::{Everywhere, SourceArguments, StreamArguments, TableArguments, TargetArguments};
-use super::conduct::{EndposArguments, SegmentArguments, SequenceArguments, StreamingArguments, conduct};
+use super::conduct::{EndposArguments, ReceivingArguments, SequenceArguments, conduct};
 use super::config::File;
 use super::place::{self, ArchiveArguments};
 use super::setup;
 use crate::follow::Options;
 use crate::model::Fault;
-use crate::receive::Source;
 use crate::sentinel::Sentinel;
 
 /// Receive changes into the archive only; does what setup does first where that was not done. Run it again to resume
@@ -26,11 +25,9 @@ pub(crate) struct ReceiveCommand {
     #[command(flatten)]
     endpos: EndposArguments,
     #[command(flatten)]
-    segments: SegmentArguments,
+    receiving: ReceivingArguments,
     #[command(flatten)]
     sequences: SequenceArguments,
-    #[command(flatten)]
-    streaming: StreamingArguments,
 }
 
 impl ReceiveCommand {
@@ -46,15 +43,11 @@ impl ReceiveCommand {
                 file,
             )?
         };
-        let writer = self.segments.options(&wanted.archive, file)?;
+        let writer = self.receiving.segments.options(&wanted.archive, file)?;
         let archive = setup::done(&wanted).await?;
         let sentinel = Sentinel::open(&place::sentinel(&wanted.archive)?)?;
         let endpos = self.endpos.position(Some(&wanted.source)).await?;
-        let (slot, publication) = (wanted.slot, wanted.publication);
-        let (sequences, streaming) = (self.sequences.are_on(file), self.streaming.is_on());
-        let format = wanted.format;
-        let source =
-            Some(Source { conninfo: wanted.source, slot, publication, sequences, streaming, format });
+        let source = Some(self.receiving.source(&wanted, self.sequences.are_on(file)));
         conduct(Options { archive, sentinel, source, target: None, endpos, writer, gate: None }, everywhere)
             .await
     }

@@ -23,10 +23,11 @@ mod sums;
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::LocalBoxFuture;
 use tokio::sync::watch;
 use tokio_postgres::Client;
 
-use crate::model::{Fault, Remedy};
+use crate::model::{Fault, Position, Remedy};
 use crate::pg::filter::ColumnList;
 use crate::pg::pattern::Pattern;
 use crate::pg::{Conninfo, control, progress};
@@ -41,7 +42,7 @@ pub use report::{Report, ShownRow, TableReport};
 const APPLICATION: &str = "pgsluice compare";
 
 /// What is compared, and how.
-pub struct Options {
+pub struct Options<'a> {
     pub source: Conninfo,
     pub target: Conninfo,
     /// Says which tables, columns and rows the target should have; without it all user tables are meant.
@@ -50,7 +51,7 @@ pub struct Options {
     pub exclude: Vec<Pattern>,
     pub columns: Vec<ColumnList>,
     /// Where the two are the same; none where nothing changes.
-    pub held: Option<Held>,
+    pub held: Option<Held<'a>>,
     /// Connections to each side.
     pub jobs: usize,
     /// Differing rows of a table that are named.
@@ -59,13 +60,18 @@ pub struct Options {
 }
 
 /// Whose applier is held.
-pub struct Held {
+pub struct Held<'a> {
     pub sentinel: Home,
     /// The progress row's name.
     pub stream: String,
     /// For the source's transactions to end, and for the applier to move.
     pub patience: Duration,
+    /// Where the source is a copy, brings it to a position that the target has.
+    pub bring: Option<&'a Bring<'a>>,
 }
+
+/// Has a copy come to a position.
+pub type Bring<'a> = dyn Fn(Position) -> LocalBoxFuture<'a, Result<(), Fault>> + 'a;
 
 /// What is heard while it runs.
 pub enum Event<'a> {
@@ -79,7 +85,7 @@ pub enum Event<'a> {
 
 /// Compares, and with `repair` once more what differed, with the applier held until that is repaired.
 pub async fn run(
-    options: &Options,
+    options: &Options<'_>,
     stop: watch::Receiver<bool>,
     tell: &dyn Fn(Event<'_>),
 ) -> Result<Report, Fault> {
@@ -106,7 +112,7 @@ pub async fn run(
 
 /// One comparison; of these tables only, which are then repaired.
 async fn round(
-    options: &Options,
+    options: &Options<'_>,
     only: Option<&[String]>,
     stop: watch::Receiver<bool>,
     tell: &dyn Fn(Event<'_>),
@@ -166,7 +172,7 @@ async fn refuse_beside_an_applier(target: &Client) -> Result<(), Fault> {
 }
 
 async fn tables(
-    options: &Options,
+    options: &Options<'_>,
     pairs: &[Pair],
     moment: &Moment,
     repair: bool,

@@ -20,7 +20,7 @@ use crate::pg::{Conninfo, CreatedSlot, ReplicationStream, SnapshotAction, contro
 use crate::sentinel::Holder;
 
 use super::plan::{Pair, Side};
-use super::{APPLICATION, Event, Held, Options, interrupted, says, stopped};
+use super::{APPLICATION, Bring, Event, Held, Options, interrupted, says, stopped};
 
 /// How often the applier may be found to have passed the position.
 const ATTEMPTS: u32 = 4;
@@ -58,7 +58,7 @@ impl Moment {
 
 /// Takes it. `holder` has asked the applier to stand; none where nothing changes.
 pub(super) async fn take(
-    options: &Options,
+    options: &Options<'_>,
     pairs: &[Pair],
     watch: &Client,
     holder: Option<&Holder>,
@@ -78,23 +78,31 @@ pub(super) async fn take(
     })
 }
 
-struct Taking<'a> {
-    options: &'a Options,
+struct Taking<'a, 'b> {
+    options: &'a Options<'b>,
     pairs: &'a [Pair],
     /// An ordinary connection to the source.
     watch: &'a Client,
     holder: &'a Holder,
-    held: &'a Held,
+    held: &'a Held<'b>,
     stop: watch::Receiver<bool>,
     tell: &'a dyn Fn(Event<'_>),
 }
 
-impl Taking<'_> {
+impl Taking<'_, '_> {
     async fn take(self) -> Result<Moment, Fault> {
         let mut settle = self.holder.is_heard_within();
         for _ in 0..ATTEMPTS {
             (self.tell)(Event::Waiting("the applier is asked to stand"));
             self.pause(settle).await?;
+            if let Some(bring) = self.held.bring {
+                if let Some(moment) = self.of_copy(bring).await? {
+                    return Ok(moment);
+                }
+                tracing::info!("the applier did not stand still: once more");
+                settle *= 3;
+                continue;
+            }
             (self.tell)(Event::Waiting("waiting for a snapshot of the source"));
             let (lsn, source) = self.source().await.map_err(says("source"))?;
             if let Some(source) = source {
@@ -113,6 +121,42 @@ impl Taking<'_> {
         }
         Err(Fault::stop(format!("no position was found in {ATTEMPTS} attempts"))
             .hint("the log above says why: an applier that is out of the sentinel's reach, or tables that are truncated all the time"))
+    }
+
+    /// Of a copy that is brought to where the applier stands; none where that went on meanwhile.
+    async fn of_copy(&self, bring: &Bring<'_>) -> Result<Option<Moment>, Fault> {
+        let before = self.target().await?;
+        let Some(lsn) = before.position(&self.held.stream).await.map_err(says("target"))? else {
+            return Ok(None);
+        };
+        // A later one tells whether the applier has stood all the while.
+        drop(before);
+        (self.tell)(Event::Waiting("bringing the archive's copy to where the applier stands"));
+        let patience = self.held.patience;
+        tokio::select! {
+            brought = bring(lsn) => brought?,
+            () = stopped(self.stop.clone()) => return Err(interrupted()),
+            () = tokio::time::sleep(patience) => {
+                return Err(Fault::stop(format!("the archive's copy did not come to {lsn} within {} s", patience.as_secs()))
+                    .hint("the applier goes on; give a longer --timeout, which is how long it may stand"));
+            }
+        }
+        let target = self.target().await?;
+        if target.position(&self.held.stream).await.map_err(says("target"))? != Some(lsn) {
+            return Ok(None);
+        }
+        let source = snapshot(&self.options.source, self.pairs.iter().map(|pair| &pair.source)).await;
+        let (source, jobs) = (source.map_err(says("source"))?, self.options.jobs);
+        Ok(Some(Moment {
+            lsn: Some(lsn),
+            source: source.share(&self.options.source, jobs).await.map_err(says("source"))?,
+            target: target.share(&self.options.target, jobs).await.map_err(says("target"))?,
+        }))
+    }
+
+    async fn target(&self) -> Result<Snapshot, Fault> {
+        let target = snapshot(&self.options.target, self.pairs.iter().map(|pair| &pair.target));
+        target.await.map_err(says("target"))
     }
 
     /// A position, and connections that see the source as it was there; none where its tables are not those of then any more.
@@ -206,8 +250,7 @@ impl Taking<'_> {
             }
             self.pause(POLL).await?;
         }
-        let snapshot = snapshot(&self.options.target, self.pairs.iter().map(|pair| &pair.target));
-        let snapshot = snapshot.await.map_err(says("target"))?;
+        let snapshot = self.target().await?;
         let seen = snapshot.position(&self.held.stream).await.map_err(says("target"))?;
         // A lease that ran out meanwhile.
         Ok((seen == Some(lsn)).then_some(snapshot))

@@ -21,20 +21,22 @@ pub async fn empty(options: &Options) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Instead of a copy: the rows that are on the target count as those that the source has now, by one snapshot for all tables.
+/// Instead of a copy: the rows that are on the target count as those that the source has now, by one snapshot for all tables of which nothing is
+/// noted yet.
 pub async fn from_now(options: &Options) -> Result<(), Fault> {
     let (source, target) = options.clients().await?;
     let tables = options.survey(&source, &target).await?;
+    let known = copied::tables(&target, &options.stream).await?;
+    if tables.iter().all(|table| known.contains_key(&table.oid)) {
+        return Ok(());
+    }
     let mut session = session::source(&options.source).await?;
     let (moment, _) = session::begin(&mut session, None, None).await?;
     session::settle(&mut session, &moment).await?;
-    let known = copied::tables(&target, &options.stream).await?;
     for table in tables.iter().filter(|table| !known.contains_key(&table.oid)) {
         copied::note_whole_as_is(&target, &options.stream, table.oid, &moment).await?;
     }
-    let through = copied::tables(&target, &options.stream).await?;
-    let through = through.values().filter_map(|table| Some(table.whole.as_ref()?.through)).max();
-    copied::complete(&target, &options.stream, through.unwrap_or(moment.through)).await
+    Ok(())
 }
 
 /// Those of the tables that are meant that are not whole, such as one that was renamed meanwhile and is not published by its new name.

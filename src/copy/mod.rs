@@ -15,6 +15,7 @@ mod backfill;
 mod base;
 mod begin;
 mod define;
+mod large_objects;
 mod not_brought;
 mod part;
 mod plan;
@@ -26,15 +27,19 @@ mod schedule;
 mod schema;
 mod selected;
 mod session;
+mod size;
 mod survey;
 
-use std::collections::{HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio_postgres::Client;
 
 use crate::archive::Archive;
+use crate::faults;
 use crate::model::{Fault, Position};
 use crate::pg::copied::{self, Copied, Moment};
 use crate::pg::pattern::Pattern;
@@ -44,7 +49,8 @@ pub use backfill::{empty, from_now, missing};
 pub use base::{BaseOptions, drop_base, take_base};
 pub use begin::begin;
 pub use define::{Definition, Done, define};
-pub use not_brought::{NotBrought, not_brought};
+pub use large_objects::{LargeObjects, large_objects};
+pub use not_brought::{NotBrought, large_objects_left, not_brought};
 use part::{Lead, Stage, Work, Worker};
 pub use progress::{Progress, TableProgress};
 pub use rate::Rate;
@@ -53,7 +59,9 @@ pub use restore::{
     restored_analyze, restored_schema, restored_sequences, unmatched, wanted,
 };
 pub use schema::{Schema, SchemaOptions};
-pub use selected::{Selection, check_selection, selected};
+pub use selected::{Selection, Written, check_selection, selected};
+use size::BLOCK_BYTES;
+pub use size::PartSize;
 use survey::{Table, Wanted};
 
 const APPLICATION: &str = "pgsluice clone";
@@ -76,16 +84,16 @@ pub struct Options {
     pub after: Position,
     /// Parts that are copied at a time.
     pub jobs: usize,
-    /// Of a table of the source, roughly.
-    pub part_bytes: u64,
+    pub part_size: PartSize,
     /// How fast the source is read, at most.
     pub rate: Option<Arc<Rate>>,
+    /// And single tables, by the source's OID, instead.
+    pub rates: HashMap<u32, Arc<Rate>>,
+    /// Tables that are copied before others, or behind them, the highest first, by the source's OID; 0 where it is not said.
+    pub priorities: HashMap<u32, i64>,
     /// Set its sequences too.
     pub sequences: bool,
 }
-
-/// The size of a block of a table. Servers with another one have larger or smaller parts.
-const BLOCK_BYTES: u64 = 8192;
 
 /// How it went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,11 +105,25 @@ pub enum Refreshed {
 }
 
 impl Options {
-    /// The tables that are to be copied, the largest first.
+    /// The tables that are to be copied, in the order in which they are: of the same priority the largest first.
     async fn survey(&self, source: &Client, target: &Client) -> Result<Vec<Table>, Fault> {
         let clone = copied::clone(target, &self.stream).await?;
         let known = clone.map(|clone| clone.tables).unwrap_or_default();
-        survey::tables(source, target, &self.wanted(&known)).await
+        let mut tables = survey::tables(source, target, &self.wanted(&known)).await?;
+        let priority = |table: &Table| self.priorities.get(&table.oid).copied().unwrap_or_default();
+        tables.sort_by_key(|table| Reverse(priority(table)));
+        Ok(tables)
+    }
+
+    /// How long who has read these bytes of a table is to wait before it reads more.
+    fn pace(&self, oid: u32, bytes: u64) -> Duration {
+        let rate = self.rates.get(&oid).or(self.rate.as_ref());
+        rate.map(|rate| rate.takes(bytes)).unwrap_or_default()
+    }
+
+    /// The same for some of the tables.
+    pub fn only(&self, oids: impl IntoIterator<Item = u32>) -> Options {
+        Options { only: Some(oids.into_iter().collect()), ..self.clone() }
     }
 
     fn wanted<'a>(&'a self, known: &'a [u32]) -> Wanted<'a> {
@@ -152,6 +174,7 @@ pub async fn rows(options: &Options, progress: &Progress) -> Result<(), Fault> {
     progress.set(shown);
     let queue = Mutex::new(queue);
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let timed_out = Mutex::new(None);
     let workers = (0..options.jobs.max(1)).map(|_| async {
         let mut worker = None;
         while let Some((at, number)) = next() {
@@ -160,12 +183,36 @@ pub async fn rows(options: &Options, progress: &Progress) -> Result<(), Fault> {
                 Some(worker) => worker,
                 none => none.insert(Worker::open(options).await?),
             };
-            worker.copy(work, number).await?;
+            if let Err(fault) = worker.copy(work, number).await {
+                if fault.sqlstate.as_deref() == Some(QUERY_CANCELED) {
+                    *timed_out.lock().unwrap_or_else(PoisonError::into_inner) = Some(&work.table);
+                }
+                return Err(fault);
+            }
         }
         Ok::<_, Fault>(())
     });
-    futures_util::future::try_join_all(workers).await?;
+    let done = futures_util::future::try_join_all(workers).await.map(drop);
+    let timed_out = timed_out.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(table) = timed_out {
+        make_parts_smaller(&target, options, table).await?;
+    }
+    done?;
     note_whole(&target, &options.stream).await
+}
+
+/// By a time-out, or by somebody (`pg_cancel_backend`).
+const QUERY_CANCELED: &str = "57014";
+
+/// Who ends what takes long would end each part again that takes as long. Those that are here are kept.
+async fn make_parts_smaller(target: &Client, options: &Options, table: &Table) -> Result<(), Fault> {
+    options.part_size.halve();
+    copied::halve_parts(target, &options.stream, table.oid, size::PART_BLOCKS_MIN).await?;
+    tracing::warn!(
+        table = table.shown(),
+        "a part was cut off by a time-out, or by somebody: what is left is read in parts of half the size, down to a MiB"
+    );
+    Ok(())
 }
 
 /// Notes of tables whose parts are all here, and of their first snapshot, that they equal it.
@@ -218,7 +265,7 @@ async fn clear(target: &Client, options: &Options, table: &Table) -> Result<(), 
 }
 
 fn work(options: &Options, table: Table, copied: Option<&Copied>) -> Result<Work, Fault> {
-    let part_blocks = (options.part_bytes / BLOCK_BYTES).max(1);
+    let part_blocks = options.part_size.blocks();
     let (parts, part_blocks, stage, done) = match copied {
         Some(copied) => {
             let first = Moment { snapshot: copied.first.clone(), through: Position::ZERO };
@@ -335,5 +382,6 @@ pub async fn refresh(options: &Options) -> Result<Refreshed, Fault> {
     let schema = copied::clone(&target, &options.stream).await?.and_then(|clone| clone.schema);
     let through = through.max(schema.map(|moment| moment.through)).unwrap_or(options.after);
     copied::complete(&target, &options.stream, through).await?;
+    faults::point("copy.after_complete");
     Ok(Refreshed::Whole(through))
 }

@@ -33,14 +33,13 @@ SELECT t.spcname::text FROM pg_tablespace t
  WHERE t.oid IN (SELECT reltablespace FROM pg_class) AND t.spcname !~ '^pg_' ORDER BY 1";
 
 /// Each gives lines of text.
-const LEFT: [&str; 8] = [
+const LEFT: [&str; 7] = [
     "SELECT 'setting of the database: ALTER DATABASE ' || quote_ident(current_database()) || ' SET ' || split_part(s, '=', 1)
        FROM pg_db_role_setting, unnest(setconfig) s
       WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())",
     "SELECT 'setting of role ' || r.rolname || ' in this database: ' || split_part(s, '=', 1)
        FROM pg_db_role_setting, unnest(setconfig) s, pg_roles r
       WHERE r.oid = setrole AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())",
-    "SELECT count(*) || ' large objects' FROM pg_largeobject_metadata HAVING count(*) > 0",
     "SELECT 'publication ' || pubname FROM pg_publication
       WHERE pubname NOT IN (SELECT slot_name FROM pg_replication_slots WHERE database = current_database())",
     "SELECT 'subscription ' || subname FROM pg_subscription
@@ -53,7 +52,14 @@ const LEFT: [&str; 8] = [
        FROM pg_class c WHERE c.relkind = 'm' AND c.relispopulated",
 ];
 
-/// What of the source's database the target lacks, and what is not brought there.
+/// How many large objects the source has, where it has any.
+pub async fn large_objects_left(source: &Client) -> Result<Option<String>, Fault> {
+    let query = "SELECT count(*) || ' large objects' FROM pg_largeobject_metadata HAVING count(*) > 0";
+    let row = source.query_opt(query, &[]).await.map_err(|e| control::fault(&e).context("source"))?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// What of the source's database the target lacks, and what is not brought there, large objects aside.
 pub async fn not_brought(source: &Client, target: &Client) -> Result<NotBrought, Fault> {
     let at = |side| move |e: tokio_postgres::Error| control::fault(&e).context(side);
     let names = async |query: &str| -> Result<Vec<String>, Fault> {

@@ -97,7 +97,7 @@ impl<'a> Worker<'a> {
         let moved = |rows, more| {
             (messages, bytes) = (messages + rows, bytes + more);
             work.progress.moved(rows, more);
-            self.options.rate.as_ref().map(|rate| rate.takes(more)).unwrap_or_default()
+            self.options.pace(table.oid, more)
         };
         work.progress.part_begins();
         let rows = transfer(&mut self.source, &read, &mut self.target, &write, moved).await?;

@@ -7,8 +7,9 @@
 
 use tokio_postgres::Client;
 
+use crate::archive::{Archive, Since, since};
 use crate::faults;
-use crate::model::{Fault, Xid};
+use crate::model::{Fault, Timestamp, Xid};
 use crate::pg::{Pipeline, control, copied, quote_ident, quote_literal, transfer};
 
 use super::part::simple;
@@ -25,13 +26,51 @@ const CHOSEN_THERE_MAX: usize = 10_000;
 pub struct Selection {
     /// SQL.
     pub condition: Option<String>,
-    /// Rows that were written by this transaction or later ones.
-    pub min_xid: Option<u64>,
+    pub written: Option<Written>,
+}
+
+/// Rows that were not written before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// By this transaction of the source, in 64 bits, or later ones.
+    Xid(u64),
+    /// By transactions that committed at this time or later.
+    Time(Timestamp),
 }
 
 impl Selection {
     pub fn is_everything(&self) -> bool {
-        self.condition.is_none() && self.min_xid.is_none()
+        self.condition.is_none() && self.written.is_none()
+    }
+}
+
+/// The same with the time as a transaction id.
+struct Chosen {
+    condition: Option<String>,
+    min_xid: Option<u64>,
+}
+
+impl Chosen {
+    /// A fault where the selection makes no sense. What the log does not have yet is not looked for: it is brought as what is written meanwhile.
+    async fn of(selection: &Selection, archive: &Archive, source: &Client) -> Result<Chosen, Fault> {
+        let min_xid = match selection.written {
+            None => None,
+            Some(Written::Xid(xid)) => {
+                refuse_xid(xid, next_xid(source).await?)?;
+                Some(xid)
+            }
+            Some(Written::Time(time)) => {
+                let since = tokio::task::block_in_place(|| since(archive, time))?;
+                let next = next_xid(source).await?;
+                let xid = lowest(&since, next).ok_or_else(|| {
+                    too_long_ago(format!("what was written since {time}"), next)
+                        .hint("bring all rows of the table")
+                })?;
+                tracing::info!(%time, min_xid = xid, first = %since.first.end_lsn, "the time as a transaction id");
+                Some(xid)
+            }
+        };
+        Ok(Chosen { condition: selection.condition.clone(), min_xid })
     }
 
     fn sql(&self) -> String {
@@ -42,16 +81,24 @@ impl Selection {
     }
 }
 
+/// The lowest id of what was written since, in 64 bits, before the one that the source gives next. None where it is too far back.
+fn lowest(since: &Since, next: u64) -> Option<u64> {
+    let upper = u64::from((next as u32).wrapping_sub(since.last.0));
+    let age = since.behind + upper;
+    next.checked_sub(age).filter(|_| age < AGE_MAX)
+}
+
 /// Brings the selected rows of tables whose copy has not begun. What can't be done so is left, and is to be copied as a whole.
 pub async fn selected(options: &Options, selection: &Selection) -> Result<(), Fault> {
     let (source, target) = options.clients().await?;
     let known = copied::tables(&target, &options.stream).await?;
+    let chosen = Chosen::of(selection, &options.archive, &source).await?;
     for table in options.survey(&source, &target).await? {
         if known.contains_key(&table.oid) {
             continue;
         }
         let doing = |fault: Fault| fault.context(format!("bringing rows of {}", table.shown()));
-        if table.key.is_empty() || !select(options, &table, selection).await.map_err(doing)? {
+        if table.key.is_empty() || !select(options, &table, &chosen).await.map_err(doing)? {
             tracing::warn!(
                 table = table.shown(),
                 "all of its rows are brought: it has no key, was truncated, or some key is not told by the log"
@@ -63,12 +110,13 @@ pub async fn selected(options: &Options, selection: &Selection) -> Result<(), Fa
 
 /// Refuses a selection that makes no sense for tables of these quoted names, before anything is done.
 pub async fn check_selection(
+    archive: &Archive,
     source: &Client,
     target: &Client,
     tables: &[String],
     selection: &Selection,
 ) -> Result<(), Fault> {
-    refuse_xid(source, selection).await?;
+    Chosen::of(selection, archive, source).await?;
     let Some(condition) = &selection.condition else { return Ok(()) };
     for (side, client) in [("source", source), ("target", target)] {
         for table in tables {
@@ -89,26 +137,33 @@ pub async fn check_selection(
     Ok(())
 }
 
-/// Ids come round: one that is too far back would mean others.
-async fn refuse_xid(source: &Client, selection: &Selection) -> Result<(), Fault> {
-    let Some(min_xid) = selection.min_xid else { return Ok(()) };
+/// Ids come round: one that is as far back would mean others.
+const AGE_MAX: u64 = 1 << 31;
+
+async fn next_xid(source: &Client) -> Result<u64, Fault> {
     let row = source.query_one("SELECT pg_snapshot_xmax(pg_current_snapshot())::text", &[]).await;
     let next: String = row.map_err(|error| control::fault(&error))?.get(0);
-    let next: u64 = next.parse().map_err(|_| Fault::stop("the source's transaction id makes no sense"))?;
-    match next.checked_sub(min_xid) {
-        None => Err(Fault::usage(format!(
-            "the source has not come to transaction {min_xid} yet: the next is {next}"
-        ))),
-        Some(age) if age >= 1 << 31 => Err(Fault::usage(format!(
-            "transaction {min_xid} is too long ago to be told from later ones: the next is {next}"
-        ))
-        .hint("ids are those of pg_current_xact_id(), which don't come round; bring all rows of the table")),
+    next.parse().map_err(|_| Fault::stop("the source's transaction id makes no sense"))
+}
+
+fn refuse_xid(xid: u64, next: u64) -> Result<(), Fault> {
+    match next.checked_sub(xid) {
+        None => {
+            Err(Fault::usage(format!("the source has not come to transaction {xid} yet: the next is {next}")))
+        }
+        Some(age) if age >= AGE_MAX => Err(too_long_ago(format!("transaction {xid}"), next).hint(
+            "ids are those of pg_current_xact_id(), which don't come round; bring all rows of the table",
+        )),
         Some(_) => Ok(()),
     }
 }
 
+fn too_long_ago(what: String, next: u64) -> Fault {
+    Fault::usage(format!("{what} is too long ago to be told from later ones: the next transaction is {next}"))
+}
+
 /// Whether it could be done.
-async fn select(options: &Options, table: &Table, selection: &Selection) -> Result<bool, Fault> {
+async fn select(options: &Options, table: &Table, chosen: &Chosen) -> Result<bool, Fault> {
     let (mut source, mut target) = tokio::try_join!(
         session::source(&options.source),
         session::target(&options.target, &options.archive.manifest().server_encoding)
@@ -117,16 +172,16 @@ async fn select(options: &Options, table: &Table, selection: &Selection) -> Resu
     let window = Window::after(options.after, None, &moment)?;
     simple(&mut target, &format!("BEGIN; {}", temporary(table))).await?;
     let Some(gone) = gone(options, table, &window, &mut target).await? else { return Ok(false) };
-    let wanted = selection.sql();
+    let wanted = chosen.sql();
     let read = match gone.oldest {
         Some(oldest) => format!("({wanted}) OR {}", plan::written_since(oldest)),
         None => wanted,
     };
     let write = into("fresh", &table.columns, table.format);
-    let pace = |_, bytes| options.rate.as_ref().map(|rate| rate.takes(bytes)).unwrap_or_default();
+    let pace = |_, bytes| options.pace(table.oid, bytes);
     let read = plan::read(table, Which::Fulfilling(&read));
     let rows = transfer(&mut source, &read, &mut target, &write, pace).await?;
-    if let (Some(condition), None) = (&selection.condition, selection.min_xid) {
+    if let (Some(condition), None) = (&chosen.condition, chosen.min_xid) {
         // On the target it may be true of other rows, which go too.
         let Some(others) = chosen_there(&mut target, table, condition).await? else { return Ok(false) };
         if let Some(others) = others {
@@ -135,7 +190,7 @@ async fn select(options: &Options, table: &Table, selection: &Selection) -> Resu
         }
     }
     session::settle(&mut source, &moment).await?;
-    if let (Some(condition), None) = (&selection.condition, selection.min_xid) {
+    if let (Some(condition), None) = (&chosen.condition, chosen.min_xid) {
         let there = format!("DELETE FROM {} WHERE ({condition}\n)", table.on_target());
         simple(&mut target, &there).await?;
     }
@@ -176,14 +231,42 @@ async fn chosen_there(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::Found;
+    use crate::model::Position;
 
     #[test]
     fn a_selection_is_one_condition() {
-        let selection =
-            |condition: Option<&str>, min_xid| Selection { condition: condition.map(str::to_owned), min_xid };
-        assert_eq!(selection(Some("a = 1 -- x"), None).sql(), "(a = 1 -- x\n)");
-        let both = selection(Some("a"), Some((1 << 32) + 77)).sql();
+        let sql = |condition: &str, min_xid| Chosen { condition: Some(condition.to_owned()), min_xid }.sql();
+        assert_eq!(sql("a = 1 -- x", None), "(a = 1 -- x\n)");
+        let both = sql("a", Some((1 << 32) + 77));
         assert!(both.starts_with("(a\n) AND (xmin::text::int8 >= 3 AND (xmin::text::int8 - 77 "), "{both}");
-        assert!(selection(None, None).is_everything());
+        assert!(Selection::default().is_everything());
+    }
+
+    #[test]
+    fn an_id_of_the_log_has_its_upper_half_from_the_source() {
+        let first = Found {
+            end_lsn: Position(1),
+            time: Timestamp::default(),
+            xid: 0,
+            segment: String::new(),
+            frame_offset: 0,
+        };
+        const ROUND: u64 = 1 << 32;
+        for (last, behind, next, expected) in [
+            (10, 3, 11, Some(7)),
+            (10, 3, ROUND + 11, Some(ROUND + 7)),
+            // Come round since.
+            (u32::MAX, 9, ROUND + 5, Some(ROUND - 10)),
+            (10, 0, ROUND + 9, None),
+            (10, AGE_MAX - 2, 5 * ROUND + 11, Some(5 * ROUND + 12 - AGE_MAX)),
+            (10, AGE_MAX - 1, 5 * ROUND + 11, None),
+            (10, ROUND, 5 * ROUND + 11, None),
+            // Before the source's first.
+            (10, 100, 11, None),
+        ] {
+            let since = Since { first: first.clone(), last: Xid(last), behind };
+            assert_eq!(lowest(&since, next), expected, "{last} {behind} {next}");
+        }
     }
 }

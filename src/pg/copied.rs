@@ -359,6 +359,28 @@ pub fn note_part(stream: &str, oid: u32, number: u32, part: &Part) -> String {
     )
 }
 
+/// Makes two parts of each part of a table, those that are here among them, where they are not too small for that.
+pub async fn halve_parts(client: &Client, stream: &str, oid: u32, blocks_min: u64) -> Result<(), Fault> {
+    let place = format!("stream = {} AND source_table = {oid}", quote_literal(stream));
+    let divisible = format!(
+        "{place} AND snapshot IS NULL AND parts BETWEEN 2 AND 1000000000 AND part_blocks % 2 = 0 AND part_blocks >= {}",
+        blocks_min.saturating_mul(2)
+    );
+    // The lock waits for those whose commit is on its way: their notes have the old numbers. Those below 0 are nobody's.
+    let sql = format!(
+        "BEGIN; LOCK TABLE pgsluice.copied_part IN EXCLUSIVE MODE; \
+         UPDATE pgsluice.copied_part SET part = -1 - part \
+          WHERE {place} AND EXISTS (SELECT FROM pgsluice.copied WHERE {divisible}); \
+         INSERT INTO pgsluice.copied_part (stream, source_table, part, snapshot, through, rows, bytes) \
+         SELECT stream, source_table, 2 * (-1 - part) + half, snapshot, through, \
+                CASE half WHEN 0 THEN rows ELSE 0 END, CASE half WHEN 0 THEN bytes ELSE 0 END \
+           FROM pgsluice.copied_part, generate_series(0, 1) half WHERE {place} AND part < 0; \
+         DELETE FROM pgsluice.copied_part WHERE {place} AND part < 0; \
+         UPDATE pgsluice.copied SET parts = 2 * parts, part_blocks = part_blocks / 2 WHERE {divisible}; COMMIT"
+    );
+    client.batch_execute(&sql).await.map_err(|e| fault("writing pgsluice.copied_part", &e))
+}
+
 /// SQL that notes what a table equals now that it is whole.
 pub fn note_whole(stream: &str, oid: u32, moment: &Moment) -> String {
     format!(
@@ -366,6 +388,14 @@ pub fn note_whole(stream: &str, oid: u32, moment: &Moment) -> String {
         quote_literal(&moment.snapshot),
         moment.through,
         quote_literal(stream),
+    )
+}
+
+/// SQL that notes how far something is that is copied in the order of a number instead of in parts: [`Copied::part_blocks`].
+pub fn note_cursor(stream: &str, oid: u32, cursor: i64) -> String {
+    let stream = quote_literal(stream);
+    format!(
+        "UPDATE pgsluice.copied SET part_blocks = {cursor} WHERE stream = {stream} AND source_table = {oid}"
     )
 }
 

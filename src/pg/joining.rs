@@ -8,7 +8,7 @@ use tokio_postgres::types::{PgLsn, ToSql};
 use super::answer::{fault, position};
 use super::progress::{self, own_table};
 use super::{copied, lane};
-use crate::model::{Fault, Position, Remedy};
+use crate::model::{Fault, Position, Remedy, Timestamp};
 
 const TABLE: &str = "
 CREATE TABLE IF NOT EXISTS pgsluice.joining (
@@ -22,9 +22,11 @@ CREATE TABLE IF NOT EXISTS pgsluice.joining (
     active       boolean NOT NULL,
     -- Its rows are copied; otherwise those that are there count.
     copies       boolean NOT NULL,
-    -- Which rows are, where it is not all: those that fulfil it, and were written by this transaction or later ones.
-    condition    text,
-    min_xid      bigint,
+    -- Which rows are, where it is not all: those that fulfil it, and were written by this transaction or later ones, or by what
+    -- committed at this time or later.
+    condition     text,
+    min_xid       bigint,
+    changed_since timestamptz,
     -- It was not published before.
     added        boolean NOT NULL,
     -- The target had it up to here when it was left out.
@@ -48,8 +50,10 @@ pub struct Joining {
     pub copies: bool,
     /// Of those only such that fulfil this SQL.
     pub condition: Option<String>,
-    /// And only such that were written by this transaction or later ones.
+    /// And only such that were written by this transaction or later ones,
     pub min_xid: Option<u64>,
+    /// or by those that committed at this time or later.
+    pub changed_since: Option<Timestamp>,
     /// It was not published before.
     pub added: bool,
     /// The target had it up to here when it was left out.
@@ -64,10 +68,22 @@ pub fn own_stream(stream: &str) -> String {
 /// Makes the place where they are kept.
 pub async fn prepare(client: &Client) -> Result<(), Fault> {
     match own_table(client, "joining", TABLE).await? {
-        true => Ok(()),
+        true => add_changed_since(client).await,
         false => Err(Fault::stop("the user of the target may not write pgsluice.joining")
             .hint("let it create tables in schema pgsluice, or own that one")),
     }
+}
+
+/// An earlier version may have made the table.
+async fn add_changed_since(client: &Client) -> Result<(), Fault> {
+    let doing = |e: &tokio_postgres::Error| fault("preparing pgsluice.joining", e);
+    let known = "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'pgsluice.joining'::regclass
+                                   AND attname = 'changed_since' AND NOT attisdropped)";
+    if client.query_one(known, &[]).await.map_err(|e| doing(&e))?.get(0) {
+        return Ok(());
+    }
+    let add = "ALTER TABLE pgsluice.joining ADD COLUMN IF NOT EXISTS changed_since timestamptz";
+    client.batch_execute(add).await.map_err(|e| doing(&e))
 }
 
 /// The stream's tables that are left out.
@@ -77,7 +93,9 @@ pub async fn read(client: &Client, stream: &str) -> Result<Vec<Joining>, Fault> 
     if !client.query_one(exists, &[]).await.map_err(|e| doing(&e))?.get::<_, bool>(0) {
         return Ok(Vec::new());
     }
-    let query = "SELECT source_table, schema, name, through, active, copies, added, condition, min_xid, since
+    let query = "SELECT source_table, schema, name, through, active, copies, added, condition, min_xid, since,
+                        -- A table of an earlier version has no such column.
+                        (extract(epoch FROM (to_jsonb(joining) ->> 'changed_since')::timestamptz) * 1000000)::int8
                    FROM pgsluice.joining WHERE stream = $1 ORDER BY schema, name, source_table";
     let rows = client.query(query, &[&stream]).await.map_err(|e| doing(&e))?;
     let joining = |row: &tokio_postgres::Row| Joining {
@@ -91,6 +109,7 @@ pub async fn read(client: &Client, stream: &str) -> Result<Vec<Joining>, Fault> 
         condition: row.get(7),
         min_xid: row.get::<_, Option<i64>>(8).map(i64::cast_unsigned),
         since: position(row.get(9)),
+        changed_since: row.get::<_, Option<i64>>(10).map(Timestamp::from_unix_microseconds),
     };
     Ok(rows.iter().map(joining).collect())
 }
@@ -154,17 +173,19 @@ impl Held<'_> {
     /// From its next batch on the stream's applier leaves these tables out.
     pub async fn join(self, tables: &[Joining]) -> Result<(), Fault> {
         let insert =
-            "INSERT INTO pgsluice.joining (stream, source_table, schema, name, active, copies, added, condition, min_xid, since)
-                      VALUES ($1, $2, $3, $4, true, $5, $6, $7, $8, $9)
+            "INSERT INTO pgsluice.joining (stream, source_table, schema, name, active, copies, added, condition, min_xid, since, changed_since)
+                      VALUES ($1, $2, $3, $4, true, $5, $6, $7, $8, $9, $10::text::timestamptz)
                       ON CONFLICT (stream, source_table) DO UPDATE
                       SET schema = excluded.schema, name = excluded.name, through = NULL, active = true,
                           copies = excluded.copies, added = excluded.added,
-                          condition = excluded.condition, min_xid = excluded.min_xid, since = excluded.since";
+                          condition = excluded.condition, min_xid = excluded.min_xid, since = excluded.since,
+                          changed_since = excluded.changed_since";
         for table in tables {
             let Joining { oid, schema, name, copies, added, condition, .. } = table;
             let (min_xid, since) = (table.min_xid.map(u64::cast_signed), PgLsn::from(self.lsn.0));
-            let parameters: [&(dyn ToSql + Sync); 9] =
-                [&self.stream, oid, schema, name, copies, added, condition, &min_xid, &since];
+            let time = table.changed_since.map(|time| time.to_string());
+            let parameters: [&(dyn ToSql + Sync); 10] =
+                [&self.stream, oid, schema, name, copies, added, condition, &min_xid, &since, &time];
             self.execute(insert, &parameters).await?;
         }
         // What ended before the progress has no effect any more.

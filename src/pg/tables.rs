@@ -22,7 +22,7 @@ pub enum Keyless {
     IndexGone,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableColumn {
     pub name: String,
     /// As `format_type` prints it, typmod included.
@@ -37,7 +37,7 @@ pub struct TableColumn {
     pub generated: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     pub oid: u32,
     pub schema: String,

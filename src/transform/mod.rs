@@ -20,7 +20,7 @@ pub use fit::{Choice, Refusal};
 pub use fold::{Fold, Group, GroupKind, NetRow, RowKey};
 pub use planner::{Parameters, Planner, Step, Way};
 pub use statement::{Check, Many, Statement, StatementKind};
-pub use target::{Equality, Found, Generated, Identity, TargetColumn, TargetTable};
+pub use target::{Equality, Found, Generated, Identity, Referring, TargetColumn, TargetTable};
 pub use types::{ColumnType, TypeKind};
 pub use undo::{
     Cell, Guard, Lacking, Row, RowChange, SCRIPT_TAIL, block, block_of, has_key, named, script_head, undo,

@@ -10,7 +10,7 @@ use super::columns::ColumnSet;
 use super::fit::{self, Choice, Lacks, Refusal, Renamed};
 use super::fold::RowKey;
 use super::statement::{self, Mapped, Match, Place, Source, Statement};
-use super::target::{Found, Generated, Identity, TargetColumn, TargetTable};
+use super::target::{self, Found, Generated, Identity, TargetColumn, TargetTable};
 
 /// Shapes of one table's changes that are kept: where whole rows are matched, each pattern of nulls is one.
 const SHAPES_MAX: usize = 256;
@@ -295,7 +295,7 @@ impl Planner {
             | Message::Delete { relation, .. } => *relation,
             Message::Truncate(truncate) => {
                 parameters.values.clear();
-                return self.plan_truncate(truncate);
+                return self.plan_truncate(truncate, false);
             }
             _ => return Ok(Step::Nothing),
         };
@@ -331,12 +331,33 @@ impl Planner {
         Ok(Step::Execute(statement))
     }
 
-    fn plan_truncate(&mut self, truncate: &Truncate) -> Result<Step<'_>, Refusal> {
-        let mut targets = Vec::new();
+    /// Plans what is left of a TRUNCATE that names other tables too, which are not emptied here. They may refer to these.
+    pub fn plan_rest<'m>(
+        &mut self,
+        truncate: &Truncate,
+        parameters: &mut Parameters<'m>,
+    ) -> Result<Step<'_>, Refusal> {
+        parameters.values.clear();
+        self.plan_truncate(truncate, true)
+    }
+
+    /// Names of the target's tables that refer to those of a TRUNCATE, and that it does not empty here.
+    pub fn referring(&self, truncate: &Truncate) -> Vec<&str> {
+        let bound = truncate.relations.iter().filter_map(|oid| match &self.relations.get(oid)?.bound {
+            Bound::To(table) => Some(&table.target),
+            Bound::NotYet | Bound::LeftOut | Bound::Refused(_) => None,
+        });
+        let targets: Vec<_> = bound.collect();
+        target::referring(&targets).into_iter().map(|other| other.name.as_str()).collect()
+    }
+
+    /// `is_part`: of a TRUNCATE of more tables.
+    fn plan_truncate(&mut self, truncate: &Truncate, is_part: bool) -> Result<Step<'_>, Refusal> {
+        let (mut targets, mut is_part) = (Vec::new(), is_part);
         for &oid in &truncate.relations {
             match &self.relations.get(&oid).ok_or_else(|| undefined(oid))?.bound {
                 Bound::NotYet => return Ok(Step::LookUp(oid)),
-                Bound::LeftOut => {}
+                Bound::LeftOut => is_part = true,
                 Bound::Refused(refusal) => return Err(refusal.clone()),
                 Bound::To(table) => targets.push(&table.target),
             }
@@ -344,7 +365,12 @@ impl Planner {
         if targets.is_empty() {
             return Ok(Step::Nothing);
         }
-        let statement = statement::truncate(self.statements, targets, truncate.restart_identity);
+        // Where the source has truncated no other table, whatever refers to these stands in the way as it would there.
+        let (id, restart_identity) = (self.statements, truncate.restart_identity);
+        let statement = match is_part && !target::referring(&targets).is_empty() {
+            true => statement::delete_all(id, &targets, restart_identity),
+            false => statement::truncate(id, targets, restart_identity),
+        };
         self.statements += 1;
         Ok(Step::Execute(self.truncate.insert(statement)))
     }

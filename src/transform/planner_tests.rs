@@ -1,6 +1,6 @@
 //! Cases of the planner: a definition, a target and a change give SQL and parameters.
 
-use super::super::{ColumnType, Equality, Found, Generated, TargetColumn, TypeKind};
+use super::super::{ColumnType, Equality, Found, Generated, Referring, TargetColumn, TypeKind};
 use super::*;
 use crate::model::{Column, ReplicaIdentity};
 use crate::pgoutput::decode;
@@ -41,6 +41,8 @@ pub(super) fn target(columns: Vec<TargetColumn>) -> TargetTable {
         unique: vec![vec!["id".into()]],
         apart: Vec::new(),
         primary_key: Vec::new(),
+        family: vec![1],
+        referring: Vec::new(),
     }
 }
 
@@ -354,6 +356,47 @@ fn truncates_all_tables_at_once() {
         panic!("not planned")
     };
     assert_eq!(&*statement.sql, "TRUNCATE ONLY \"public\".\"t\", ONLY \"public\".\"u\" RESTART IDENTITY");
+}
+
+#[test]
+fn a_part_of_a_truncate_that_is_referred_to_is_deleted() {
+    let mut planner = Planner::default();
+    let referring = |oid| Referring { oid, name: format!("of {oid}") };
+    let other = Relation { oid: 10, name: "u".into(), ..keyed() };
+    for (relation, at, by) in [(keyed(), 1, vec![2]), (other, 2, vec![1, 3])] {
+        let (oid, name) = (relation.oid, relation.name.clone());
+        planner.define(relation);
+        let by = by.into_iter().map(referring).collect();
+        let table = TargetTable { oid: at, name, family: vec![at], referring: by, ..plain() };
+        planner.bind(oid, found(table), &Choice::default()).unwrap();
+    }
+    let mut check = |relations: &[u32], is_part, begins: &str, referring: &[&str]| {
+        let truncate = Truncate {
+            relations: relations.to_vec(),
+            cascade: false,
+            restart_identity: relations.len() == 1,
+        };
+        assert_eq!(planner.referring(&truncate), referring);
+        let mut parameters = Parameters::default();
+        let planned = match is_part {
+            true => planner.plan_rest(&truncate, &mut parameters),
+            false => planner.plan(&Message::Truncate(truncate), &mut parameters),
+        };
+        let Ok(Step::Execute(statement)) = planned else { panic!("not planned") };
+        assert!(statement.sql.starts_with(begins), "{}", statement.sql);
+        assert_eq!(statement.sql.contains("ALTER SEQUENCE"), begins == "DO " && relations.len() == 1);
+    };
+    check(&[9], false, "TRUNCATE ", &["of 2"]);
+    check(&[9], true, "DO ", &["of 2"]);
+    check(&[9, 10], false, "TRUNCATE ", &["of 3"]);
+    check(&[9, 10], true, "DO ", &["of 3"]);
+    planner.leave_out(10);
+    let whole = Truncate { relations: vec![9, 10], cascade: false, restart_identity: false };
+    let mut parameters = Parameters::default();
+    let Ok(Step::Execute(statement)) = planner.plan(&Message::Truncate(whole), &mut parameters) else {
+        panic!("not planned")
+    };
+    assert!(statement.sql.starts_with("DO ") && !statement.sql.contains("\"u\""), "{}", statement.sql);
 }
 
 #[test]

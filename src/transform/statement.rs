@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{Format, quote_ident};
+use crate::model::{Format, quote_ident, quote_literal};
 
 use super::target::{Equality, Identity, TargetTable};
 
@@ -58,6 +58,8 @@ pub enum StatementKind {
     Copy,
     /// Not worth preparing; touches what it touches.
     Truncate,
+    /// The same row by row.
+    DeleteAll,
 }
 
 /// A value of the change, by source column.
@@ -357,6 +359,36 @@ pub(super) fn truncate<'t>(
     let tables = join(targets.into_iter().map(only), ", ");
     let identity = if restart_identity { " RESTART IDENTITY" } else { "" };
     Sql::new(format!("TRUNCATE {tables}{identity}"), Format::Text).statement(id, StatementKind::Truncate)
+}
+
+/// The same by DELETE, which needs no other tables that refer to these. In one block, since it is one change: nothing may stay behind, by a
+/// trigger, a rule or a policy, and sequences begin anew as they do by TRUNCATE.
+pub(super) fn delete_all(id: u32, targets: &[&TargetTable], restart_identity: bool) -> Statement {
+    let mut body = String::from(
+        "DECLARE security text := current_setting('row_security'); owned text; \
+         BEGIN PERFORM set_config('row_security', 'off', true); ",
+    );
+    for target in targets {
+        let (table, shown) = (only(target), quote_literal(&qualified(target)));
+        body += &format!(
+            "DELETE FROM {table}; IF EXISTS (SELECT FROM {table}) THEN \
+             RAISE EXCEPTION 'a trigger or a rule keeps rows in %', {shown}; END IF; "
+        );
+    }
+    if restart_identity {
+        let names = join(targets.iter().map(|target| quote_literal(&qualified(target))), ", ");
+        body += &format!(
+            "FOR owned IN SELECT d.objid::regclass::text FROM pg_depend d JOIN pg_class s ON s.oid = d.objid \
+             WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0 \
+             AND d.deptype IN ('a', 'i') AND s.relkind = 'S' AND d.refobjid IN \
+             (SELECT n FROM unnest(ARRAY[{names}]::regclass[]) n \
+             UNION ALL SELECT p.relid FROM unnest(ARRAY[{names}]::regclass[]) n, pg_partition_tree(n) p) \
+             LOOP EXECUTE 'ALTER SEQUENCE ' || owned || ' RESTART'; END LOOP; "
+        );
+    }
+    body += "PERFORM set_config('row_security', security, true); END";
+    let sql = Sql::new(format!("DO {}", quote_literal(&body)), Format::Text);
+    sql.statement(id, StatementKind::DeleteAll)
 }
 
 enum Found {

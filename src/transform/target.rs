@@ -34,6 +34,18 @@ pub struct TargetTable {
     /// What keeps its rows, or those of its partitions, apart in any way: the columns of each index that does, none where it is not
     /// over plain columns alone.
     pub apart: Vec<Option<Vec<String>>>,
+    /// The tables (OIDs) that a TRUNCATE of it empties: itself and its partitions.
+    pub family: Vec<u32>,
+    /// Others that refer to one of these by a foreign key.
+    pub referring: Vec<Referring>,
+}
+
+/// A table of the target that refers to another one by a foreign key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Referring {
+    pub oid: u32,
+    /// For people.
+    pub name: String,
 }
 
 #[derive(Clone, Debug)]
@@ -80,6 +92,12 @@ pub struct Equality {
     pub exact: bool,
     /// A composite type: its `=` is that of all records, from which a value can't tell its type.
     pub record: bool,
+}
+
+/// Those that refer to some of these tables and are not emptied with them: PostgreSQL refuses to truncate without them.
+pub(super) fn referring<'t>(targets: &[&'t TargetTable]) -> Vec<&'t Referring> {
+    let is_emptied = |oid: u32| targets.iter().any(|target| target.family.contains(&oid));
+    targets.iter().flat_map(|target| &target.referring).filter(|other| !is_emptied(other.oid)).collect()
 }
 
 impl TargetTable {

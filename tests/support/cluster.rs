@@ -284,6 +284,13 @@ impl Cluster {
         self.start();
     }
 
+    /// Changes what a stopped server counts on from, such as `-e 3`: the upper half of its next transaction id.
+    #[track_caller]
+    pub fn reset_wal(&self, arguments: &[&str]) {
+        let mut reset = as_server_owner(&self.version.program("pg_resetwal"));
+        output(reset.args(arguments).arg("-D").arg(self.data_folder()));
+    }
+
     /// kill -9 of the postmaster; returns when it is gone.
     pub fn kill(&self) {
         let text = std::fs::read_to_string(self.data_folder().join("postmaster.pid")).unwrap();

@@ -16,7 +16,7 @@ use crate::faults;
 use crate::model::{Fault, Lsn, Position, Relation, Remedy};
 use crate::pg::{self, counterpart, joining};
 use crate::pgoutput::{Begin, Message, decode};
-use crate::transform::{Fold, Parameters, Planner, Step, Way};
+use crate::transform::{Fold, Parameters, Planner, StatementKind, Step, Way};
 
 use super::copied::Stitches;
 use super::ddl::is_captured;
@@ -151,7 +151,9 @@ impl<'a> Applier<'a> {
             run.inside = Inside::Nothing;
             run.read = run.lanes.main.progress();
             let open = || Reader::open(self.archive, run.read, self.tail.clone());
-            let reader = tokio::task::block_in_place(open)?;
+            // Where a batch is torn, it is to be met again as it was.
+            let parts = self.target.parts.clone().filter(|_| run.lanes.torn().is_none());
+            let reader = tokio::task::block_in_place(open)?.only(parts);
             let flow = self.read(&mut run, reader, control).await;
             let flow = self.unless_anothers(&mut run, flow).await;
             self.applied.is_live = false;
@@ -171,7 +173,9 @@ impl<'a> Applier<'a> {
                         );
                     }
                     if end == Flow::Reached && self.target.sequences {
-                        let (tail, sample) = (self.tail.clone(), self.sequences.clone());
+                        // The newest that was met is not the log's, where parts of that are passed by.
+                        let sample = self.sequences.clone().filter(|_| self.target.parts.is_none());
+                        let tail = self.tail.clone();
                         let progress = run.lanes.main.progress();
                         sequences::set(self.archive, tail, &run.catalog, progress, sample, control).await?;
                     }
@@ -370,7 +374,10 @@ impl<'a> Applier<'a> {
                     Inside::Applying(begin) => {
                         let mut spare = None;
                         match run.stitches.rest(begin, change, &mut spare) {
-                            Some(rest) => self.change(run, rest, &mut parameters).await?,
+                            Some(rest) => {
+                                let is_part = !std::ptr::eq(rest, change);
+                                self.change(run, rest, is_part, &mut parameters).await?
+                            }
                             None => Flow::On,
                         }
                     }
@@ -430,11 +437,12 @@ impl<'a> Applier<'a> {
         Ok(Flow::On)
     }
 
-    /// Takes one change in: net with others of its row, or alone.
+    /// Takes one change in: net with others of its row, or alone. `is_part`: what is left of one that others have too.
     async fn change<'m>(
         &mut self,
         run: &mut Run,
         message: &Message<'m>,
+        is_part: bool,
         parameters: &mut Parameters<'m>,
     ) -> Result<Flow, Fault> {
         let flow = loop {
@@ -464,7 +472,11 @@ impl<'a> Applier<'a> {
             return Ok(flow);
         }
         loop {
-            match self.planner.plan(message, parameters) {
+            let planned = match message {
+                Message::Truncate(truncate) if is_part => self.planner.plan_rest(truncate, parameters),
+                _ => self.planner.plan(message, parameters),
+            };
+            match planned {
                 Err(refusal) => return self.unfit(run, message, refusal).await,
                 Ok(Step::Nothing) => return Ok(Flow::On),
                 Ok(Step::LookUp(oid)) => match self.look_up_between(run, oid).await? {
@@ -481,10 +493,25 @@ impl<'a> Applier<'a> {
                     run.advance.changes += 1;
                     run.alone += 1;
                     run.lanes.main.execute(statement, parameters.values()).await?;
+                    if statement.kind == StatementKind::DeleteAll {
+                        self.tell_of_delete(message);
+                    }
                     return self.go_on(run, message).await;
                 }
             }
         }
+    }
+
+    /// A TRUNCATE became a DELETE.
+    fn tell_of_delete(&self, message: &Message<'_>) {
+        let Message::Truncate(truncate) = message else { return };
+        let tables = truncate.relations.iter().filter_map(|oid| self.planner.relation(*oid));
+        let tables: Vec<_> = tables.map(|table| format!("{}.{}", table.schema, table.name)).collect();
+        tracing::info!(
+            tables = tables.join(", "),
+            referring = self.planner.referring(truncate).join(", "),
+            "TRUNCATE applied as DELETE: tables refer to these that it empties on the source and that are left out here"
+        );
     }
 
     /// Ends a batch early that the target has already refused.

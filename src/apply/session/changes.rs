@@ -27,7 +27,7 @@ impl Session {
     ) -> Result<(), Fault> {
         self.end_copy()?;
         self.end_run()?;
-        if statement.kind == StatementKind::Truncate {
+        if matches!(statement.kind, StatementKind::Truncate | StatementKind::DeleteAll) {
             self.writer.parse("", &statement.sql)?;
             self.run("", parameters)?;
         } else {

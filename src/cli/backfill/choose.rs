@@ -7,11 +7,13 @@ use tokio_postgres::Client;
 use super::super::arguments::Names;
 use super::super::reach::Side;
 use super::Mode;
-use crate::copy::{self, Selection};
+use super::settings::{Treatment, Treatments, by_selection, refuse_senseless};
+use crate::archive::Archive;
+use crate::copy::{self, Selection, Written};
 use crate::model::{Fault, OutputPlugin, Position, ReplicaIdentity};
 use crate::pg::joining::{self, Joining};
 use crate::pg::pattern::{self, Pattern};
-use crate::pg::tables::{self, PrimaryKey, Table};
+use crate::pg::tables::{PrimaryKey, Table};
 use crate::pg::{control, publication, quote_ident};
 
 /// Where they are looked for.
@@ -19,34 +21,35 @@ pub(super) struct Sides<'a> {
     pub(super) source: &'a Client,
     pub(super) target: &'a Client,
     pub(super) names: &'a Names,
+    pub(super) archive: &'a Archive,
 }
 
 /// What is to be left to us for now. Partitioned tables are among them where they are to be published as such.
 pub(super) async fn choose(
     sides: &Sides<'_>,
+    all: &[Table],
     patterns: &[Pattern],
-    mode: Mode,
-    selection: &Selection,
+    treatments: &Treatments,
 ) -> Result<Vec<Joining>, Fault> {
-    let all = tables::tables(sides.source).await.map_err(Side::Source.says())?;
-    let chosen = pattern::choose(&all, patterns, &[]);
+    let chosen = pattern::choose(all, patterns, &[]);
     for pattern in patterns {
-        if pattern::choose(&all, std::slice::from_ref(pattern), &[]).is_empty() {
+        if pattern::choose(all, std::slice::from_ref(pattern), &[]).is_empty() {
             return Err(Fault::usage(format!("the source has no logged table {pattern}")));
         }
+    }
+    for table in &chosen {
+        refuse_senseless(treatments.of(table.oid)).map_err(|fault| fault.context(table.shown()))?;
     }
     let name = &sides.names.publication;
     let sent = publication::sent(sides.source, name).await.map_err(Side::Source.says())?;
     let (arriving, unpublished) = divide(&chosen, &sent)?;
-    if mode == Mode::OnlyChanges {
-        refuse_arriving(sides, &arriving).await?;
-    }
-    let to_publish = pattern::names_to_publish(&all, &unpublished);
+    let mode = |table: &Table| treatments.of(table.oid).mode.unwrap_or_default();
+    refuse_arriving(sides, arriving.iter().copied().filter(|table| mode(table) == Mode::OnlyChanges)).await?;
+    let to_publish = pattern::names_to_publish(all, &unpublished);
     let leaves = unpublished.iter().filter(|table| !table.partitioned).copied();
     let joining: Vec<&Table> = arriving.iter().copied().chain(leaves).collect();
-    if mode == Mode::Precise
-        && let Some(table) = joining.iter().find(|table| !table.partitioned && !has_key(table))
-    {
+    let lacks_key = |table: &&&Table| mode(table) == Mode::Precise && !table.partitioned && !has_key(table);
+    if let Some(table) = joining.iter().find(lacks_key) {
         return Err(Fault::usage(format!("{} has no key by which changes find their row", table.shown()))
             .hint("--mode without-primary-key (or auto) takes it by the places of its rows"));
     }
@@ -54,10 +57,12 @@ pub(super) async fn choose(
         refuse_to_publish(sides, &to_publish, &unpublished).await?;
     }
     refuse_missing(sides.target, &joining).await?;
-    if !selection.is_everything() {
-        refuse_selection(sides, &joining, &to_publish).await?;
-        let names: Vec<_> = joining.iter().map(|table| table.quoted()).collect();
-        copy::check_selection(sides.source, sides.target, &names, selection).await?;
+    let selected = |table: &Table| treatments.of(table.oid).selection.clone();
+    let groups = by_selection(joining.iter().chain(&to_publish).map(|table| (selected(table), *table)));
+    for (selection, tables) in groups {
+        refuse_selection(sides, &tables, &to_publish).await?;
+        let names: Vec<_> = tables.iter().map(|table| table.quoted()).collect();
+        copy::check_selection(sides.archive, sides.source, sides.target, &names, &selection).await?;
     }
     let added = |table: &Table| to_publish.iter().any(|other| other.oid == table.oid);
     let roots = to_publish.iter().copied().filter(|table| table.partitioned);
@@ -65,22 +70,30 @@ pub(super) async fn choose(
         .iter()
         .copied()
         .chain(roots)
-        .map(|table| noted(table, mode, selection, added(table)))
+        .map(|table| noted(table, treatments.of(table.oid), added(table)))
         .collect())
 }
 
 /// What is noted of a table that is to be left to us.
-pub(super) fn noted(table: &Table, mode: Mode, selection: &Selection, added: bool) -> Joining {
+fn noted(table: &Table, treatment: &Treatment, added: bool) -> Joining {
+    let Selection { condition, written } = treatment.selection.clone();
     Joining {
         oid: table.oid,
         schema: table.schema.clone(),
         name: table.name.clone(),
         through: None,
         active: true,
-        copies: mode != Mode::OnlyChanges,
+        copies: treatment.mode != Some(Mode::OnlyChanges),
         added,
-        condition: selection.condition.clone(),
-        min_xid: selection.min_xid,
+        condition,
+        min_xid: match written {
+            Some(Written::Xid(xid)) => Some(xid),
+            Some(Written::Time(_)) | None => None,
+        },
+        changed_since: match written {
+            Some(Written::Time(time)) => Some(time),
+            Some(Written::Xid(_)) | None => None,
+        },
         since: Position::ZERO,
     }
 }
@@ -121,10 +134,11 @@ fn has_key(table: &Table) -> bool {
 }
 
 /// What the applier has until now it has up to where it is, and nobody would have what comes between that and a snapshot.
-async fn refuse_arriving(sides: &Sides<'_>, arriving: &[&Table]) -> Result<(), Fault> {
+async fn refuse_arriving(sides: &Sides<'_>, arriving: impl Iterator<Item = &Table>) -> Result<(), Fault> {
+    let mut arriving = arriving.filter(|table| !table.partitioned);
     let out = joining::read(sides.target, &sides.names.origin).await.map_err(Side::Target.says())?;
     let is_out = |table: &Table| out.iter().any(|other| other.oid == table.oid && other.through.is_none());
-    match arriving.iter().find(|table| !table.partitioned && !is_out(table)) {
+    match arriving.find(|table| !is_out(table)) {
         Some(table) => Err(Fault::usage(format!("changes of {} are applied already", table.shown()))
             .hint("--mode only-changes is for tables that are new in the pipeline, or were given up")),
         None => Ok(()),
@@ -135,7 +149,7 @@ async fn refuse_arriving(sides: &Sides<'_>, arriving: &[&Table]) -> Result<(), F
 async fn refuse_selection(sides: &Sides<'_>, tables: &[&Table], to_publish: &[&Table]) -> Result<(), Fault> {
     let out = joining::read(sides.target, &sides.names.origin).await.map_err(Side::Target.says())?;
     let is_out = |table: &Table| out.iter().any(|other| other.oid == table.oid && other.through.is_none());
-    let new = tables.iter().chain(to_publish).find(|table| {
+    let new = tables.iter().find(|table| {
         is_out(table)
             || to_publish.iter().any(|new| new.oid == table.oid || table.ancestors.contains(&new.oid))
     });

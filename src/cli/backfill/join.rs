@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 use super::super::reach::Side;
-use super::choose::{Sides, choose, noted};
+use super::APPLICATION;
+use super::choose::{Sides, choose};
+use super::settings::{Treatments, is_other};
 use super::steps::{POLL, TAKEOVER, Work};
-use super::{APPLICATION, Mode};
-use crate::copy::Selection;
 use crate::model::Fault;
 use crate::pg::joining::{self, Joining};
-use crate::pg::tables::{self, shown_name};
+use crate::pg::tables::{self, Table, shown_name};
 use crate::pg::{control, copied, pattern, progress, publication};
 
 /// How often it is said that the applier is waited for.
@@ -38,18 +38,23 @@ impl Work {
     }
 
     /// The tables of this run, which the stream's applier leaves out from now on.
-    pub(super) async fn join(&self, source: &Client, target: &Client) -> Result<Vec<Joining>, Fault> {
+    pub(super) async fn join(
+        &self,
+        source: &Client,
+        target: &Client,
+        all: &[Table],
+        treatments: &Treatments,
+    ) -> Result<Vec<Joining>, Fault> {
         let stream = &self.names.origin;
         self.prepare(target).await.map_err(Side::Target.says())?;
         let under_way = under_way(target, stream).await?;
-        let mode = self.mode.unwrap_or_default();
-        let sides = Sides { source, target, names: &self.names };
+        let sides = Sides { source, target, names: &self.names, archive: &self.archive };
         if under_way.is_empty() {
             self.forget_ended(target).await?;
             if self.patterns.is_empty() {
                 return Err(Fault::usage("no backfill is under way").hint("name the tables"));
             }
-            let chosen = choose(&sides, &self.patterns, mode, &self.selection).await?;
+            let chosen = choose(&sides, all, &self.patterns, treatments).await?;
             self.hold_and_join(target, &chosen).await?;
             tracing::info!(tables = shown_names(&chosen).join(", "), "left to the backfill by the applier");
             return Ok(chosen);
@@ -59,20 +64,16 @@ impl Work {
             Fault::usage(format!("a backfill of {tables} is under way{what}"))
                 .hint("run pgsluice backfill without tables to go on with it, or with --abort to give it up")
         };
-        let all = tables::tables(source).await.map_err(Side::Source.says())?;
-        let chosen = pattern::choose(&all, &self.patterns, &[]);
+        let chosen = pattern::choose(all, &self.patterns, &[]);
         let known: HashSet<u32> = under_way.iter().map(|table| table.oid).collect();
-        let misses = |table: &&&tables::Table| !table.partitioned && !known.contains(&table.oid);
+        let misses = |table: &&&Table| !table.partitioned && !known.contains(&table.oid);
         if !self.patterns.is_empty() && (chosen.is_empty() || chosen.iter().any(|table| misses(&table))) {
             return Err(other(""));
         }
-        let is_other_mode = self.mode.is_some() && copies(&under_way) == (mode == Mode::OnlyChanges);
-        let is_other_selection =
-            !self.selection.is_everything() && self.selection != selection_of(&under_way);
-        if is_other_mode || is_other_selection {
-            return Err(other(" in another way"));
+        match under_way.iter().any(|table| is_other(treatments.of(table.oid), table)) {
+            true => Err(other(" in another way")),
+            false => Ok(under_way),
         }
-        Ok(under_way)
     }
 
     /// Refuses a target that is not one of this archive's, or not ready.
@@ -134,7 +135,7 @@ impl Work {
         let is_sent = |oid: u32| sent.contains_key(&oid) || sent.values().any(|above| above.contains(&oid));
         let added = joining.iter().filter(|table| table.added && !is_sent(table.oid));
         let added = added.filter_map(|table| all.iter().find(|other| other.oid == table.oid));
-        let added: Vec<String> = added.map(tables::Table::quoted).collect();
+        let added: Vec<String> = added.map(Table::quoted).collect();
         if !added.is_empty() {
             publication::add_tables(source, name, &added).await.map_err(&at_source)?;
             tracing::info!(publication = name, tables = added.join(", "), "published from now on");
@@ -145,11 +146,15 @@ impl Work {
             .iter()
             .filter(|(oid, above)| ours.contains(oid) || above.iter().any(|oid| ours.contains(oid)));
         let meant: HashSet<u32> = meant.map(|(oid, _)| *oid).collect();
-        // Partitions that were made since.
-        let mode = if copies(joining) { Mode::Auto } else { Mode::OnlyChanges };
+        // Partitions that were made since are treated as what they are of.
         let more = all.iter().filter(|table| meant.contains(&table.oid) && !ours.contains(&table.oid));
-        let more: Vec<Joining> =
-            more.map(|table| noted(table, mode, &selection_of(joining), false)).collect();
+        let more: Vec<Joining> = more
+            .filter_map(|table| {
+                let root = joining.iter().find(|root| table.ancestors.contains(&root.oid))?;
+                let (schema, name) = (table.schema.clone(), table.name.clone());
+                Some(Joining { oid: table.oid, schema, name, added: false, ..root.clone() })
+            })
+            .collect();
         if !more.is_empty() {
             self.hold_and_join(target, &more).await?;
         }
@@ -206,20 +211,6 @@ async fn hold<'c>(target: &'c Client, stream: &str) -> Result<joining::Held<'c>,
             );
         }
         tokio::time::sleep(POLL).await;
-    }
-}
-
-/// Whether rows are copied.
-pub(super) fn copies(tables: &[Joining]) -> bool {
-    tables.iter().all(|table| table.copies)
-}
-
-/// Which rows are meant; of all tables the same.
-pub(super) fn selection_of(tables: &[Joining]) -> Selection {
-    let first = tables.first();
-    Selection {
-        condition: first.and_then(|table| table.condition.clone()),
-        min_xid: first.and_then(|table| table.min_xid),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod choose;
 mod join;
+mod settings;
 mod steps;
 
 use std::time::Duration;
@@ -13,13 +14,16 @@ use super::compare::stop;
 use super::conduct::needed_target;
 use super::config::File;
 use super::copying::CopyShown;
+use super::points::parse_time;
 use super::print;
 use super::reach::Side;
-use crate::copy::Selection;
-use crate::model::{Fault, Position};
+use crate::copy::{PartSize, Selection, Written};
+use crate::model::{Fault, Position, Timestamp};
 use crate::pg::pattern::{BadPattern, Pattern};
 use crate::pg::tables::shown_name;
 use crate::pg::{Conninfo, joining};
+pub(crate) use settings::TableSettings;
+use settings::{Settings, Treatment};
 use steps::{Ended, Work};
 
 const APPLICATION: &str = "pgsluice backfill";
@@ -35,7 +39,12 @@ const TELL: Duration = Duration::from_millis(100);
   pgsluice backfill public.orders 'sales.*' --source postgresql://app@db1/shop --target postgresql://app@db2/shop --name shop
   pgsluice backfill public.audit --mode only-changes --name shop
   pgsluice backfill public.orders --where 'total > 100' --name shop
-  pgsluice backfill --name shop          goes on with what an earlier run began")]
+  pgsluice backfill public.orders --since 2026-01-31T10:42:00Z --name shop
+  pgsluice backfill --name shop          goes on with what an earlier run began
+
+In the file of --config single tables have settings of their own: mode, where, min-xid, since, rate (as the flags), and priority (the highest first):
+  [backfill.\"public.orders\"]
+  where = \"total > 100\"")]
 pub(crate) struct BackfillCommand {
     /// Tables of the source, such as public.orders or 'sales.*'; none to go on with what an earlier run began
     #[arg(value_name = "TABLE")]
@@ -60,16 +69,23 @@ pub(crate) struct BackfillCommand {
     condition: Option<String>,
     /// Bring only rows that were written by this transaction of the source (pg_current_xact_id()) or later ones; what they deleted stays on the
     /// target, where the applier has not deleted it
-    #[arg(long, value_name = "XID")]
+    #[arg(long, value_name = "XID", conflicts_with = "since")]
     min_xid: Option<u64>,
+    /// The same from the transactions on that committed at this time or later (RFC 3339), as the log has them
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    since: Option<Timestamp>,
+    /// Copy the tables in the order in which they are typed [default: by the priority that the file gives them, then the largest first]
+    #[arg(long, requires = "tables")]
+    in_order: bool,
     /// Give up what an earlier run began. The tables stay as they are, and are left out until they are backfilled; those that were added
     /// to the publication are taken out of it
-    #[arg(long, conflicts_with_all = ["tables", "mode", "rate", "condition", "min_xid"])]
+    #[arg(long, conflicts_with_all = ["tables", "mode", "rate", "condition", "min_xid", "since"])]
     abort: bool,
 }
 
 /// What of a table is brought.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Mode {
     /// precise for tables with a key, without-primary-key for others
     #[default]
@@ -95,24 +111,26 @@ struct Report {
 
 impl BackfillCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
-        let selection = Selection { condition: self.condition.clone(), min_xid: self.min_xid };
-        if self.mode == Some(Mode::OnlyChanges) && !selection.is_everything() {
-            return Err(Fault::usage(
-                "--mode only-changes brings no rows, which --where and --min-xid choose",
-            ));
-        }
+        let written = self.min_xid.map(Written::Xid).or(self.since.map(Written::Time));
+        let typed = Treatment {
+            mode: self.mode,
+            selection: Selection { condition: self.condition.clone(), written },
+            ..Treatment::default()
+        };
         let place = self.road.archive.place(file)?;
         let patterns = self.tables.iter().map(|text| text.parse()).collect::<Result<Vec<Pattern>, _>>();
+        let patterns = patterns.map_err(|error: BadPattern| Fault::usage(error.to_string()))?;
+        let order = if self.in_order { patterns.as_slice() } else { &[] };
+        let settings = Settings::new(typed, self.rate.is_some(), order, &file.backfill)?;
         let work = Work {
             names: self.road.stream.names(&place, file)?,
             source: self.road.source.conninfo(file)?,
             target: needed_target(self.road.target.conninfo(file)?)?,
             archive: place.archive.open()?,
-            patterns: patterns.map_err(|error: BadPattern| Fault::usage(error.to_string()))?,
-            mode: self.mode,
-            selection,
+            patterns,
+            settings,
             jobs: self.jobs.into(),
-            part_bytes: self.part_size << 20,
+            part_size: PartSize::bytes(self.part_size << 20),
             bytes_per_second: self.rate.map(|rate| rate << 20),
         };
         if self.abort {

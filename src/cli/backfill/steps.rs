@@ -1,5 +1,6 @@
 //! The steps of a backfill, in their order; each is safe to repeat, and none is done twice.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,17 +10,17 @@ use super::super::arguments::Names;
 use super::super::clone::across_lost_connections;
 use super::super::copying::CopyShown;
 use super::super::reach::Side;
-use super::Mode;
-use super::join::{copies, selection_of, shown_names, under_way};
+use super::join::{shown_names, under_way};
+use super::settings::{Settings, by_selection, selection_of};
 use crate::apply::{self, Ddl, Rules, Target};
 use crate::archive::{Archive, Reader};
-use crate::copy::{self, Rate, Refreshed, Selection};
+use crate::copy::{self, PartSize, Rate, Refreshed};
 use crate::faults;
 use crate::follow::{Handover, hand_over};
 use crate::model::{Fault, Position};
 use crate::pg::joining::{self, Joining, own_stream};
 use crate::pg::pattern::Pattern;
-use crate::pg::{Conninfo, copied, origin, progress};
+use crate::pg::{Conninfo, copied, origin, progress, tables};
 
 /// How long to wait for what an earlier run has left behind on the target.
 pub(super) const TAKEOVER: Duration = Duration::from_secs(15);
@@ -32,10 +33,9 @@ pub(super) struct Work {
     pub(super) target: Conninfo,
     pub(super) archive: Archive,
     pub(super) patterns: Vec<Pattern>,
-    pub(super) mode: Option<Mode>,
-    pub(super) selection: Selection,
+    pub(super) settings: Settings,
     pub(super) jobs: usize,
-    pub(super) part_bytes: u64,
+    pub(super) part_size: PartSize,
     pub(super) bytes_per_second: Option<u64>,
 }
 
@@ -73,10 +73,14 @@ impl Work {
             let through = main.map(|row| row.lsn).unwrap_or_default();
             return Ok(Ended { tables: shown_names(tables), through });
         }
-        let joining = self.join(&source, &target).await?;
+        let all = tables::tables(&source).await.map_err(Side::Source.says())?;
+        let treatments = self.settings.of_tables(&all)?;
+        let joining = self.join(&source, &target, &all, &treatments).await?;
         *joined = true;
         faults::point("backfill.after_join");
         let sent = self.publish(&source, &target, &joining).await?;
+        // With what was found to be among them.
+        let joining = under_way(&target, stream).await?;
         faults::point("backfill.after_publish");
         let after = self.begin(&target, &joining).await?;
         let options = copy::Options {
@@ -90,8 +94,10 @@ impl Work {
             only: Some(sent.clone()),
             after,
             jobs: self.jobs,
-            part_bytes: self.part_bytes,
+            part_size: self.part_size.clone(),
             rate: self.bytes_per_second.map(|rate| Arc::new(Rate::new(rate))),
+            rates: treatments.rates(),
+            priorities: treatments.priorities(),
             sequences: false,
         };
         let least = self.copy(&options, &joining, &source, &target, shown).await?;
@@ -103,6 +109,7 @@ impl Work {
             rules: Rules::default(),
             ddl: Ddl::default(),
             lanes: 1,
+            parts: None,
             only: Some(joining.iter().map(|table| table.oid).chain(sent).collect()),
         };
         let handover = Handover { archive: &self.archive, target: &handed, stream, least };
@@ -130,9 +137,9 @@ impl Work {
         let main = main.map(|row| row.lsn).unwrap_or(manifest.start);
         let reader = tokio::task::block_in_place(|| Reader::open(&self.archive, main, None))?;
         // Where other rows on the target count, what was left out since then is to be looked at.
-        let after = match selection_of(joining).is_everything() {
+        let after = match joining.iter().all(|table| selection_of(table).is_everything()) {
             true => reader.durable().max(main),
-            false => self.left_out_since(target).await?.unwrap_or(main).min(main),
+            false => joining.iter().map(|table| table.since).min().unwrap_or(main).min(main),
         };
         apply::register(&self.archive, target, &self.target, &own, after).await.map_err(&at_target)?;
         let (system, id) = (manifest.system_identifier.to_string(), manifest.archive_id.to_string());
@@ -141,12 +148,6 @@ impl Work {
             origin::create(target, &own).await.map_err(&at_target)?;
         }
         Ok(after)
-    }
-
-    /// Up to where the stream's applier had the first of the tables that are under way.
-    async fn left_out_since(&self, target: &Client) -> Result<Option<Position>, Fault> {
-        let under_way = under_way(target, &self.names.origin).await?;
-        Ok(under_way.iter().map(|table| table.since).min())
     }
 
     /// Copies what is not on the target yet. No snapshot shows what was committed from the position on that it gives.
@@ -163,25 +164,38 @@ impl Work {
         let clone = || copied::clone(target, &options.stream);
         if clone().await?.is_some_and(|clone| clone.through.is_some()) {
             tracing::info!("copied by an earlier run");
-        } else if copies(joining) {
+        } else {
             let oids: Vec<u32> = joining.iter().map(|table| table.oid).collect();
             copied::note_tables(target, &options.stream, &oids).await?;
-            let selection = selection_of(joining);
-            if !selection.is_everything() {
+            let taken: HashSet<u32> =
+                joining.iter().filter(|table| !table.copies).map(|table| table.oid).collect();
+            let groups = by_selection(joining.iter().map(|table| (selection_of(table), table.oid)));
+            let copied: HashSet<u32> =
+                options.only.iter().flatten().copied().filter(|oid| !taken.contains(oid)).collect();
+            let is_copied = !copied.is_empty();
+            let (copied, taken) = (options.only(copied), options.only(taken));
+            if !groups.is_empty() {
                 nudge(source).await;
-                copy::selected(options, &selection).await?;
             }
-            copy::empty(options).await?;
-            faults::point("backfill.after_empty");
+            for (selection, oids) in groups {
+                copy::selected(&options.only(oids), &selection).await?;
+            }
+            if is_copied {
+                copy::empty(&copied).await?;
+                faults::point("backfill.after_empty");
+            }
             loop {
-                copy::rows(options, shown.progress()).await?;
+                copy::from_now(&taken).await?;
+                if is_copied {
+                    copy::rows(&copied, shown.progress()).await?;
+                }
                 if let Refreshed::Whole(_) = copy::refresh(options).await? {
                     break;
                 }
             }
-            copy::analyze(options).await?;
-        } else {
-            copy::from_now(options).await?;
+            if is_copied {
+                copy::analyze(&copied).await?;
+            }
         }
         let missing = copy::missing(options).await?;
         if !missing.is_empty() {

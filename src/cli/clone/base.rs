@@ -11,14 +11,13 @@ use super::super::place;
 use super::super::print;
 use super::super::reach::Side;
 use super::super::setup;
-use super::steps::across_lost_connections;
+use super::steps::{across_lost_connections, tell_of_large_objects};
 use super::{APPLICATION, CloneCommand, interrupted};
 use crate::archive::{Archive, Base};
 use crate::copy::{self, BaseOptions};
 use crate::follow::{self, Gate, Standing};
 use crate::model::{Fault, Position};
 use crate::pg::inspect;
-use crate::receive::Source;
 use crate::sentinel::Sentinel;
 
 /// How often it is looked how far another process has received.
@@ -45,9 +44,10 @@ struct Report {
 impl CloneCommand {
     pub(super) async fn take_base(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         let wanted = setup::Options { target: None, ..self.road.options(&self.tables, file)? };
-        let writer = self.segments.options(&wanted.archive, file)?;
-        let sequences = self.sequences.are_on(file);
+        let writer = self.receiving.segments.options(&wanted.archive, file)?;
+        let sequences = self.applying.sequences.are_on(file);
         let archive = setup::done(&wanted).await?;
+        tell_of_large_objects(&wanted.source).await?;
         let options = BaseOptions {
             archive: archive.clone(),
             source: wanted.source.clone(),
@@ -88,14 +88,7 @@ impl CloneCommand {
             let stages = follow::Options {
                 archive: archive.clone(),
                 sentinel: Sentinel::open(&place::sentinel(&wanted.archive)?)?,
-                source: Some(Source {
-                    conninfo: wanted.source.clone(),
-                    slot: wanted.slot.clone(),
-                    publication: wanted.publication.clone(),
-                    streaming: self.streaming.is_on(),
-                    format: wanted.format,
-                    sequences,
-                }),
+                source: Some(self.receiving.source(&wanted, sequences)),
                 target: None,
                 endpos: None,
                 writer,

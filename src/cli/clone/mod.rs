@@ -7,23 +7,18 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::arguments::{Everywhere, RoadArguments, RulesArguments, TableArguments};
-use super::conduct::{
-    DdlArguments, EndposArguments, LaneArguments, SegmentArguments, SequenceArguments, Shown,
-    StreamingArguments, needed_target,
-};
+use super::arguments::{Everywhere, RoadArguments, TableArguments};
+use super::conduct::{ApplyingArguments, EndposArguments, ReceivingArguments, Shown, needed_target};
 use super::config::File;
 use super::copying::{CopyShown, MakingArguments};
 use super::place;
 use super::print;
 use super::reach::Side;
 use super::setup;
-use crate::apply::Target;
 use crate::copy;
 use crate::follow::{self, Gate, Mode, Standing};
 use crate::model::{Fault, Position};
 use crate::pg::copied;
-use crate::receive::Source;
 use crate::sentinel::Sentinel;
 
 use steps::{Applying, clean_up, is_new};
@@ -58,21 +53,13 @@ pub(crate) struct CloneCommand {
     #[command(flatten)]
     tables: TableArguments,
     #[command(flatten)]
-    rules: RulesArguments,
-    #[command(flatten)]
     endpos: EndposArguments,
     #[command(flatten)]
     copy: CopyArguments,
     #[command(flatten)]
-    segments: SegmentArguments,
+    receiving: ReceivingArguments,
     #[command(flatten)]
-    sequences: SequenceArguments,
-    #[command(flatten)]
-    ddl: DdlArguments,
-    #[command(flatten)]
-    lanes: LaneArguments,
-    #[command(flatten)]
-    streaming: StreamingArguments,
+    applying: ApplyingArguments,
 }
 
 /// How rows are copied.
@@ -86,6 +73,9 @@ struct CopyArguments {
     /// Size of the parts into which large tables are divided
     #[arg(long, value_name = "MIB", default_value_t = 512, help_heading = "Copy")]
     part_size: u64,
+    /// Leave large objects behind. They are copied where no --tables are chosen, as they are then: the WAL tells nothing of what becomes of them
+    #[arg(long, help_heading = "Copy")]
+    no_large_objects: bool,
 }
 
 /// What came of it.
@@ -109,12 +99,13 @@ impl CloneCommand {
         if self.into_archive {
             return self.take_base(everywhere, file).await;
         }
-        let on_schema_change = self.rules.schema.policy(file);
+        let on_schema_change = self.applying.rules.schema.policy(file);
         let wanted = setup::Options { on_schema_change, ..self.road.options(&self.tables, file)? };
         let target = needed_target(wanted.target.clone())?;
-        let rules = self.rules.rules(&self.tables.filter, file)?;
-        let writer = self.segments.options(&wanted.archive, file)?;
-        let client = Side::Target.connect(&target, APPLICATION).await?;
+        let stream = wanted.origin.clone();
+        let target = self.applying.target(target, stream, &self.tables.filter, file)?;
+        let writer = self.receiving.segments.options(&wanted.archive, file)?;
+        let client = Side::Target.connect(&target.conninfo, APPLICATION).await?;
         let before = copied::clone(&client, &wanted.origin).await.map_err(Side::Target.says())?;
         if before.is_some_and(|clone| clone.done) {
             tracing::info!("cloned by an earlier run, which did not come to clean up");
@@ -126,21 +117,22 @@ impl CloneCommand {
         let archive = setup::done(&setup::Options { target: None, ..wanted.clone() }).await?;
         let sentinel = Sentinel::open(&place::sentinel(&wanted.archive)?)?;
         let endpos = self.endpos.position(Some(&wanted.source)).await?;
-        let sequences = self.sequences.are_on(file);
         let options = copy::Options {
             after: archive.manifest().start,
             archive: archive.clone(),
             source: wanted.source.clone(),
-            target: target.clone(),
-            stream: wanted.origin.clone(),
+            target: target.conninfo.clone(),
+            stream: target.stream.clone(),
             publication: wanted.publication.clone(),
             tables: wanted.tables.clone(),
             exclude: wanted.exclude.clone(),
             only: None,
             jobs: self.copy.jobs.into(),
-            part_bytes: self.copy.part_size << 20,
+            part_size: copy::PartSize::bytes(self.copy.part_size << 20),
             rate: None,
-            sequences,
+            rates: Default::default(),
+            priorities: Default::default(),
+            sequences: target.sequences,
         };
         let (open, gate) = watch::channel(Gate::Shut);
         let mut shown = Shown::new(&archive, everywhere);
@@ -148,23 +140,8 @@ impl CloneCommand {
         let stages = follow::Options {
             archive,
             sentinel,
-            source: Some(Source {
-                conninfo: wanted.source.clone(),
-                slot: wanted.slot.clone(),
-                publication: wanted.publication.clone(),
-                streaming: self.streaming.is_on(),
-                format: wanted.format,
-                sequences,
-            }),
-            target: Some(Target {
-                conninfo: target,
-                stream: wanted.origin.clone(),
-                sequences,
-                rules,
-                ddl: self.ddl.ddl(file),
-                lanes: self.lanes.count(file),
-                only: None,
-            }),
+            source: Some(self.receiving.source(&wanted, target.sequences)),
+            target: Some(target),
             endpos,
             writer,
             gate: Some(gate),

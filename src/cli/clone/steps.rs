@@ -10,7 +10,7 @@ use super::super::copying::CopyShown;
 use super::super::reach::Side;
 use super::super::setup;
 use super::{APPLICATION, CloneCommand};
-use crate::copy::{self, Refreshed, Schema};
+use crate::copy::{self, LargeObjects, Refreshed, Schema};
 use crate::dump::Phase;
 use crate::follow::Gate;
 use crate::model::{Fault, Position, Remedy};
@@ -94,21 +94,24 @@ impl CloneCommand {
                 }
                 make(Phase::Before).await?;
                 setup::done(wanted).await?;
-                let through = loop {
+                loop {
                     copy::rows(options, shown.progress()).await?;
                     make(Phase::Index).await?;
+                    // Those that a row names are there, if it still names them.
+                    self.large_objects(options).await?;
                     if let Refreshed::Whole(through) = copy::refresh(options).await? {
                         break through;
                     }
-                };
-                make(Phase::After).await?;
-                // Triggers and policies are there only now.
-                setup::setup(wanted).await?;
-                copy::analyze(options).await?;
-                copy::sequences(options).await?;
-                through
+                }
             }
         };
+        if !is_finished {
+            make(Phase::After).await?;
+            // Triggers and policies are there only now.
+            setup::setup(wanted).await?;
+            copy::analyze(options).await?;
+            copy::sequences(options).await?;
+        }
         shown.end();
         let until = match self.follow || self.endpos.is_given() {
             true => None,
@@ -142,6 +145,31 @@ impl CloneCommand {
         }
         Ok(true)
     }
+
+    /// Brings large objects, or says that they stay behind.
+    async fn large_objects(&self, options: &copy::Options) -> Result<(), Fault> {
+        if self.copy.no_large_objects || !options.tables.is_empty() {
+            return tell_of_large_objects(&options.source).await;
+        }
+        if let Some(brought) = copy::large_objects(options, &self.copy.schema.options().wanted).await? {
+            let LargeObjects { objects, bytes } = brought;
+            tracing::warn!(
+                objects,
+                bytes,
+                "large objects are as they were just now: the log tells nothing of their changes"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Says that large objects stay behind, where there are some.
+pub(super) async fn tell_of_large_objects(source: &Conninfo) -> Result<(), Fault> {
+    let client = Side::Source.connect(source, APPLICATION).await?;
+    if let Some(what) = copy::large_objects_left(&client).await? {
+        tracing::warn!(what, "not cloned");
+    }
+    Ok(())
 }
 
 /// Whether nothing of it is there yet, so that all that setup makes is for this clone.
