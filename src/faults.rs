@@ -65,6 +65,10 @@ pub const POINTS: &[(&str, &str)] = &[
     ("copy.after_complete", "all tables are noted as whole, and what follows the rows is not made"),
     ("copy.before_large_objects_commit", "some large objects are on the target, and not committed"),
     ("backfill.after_join", "the applier leaves the tables out"),
+    (
+        "backfill.after_selected",
+        "the rows that were chosen are on the target, or it is noted that all are brought",
+    ),
     ("backfill.after_publish", "all of them are published"),
     ("backfill.after_empty", "they are empty on the target"),
     ("backfill.before_handover", "the applier is held, and the tables are as far"),

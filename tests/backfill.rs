@@ -625,6 +625,55 @@ fn each_table_is_treated_as_the_file_says() {
     road.finish(following);
 }
 
+#[cfg(feature = "faults")]
+fn dies_at(program: &Pgsluice, point: &str, more: &[&str]) {
+    let mut command = program.command(&[&BACKFILL, more].concat());
+    command.env("PGSLUICE_FAILPOINT", point);
+    let outcome = Running::spawn(command).wait(seconds(60));
+    assert!(outcome.stderr.contains("failpoint "), "{point}: {outcome}");
+}
+
+/// What is chosen on the target can't be told any more once its rows are gone.
+#[cfg(feature = "faults")]
+#[test]
+fn a_selection_that_became_all_rows_stays_so_when_it_is_cut_off() {
+    let road = Road::new("create table t(id int primary key, v int)");
+    road.change("insert into t select i, i from generate_series(1, 20000) i");
+    road.target.run_script("update t set v = -1 where id <= 12000");
+    let following = road.follow();
+    let spoiled = ["t", "--where", "v < 0"];
+    for point in ["backfill.after_selected", "backfill.after_empty"] {
+        dies_at(&road.program, point, &spoiled);
+    }
+    finishes(&road.program, &spoiled);
+    assert_eq!(road.target.value("select count(*) from t"), "20000");
+    assert_clean(&road.target);
+    road.finish(following);
+}
+
+/// Rows that count as being there are those of the beginning, whatever is brought of other tables before it ends.
+#[cfg(feature = "faults")]
+#[test]
+fn what_is_written_while_others_are_brought_arrives() {
+    let (source, target) = (Cluster::source(), Cluster::target());
+    for side in [&source, &target] {
+        side.run_script("create table chosen(id int primary key, v int); create table taken(id int primary key);
+            insert into chosen select i, i from generate_series(1, 100) i; insert into taken select generate_series(1, 100)");
+    }
+    let program = Pgsluice::between(&source, &target).limit(seconds(120));
+    program.run(&["setup", "--tables", "chosen"]).done();
+    let road = Road { source, target, program };
+    road.target.run_script("update chosen set v = -1 where id > 50");
+    let following = road.follow();
+    let file = config("[backfill.chosen]\nwhere = 'id > 50'\n[backfill.taken]\nmode = 'only-changes'\n");
+    let run = ["chosen", "taken", "--config", &file.path().display().to_string()];
+    dies_at(&road.program, "copy.before_selected_commit", &run);
+    road.source.query("insert into taken values (101)");
+    finishes(&road.program, &run);
+    road.source.query("insert into taken values (102)");
+    road.finish(following);
+}
+
 /// Tables that come first are there when a run that copies one part after the other is cut off.
 #[cfg(feature = "faults")]
 #[test]

@@ -83,29 +83,35 @@ impl Chosen {
 
 /// The lowest id of what was written since, in 64 bits, before the one that the source gives next. None where it is too far back.
 fn lowest(since: &Since, next: u64) -> Option<u64> {
-    let upper = u64::from((next as u32).wrapping_sub(since.last.0));
-    let age = since.behind + upper;
-    next.checked_sub(age).filter(|_| age < AGE_MAX)
+    // The next one may be before the log's last: commits that wait for a standby are in the log already.
+    let upper = (next as u32).wrapping_sub(since.last.0).cast_signed();
+    let age = since.behind.cast_signed() + i64::from(upper);
+    next.checked_add_signed(-age).filter(|_| age < AGE_MAX as i64)
 }
 
-/// Brings the selected rows of tables whose copy has not begun. What can't be done so is left, and is to be copied as a whole.
-pub async fn selected(options: &Options, selection: &Selection) -> Result<(), Fault> {
+/// Brings the selected rows of tables whose copy has not begun. Gives the source's OIDs of those of which all rows are to be copied instead: the
+/// caller notes that before their rows on the target go, since what is chosen there can't be told afterwards.
+pub async fn selected(options: &Options, selection: &Selection) -> Result<Vec<u32>, Fault> {
     let (source, target) = options.clients().await?;
     let known = copied::tables(&target, &options.stream).await?;
+    let mut tables = options.survey(&source, &target).await?;
+    tables.retain(|table| !known.contains_key(&table.oid));
+    let mut whole = Vec::new();
+    if tables.is_empty() {
+        return Ok(whole);
+    }
     let chosen = Chosen::of(selection, &options.archive, &source).await?;
-    for table in options.survey(&source, &target).await? {
-        if known.contains_key(&table.oid) {
-            continue;
-        }
+    for table in tables {
         let doing = |fault: Fault| fault.context(format!("bringing rows of {}", table.shown()));
         if table.key.is_empty() || !select(options, &table, &chosen).await.map_err(doing)? {
             tracing::warn!(
                 table = table.shown(),
-                "all of its rows are brought: it has no key, was truncated, or some key is not told by the log"
+                "all of its rows are brought: it has no key, was truncated, too many rows are meant, or some key is not told by the log"
             );
+            whole.push(table.oid);
         }
     }
-    Ok(())
+    Ok(whole)
 }
 
 /// Refuses a selection that makes no sense for tables of these quoted names, before anything is done.

@@ -114,6 +114,14 @@ pub async fn read(client: &Client, stream: &str) -> Result<Vec<Joining>, Fault> 
     Ok(rows.iter().map(joining).collect())
 }
 
+/// Notes that all rows of these tables of the source are brought, whatever was chosen.
+pub async fn bring_all(client: &Client, stream: &str, oids: &[u32]) -> Result<(), Fault> {
+    let update = "UPDATE pgsluice.joining SET condition = NULL, min_xid = NULL, changed_since = NULL
+                   WHERE stream = $1 AND source_table = ANY ($2)";
+    let done = client.execute(update, &[&stream, &oids]).await;
+    done.map(|_| ()).map_err(|e| fault("writing pgsluice.joining", &e))
+}
+
 /// Tells one state of them from another.
 pub async fn version(client: &Client, stream: &str) -> Result<Option<i64>, Fault> {
     let query = "SELECT joining FROM pgsluice.progress WHERE stream = $1";

@@ -507,10 +507,10 @@ impl<'a> Applier<'a> {
         let Message::Truncate(truncate) = message else { return };
         let tables = truncate.relations.iter().filter_map(|oid| self.planner.relation(*oid));
         let tables: Vec<_> = tables.map(|table| format!("{}.{}", table.schema, table.name)).collect();
-        tracing::info!(
+        tracing::warn!(
             tables = tables.join(", "),
             referring = self.planner.referring(truncate).join(", "),
-            "TRUNCATE applied as DELETE: tables refer to these that it empties on the source and that are left out here"
+            "TRUNCATE applied as DELETE: it names more tables on the source, and those that refer to these are not emptied here"
         );
     }
 

@@ -134,8 +134,7 @@ fn has_key(table: &Table) -> bool {
 }
 
 /// What the applier has until now it has up to where it is, and nobody would have what comes between that and a snapshot.
-async fn refuse_arriving(sides: &Sides<'_>, arriving: impl Iterator<Item = &Table>) -> Result<(), Fault> {
-    let mut arriving = arriving.filter(|table| !table.partitioned);
+async fn refuse_arriving(sides: &Sides<'_>, mut arriving: impl Iterator<Item = &Table>) -> Result<(), Fault> {
     let out = joining::read(sides.target, &sides.names.origin).await.map_err(Side::Target.says())?;
     let is_out = |table: &Table| out.iter().any(|other| other.oid == table.oid && other.through.is_none());
     match arriving.find(|table| !is_out(table)) {

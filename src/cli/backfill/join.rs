@@ -62,7 +62,7 @@ impl Work {
         let other = |what: &str| {
             let tables = shown_names(&under_way).join(", ");
             Fault::usage(format!("a backfill of {tables} is under way{what}"))
-                .hint("run pgsluice backfill without tables to go on with it, or with --abort to give it up")
+                .hint("run pgsluice backfill without tables, but with the same flags, to go on with it, or with --abort to give it up")
         };
         let chosen = pattern::choose(all, &self.patterns, &[]);
         let known: HashSet<u32> = under_way.iter().map(|table| table.oid).collect();
@@ -146,13 +146,21 @@ impl Work {
             .iter()
             .filter(|(oid, above)| ours.contains(oid) || above.iter().any(|oid| ours.contains(oid)));
         let meant: HashSet<u32> = meant.map(|(oid, _)| *oid).collect();
-        // Partitions that were made since are treated as what they are of.
+        // Partitions that were made since belong to what they are of.
         let more = all.iter().filter(|table| meant.contains(&table.oid) && !ours.contains(&table.oid));
         let more: Vec<Joining> = more
             .filter_map(|table| {
                 let root = joining.iter().find(|root| table.ancestors.contains(&root.oid))?;
                 let (schema, name) = (table.schema.clone(), table.name.clone());
-                Some(Joining { oid: table.oid, schema, name, added: false, ..root.clone() })
+                // Nothing counts as being there: what it has, it has had from before it was left out.
+                let everything = Joining {
+                    copies: true,
+                    condition: None,
+                    min_xid: None,
+                    changed_since: None,
+                    ..root.clone()
+                };
+                Some(Joining { oid: table.oid, schema, name, added: false, ..everything })
             })
             .collect();
         if !more.is_empty() {

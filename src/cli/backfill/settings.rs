@@ -164,8 +164,12 @@ impl Treatments {
     }
 }
 
-/// Whether something else is said of a table than what it was begun with.
+/// Whether something else is said of a table than what it was begun with. One of which all rows are brought has all that anybody may mean, and
+/// may have come to that by itself.
 pub(super) fn is_other(treatment: &Treatment, begun: &Joining) -> bool {
+    if begun.copies && selection_of(begun).is_everything() {
+        return false;
+    }
     let is_other_mode = treatment.mode.is_some_and(|mode| begun.copies == (mode == Mode::OnlyChanges));
     let selection = &treatment.selection;
     is_other_mode || (!selection.is_everything() && *selection != selection_of(begun))

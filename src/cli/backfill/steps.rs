@@ -174,11 +174,15 @@ impl Work {
                 options.only.iter().flatten().copied().filter(|oid| !taken.contains(oid)).collect();
             let is_copied = !copied.is_empty();
             let (copied, taken) = (options.only(copied), options.only(taken));
+            // Soon: what is committed before that counts as being there.
+            copy::from_now(&taken).await?;
             if !groups.is_empty() {
                 nudge(source).await;
             }
             for (selection, oids) in groups {
-                copy::selected(&options.only(oids), &selection).await?;
+                let whole = copy::selected(&options.only(oids), &selection).await?;
+                joining::bring_all(target, &self.names.origin, &whole).await.map_err(Side::Target.says())?;
+                faults::point("backfill.after_selected");
             }
             if is_copied {
                 copy::empty(&copied).await?;
