@@ -194,13 +194,13 @@ fn any_moment(target: Cluster, moments: u64) {
 
 #[test]
 fn any_moment_comes_back_from_the_bucket_alone() {
-    any_moment(Cluster::target(), 9);
+    any_moment(Cluster::target(), 14);
 }
 
 #[test]
 fn any_moment_comes_back_on_a_newer_version() {
     let Some(newest) = Version::all().into_iter().max_by_key(|version| version.major) else { return };
-    any_moment(Cluster::prepare().version(&newest).start(), 3);
+    any_moment(Cluster::prepare().version(&newest).start(), 6);
 }
 
 /// Kills whoever takes the base, again and again, and then whoever brings it back.

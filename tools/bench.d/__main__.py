@@ -4,12 +4,15 @@ import argparse
 import signal
 import sys
 
+import bases
+import copiers
 import latency
 import page
 import terminal
 from backlog import Backlog, sizes
 from consumers import Apply, Consumer, Receive
-from options import consumers, parse
+from options import CONSUMERS, COPIERS, consumers, parse
+from original import Original
 from pgcopydb import Absent
 from results import Results
 from servers import Failed, Servers
@@ -20,7 +23,7 @@ def drain(consumer: Consumer, backlog: Backlog) -> dict:
     try:
         figures = consumer.drain(backlog)
         if consumer.fills_target:
-            figures["equal"] = backlog.target.checksum("run") == backlog.checksum
+            figures["equal"] = consumer.is_equal(backlog)
         return figures
     except Absent as absent:
         return {"absent": str(absent)}
@@ -34,19 +37,53 @@ def measure_backlog(load: str, size: dict, rounds: int, who: list, results: Resu
         terminal.step(f"{title}: making the changes")
         backlog = Backlog(servers, load, size)
         results.workloads[title] = backlog.facts
-        for number in range(1, rounds + 1):
-            for consumer in who:
-                if number > 1 and consumer.once:
-                    continue
-                results.add({"workload": title, "round": number, "who": consumer.who, **drain(consumer, backlog)})
+        in_turns(title, backlog, rounds, who, results)
+
+
+def in_turns(title: str, backlog: Backlog, rounds: int, who: list, results: Results) -> None:
+    for number in range(1, rounds + 1):
+        for consumer in who:
+            if number > 1 and consumer.once:
+                continue
+            results.add({"workload": title, "round": number, "who": consumer.who, **drain(consumer, backlog)})
+
+
+def measure_copies(options: argparse.Namespace, results: Results) -> None:
+    """A whole database: into another one, at rest and under load; into the archive, and out of it."""
+    who = consumers(options, COPIERS) if "clone" in options.copies else []
+    base = "base" in options.copies and "base" in options.measure
+    if not who and not base:
+        return
+    with Servers() as servers:
+        terminal.step("making the database")
+        original = Original(servers, options.scale)
+
+        def title(name: str, **further) -> str:
+            results.workloads[name] = {**original.facts, **further}
+            return name
+
+        if who:
+            for original.rate in dict.fromkeys((0, options.rate)):
+                name = f"clone at {original.rate}/s" if original.rate else "clone"
+                in_turns(title(name, pgcopydb=copiers.version()), original, options.rounds, who, results)
+            original.rate = 0
+        if base:
+            in_turns(title("base"), original, options.rounds, bases.who(bases.AT_REST, options.limit), results)
+            terminal.step("making the log")
+            transactions = bases.write_log(original)
+            in_turns(title("replay", transactions=transactions), original, options.rounds, bases.who(bases.WITH_LOG, options.limit), results)
 
 
 def measure(options: argparse.Namespace) -> Results:
     results = Results.begin(options.json, terminal.line)
-    who = consumers(options)
+    who = consumers(options, CONSUMERS)
     if who:
         for load in options.workloads:
             measure_backlog(load, sizes(options.scale), options.rounds, who, results)
+    measure_copies(options, results)
+    # What copies a database brings nothing else with it.
+    if not options.workloads:
+        return results
     if "latency" in options.measure:
         follows = [(name, arguments) for of, name, arguments in options.variant if of == "follow"]
         for rate in options.rates:

@@ -22,6 +22,10 @@ class Consumer:
     # Measured in the first round only, since it takes so long.
     once = False
 
+    def is_equal(self, backlog: Backlog) -> bool:
+        """Whether the target is what it should be."""
+        return backlog.target.checksum("run") == backlog.checksum
+
     def watched(self, backlog: Backlog, command: list) -> dict:
         """Runs a program under watch."""
         log = backlog.folder / "log"
@@ -126,7 +130,8 @@ def psql(conninfo: str, *statements: str) -> list:
 
 
 def sizes(archive: Path) -> dict:
-    def size(folder: Path) -> int:
-        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return {"segments_bytes": folder_bytes(archive / "segments"), "archive_bytes": folder_bytes(archive)}
 
-    return {"segments_bytes": size(archive / "segments"), "archive_bytes": size(archive)}
+
+def folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -5,10 +5,13 @@ import os
 import shlex
 from pathlib import Path
 
+from copiers import Clone, DumpPsql, DumpRestore, PgcopydbClone
 from consumers import Apply, Follow, Native, Receive, Walsender
 from pgcopydb import Pgcopydb
 
 WORKLOADS = ("tpcb", "wide", "huge", "hot", "steady")
+# Those of a whole database.
+COPIES = ("clone", "base")
 CONSUMERS = {
     "walsender": (Walsender, []),
     "walsender-streaming": (Walsender, ["proto_version=2", "streaming=on"]),
@@ -19,7 +22,14 @@ CONSUMERS = {
     "native-binary": (Native, ["binary = true"]),
     "pgcopydb": (Pgcopydb, []),
 }
-VARIED = ("receive", "apply", "follow")
+COPIERS = {
+    "dump-psql": (DumpPsql, []),
+    "dump-restore": (DumpRestore, []),
+    "pgcopydb-clone": (PgcopydbClone, []),
+    "clone": (Clone, []),
+}
+MEASURES = [*CONSUMERS, *COPIERS, "base", "latency", "growth"]
+VARIED = ("receive", "apply", "follow", "clone")
 
 
 def parse() -> argparse.Namespace:
@@ -34,18 +44,18 @@ def parse() -> argparse.Namespace:
         return who, name, shlex.split(arguments)
 
     def measures(text: str) -> list:
-        known = [*CONSUMERS, "latency", "growth"]
-        unknown = set(words := text.split(",")) - set(known)
+        unknown = set(words := text.split(",")) - set(MEASURES)
         if unknown:
-            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: known are {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: known are {', '.join(MEASURES)}")
         return words
 
     parser = argparse.ArgumentParser(prog="tools/bench", add_help=False, allow_abbrev=False)
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--measure", type=measures, default=[*CONSUMERS, "latency", "growth"])
+    parser.add_argument("--measure", type=measures, default=MEASURES)
     parser.add_argument("--variant", type=variant, action="append", default=[])
+    parser.add_argument("--rate", type=int, default=200)
     parser.add_argument("--rates", type=numbers, default=[500])
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--growth", type=numbers, default=[100_000, 1_000_000, 10_000_000])
@@ -54,17 +64,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--page", type=Path)
     parser.add_argument("--from", type=Path, action="append", dest="earlier")
     options = parser.parse_args()
-    unknown = set(options.workloads) - set(WORKLOADS)
+    known = [*WORKLOADS, *COPIES]
+    unknown = set(options.workloads) - set(known)
     if unknown:
-        parser.error(f"{', '.join(sorted(unknown))}: workloads are {', '.join(WORKLOADS)}")
-    options.workloads = options.workloads or list(WORKLOADS[:4])
+        parser.error(f"{', '.join(sorted(unknown))}: workloads are {', '.join(known)}")
+    named = options.workloads or [*WORKLOADS[:4], *COPIES]
+    options.copies = [name for name in COPIES if name in named]
+    options.workloads = [name for name in named if name not in COPIES]
     return options
 
 
-def consumers(options: argparse.Namespace) -> list:
+def consumers(options: argparse.Namespace, known: dict) -> list:
     """In the order of a round: a receive comes before what applies its archive."""
     found = []
-    for who, (kind, arguments) in CONSUMERS.items():
+    for who, (kind, arguments) in known.items():
         if who in options.measure:
             found.append(kind(who, arguments, options.limit))
         for of, name, further in options.variant:

@@ -5,7 +5,7 @@ from typing import List
 
 import svg
 import tables
-from results import Results, spread
+from results import Results, made_of, spread
 
 HEAD = """# How fast it is
 
@@ -38,18 +38,39 @@ watched itself: the error of measuring, which is in all figures.
 """
 
 
+COPIES = {
+    "clone": """Of pgbench's tables and a wide one, {rows:,} rows, {megabytes:.0f} MB without indexes: schema, rows, indexes and keys into an empty database. **dump-psql**: `pg_dump | psql`;
+**dump-restore**: `pg_dump -Fd -j 4 -Z 0`, then `pg_restore -j 4`; **pgcopydb-clone**: its `clone` ({pgcopydb}) with 4 jobs for tables and 4 for indexes; **clone**: ours with 4, which
+makes and drops a slot, receives the source's changes, and runs ANALYZE, too. Rows and bytes a second are those of the tables by all of the time.
+""",
+    "base": """The same database, {rows:,} rows and {megabytes:.0f} MB, into files. **base**: `pgsluice clone --into-archive --jobs 4`, whose files zstd compresses; **dump**: `pg_dump -Fd -j 4`, whose
+files gzip compresses by default. *kept* is what the files take.
+""",
+    "replay": """Out of these files into an empty database, the source not being asked, with {transactions:,} transactions of pgbench in the log behind the base. **restore**: `pg_restore -j 4` of dump's
+files; **replay-base**: `pgsluice replay --jobs 4` to where the base is consistent; **replay**: with all of the log; **replay-log**: `--from-target`, the log alone, onto what replay-base
+makes; **apply**: the same by `pgsluice apply`.
+""",
+}
+
+LOADED = """The same while pgbench does {rate} on the source. A copy of the others counts if it is the source as it was at some moment: pgbench's sums agree, the wide table is equal. Ours is followed up once the
+load has ended, and must then be equal by checksum. *source retains* is the most WAL that its slot held back.
+"""
+
+
 def write(results: Results, folder: Path) -> None:
     plots = folder / "bench"
     plots.mkdir(parents=True, exist_ok=True)
     for old in plots.glob("*.svg"):
         old.unlink()
     results.save(plots / "results.json")
-    backlogs, latencies, growths = tables.kinds(results)
+    backlogs, copies, latencies, growths = tables.kinds(results)
     parts = [head(results.about)]
     for workload in backlogs:
         parts += backlog(results, workload, plots)
     if backlogs:
         parts += ["## Bytes\n", markdown(tables.bytes_kept(results, backlogs))]
+    for workload in copies:
+        parts += copy(results, workload)
     for workload in latencies:
         parts += latency(results, workload, plots)
     if growths:
@@ -63,7 +84,7 @@ def write(results: Results, folder: Path) -> None:
 
 def head(about: dict) -> str:
     gibibytes = about["memory_bytes"] / (1 << 30)
-    machine = f"{about['cores']} cores, {gibibytes:.0f} GiB, PostgreSQL {about['postgres']}, commit {about['revision']}"
+    machine = f"{about['cores']} cores, {gibibytes:.0f} GiB, {made_of(about)} where nothing else is said"
     return HEAD.format(about=machine)
 
 
@@ -74,6 +95,19 @@ def backlog(results: Results, workload: str, plots: Path) -> List[str]:
         markdown(tables.drained(results, workload)),
         excuses(results, workload),
         picture(plots, workload, plot),
+        repeat(results, workload),
+    ]
+
+
+def copy(results: Results, workload: str) -> List[str]:
+    facts = results.workloads[workload]
+    said = LOADED if workload.endswith("/s") else COPIES[workload]
+    facts = {"transactions": 0, "pgcopydb": "", **facts, "megabytes": facts["table_bytes"] / tables.MEGA, "rate": workload.split()[-1]}
+    return [
+        f"## {workload.capitalize()}\n",
+        said.format(**facts),
+        markdown(tables.copied(results, workload)),
+        excuses(results, workload),
         repeat(results, workload),
     ]
 
@@ -115,9 +149,11 @@ def excuses(results: Results, workload: str) -> str:
 
 
 def repeat(results: Results, *workloads: str) -> str:
-    """The commands that gave these figures."""
-    commands = dict.fromkeys(figures["command"] for figures in results.measured if figures["workload"] in workloads)
-    return "Measured by " + ", ".join(f"`{command}`" for command in commands) + ".\n"
+    """The commands that gave these figures, and of what where the head of the page says otherwise."""
+    of = [figures for figures in results.measured if figures["workload"] in workloads]
+    commands = dict.fromkeys(figures["command"] for figures in of)
+    others = [other for other in dict.fromkeys(figures["of"] for figures in of) if other != made_of(results.about)]
+    return "Measured by " + ", ".join([*(f"`{command}`" for command in commands), *others]) + ".\n"
 
 
 def medians(results: Results, workload: str, figure: str) -> List[tuple]:

@@ -41,12 +41,14 @@ class Results:
             run = json.loads(path.read_text())
             whole.about = run["about"]
             whole.workloads.update(run["workloads"])
+            for figures in run["measured"]:
+                figures.setdefault("of", made_of(run["about"]))
             anew = {figures["workload"] for figures in run["measured"]}
             whole.measured = [kept for kept in whole.measured if kept["workload"] not in anew] + run["measured"]
         return whole
 
     def add(self, figures: dict) -> None:
-        self.measured.append({**figures, "command": command()})
+        self.measured.append({**figures, "command": command(), "of": made_of(self.about)})
         self.tell(figures)
         self.save(self.path)
 
@@ -57,7 +59,7 @@ class Results:
 
     def sound(self) -> bool:
         """Whether nothing failed and nothing differs; what pgcopydb can't do is told, and no failure of this run."""
-        return all(counts(figures) or figures["who"] == "pgcopydb" for figures in self.measured)
+        return all(counts(figures) or figures["who"].startswith("pgcopydb") for figures in self.measured)
 
     def groups(self, workload: str) -> dict:
         """The rounds that count of each consumer, in the order in which they were measured first."""
@@ -74,6 +76,11 @@ class Results:
             for figures in self.measured
             if figures["workload"] == workload and not counts(figures)
         }
+
+
+def made_of(about: dict) -> str:
+    """What was measured, as text."""
+    return f"PostgreSQL {about['postgres']}, commit {about['revision']}"
 
 
 def counts(figures: dict) -> bool:

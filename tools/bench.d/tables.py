@@ -6,6 +6,10 @@ from typing import List, Optional
 from results import Results, Spread, spread
 
 MEBI, MEGA = 1 << 20, 1e6
+# With whom the seconds of the others are compared, in each of the workloads that copy a database.
+COPIES = {"clone": "dump-psql", "base": "dump", "replay": "restore"}
+# Who applies only the log behind a base.
+LOGS = ("replay-log", "apply")
 
 
 @dataclass
@@ -65,6 +69,34 @@ def bytes_kept(results: Results, workloads: list) -> Table:
     return Table(titles, rows)
 
 
+def copied(results: Results, workload: str) -> Table:
+    """A row for each who copies a database, or brings it back."""
+    groups, facts = results.groups(workload), results.workloads[workload]
+    peer = COPIES[workload.split()[0]]
+    other = median(groups, peer)
+    titles = ["seconds", f"speed × {peer}", "rows/s", "MB/s", "transactions/s", "CPU s: program", "peak MiB", "kept MB", "of the tables", "target WAL MB", "source's transactions/s", "source retains MB"]
+    rows = []
+    for who, rounds in groups.items():
+        seconds = spread(rounds, "seconds")
+        copies, kept = who not in LOGS, spread(rounds, "kept_bytes")
+        transactions = facts.get("transactions") if who in LOGS else None
+        rows.append((who, [
+            shown(seconds, 1, 1),
+            f"{other / seconds.median:.2f}" if other and copies else None,
+            f"{facts['rows'] / seconds.median:,.0f}" if copies else None,
+            f"{facts['table_bytes'] / MEGA / seconds.median:.1f}" if copies else None,
+            f"{transactions / seconds.median:,.0f}" if transactions else None,
+            shown(spread(rounds, "cpu_seconds", "program"), 1, 1),
+            shown(spread(rounds, "peak_bytes"), MEBI, 0),
+            shown(kept, MEGA, 1),
+            f"{kept.median / facts['table_bytes']:.1%}" if kept else None,
+            shown(spread(rounds, "target_wal_bytes"), MEGA, 0) if not kept else None,
+            shown(spread(rounds, "rate"), 1, 0),
+            shown(spread(rounds, "retained_bytes"), MEGA, 1),
+        ]))
+    return Table(titles, rows)
+
+
 def latencies(results: Results, workload: str) -> Table:
     titles = ["p50 ms", "p95 ms", "p99 ms", "max ms", "CPU s: program", "walsender", "peak MiB", "transactions/s"]
     rows = [
@@ -117,8 +149,9 @@ def shown(figures: Optional[Spread], unit: float, digits: int) -> Optional[str]:
 
 
 def kinds(results: Results) -> tuple:
-    """The workloads that were measured: backlogs, latencies, growth."""
+    """The workloads that were measured: backlogs, copies, latencies, growth."""
     names = list(dict.fromkeys(figures["workload"] for figures in results.measured))
     growths = sorted((name for name in names if name.startswith("growth")), key=size_of)
     latencies = [name for name in names if name.startswith("latency")]
-    return [name for name in names if name not in growths + latencies], latencies, growths
+    copies = [name for name in names if name.split()[0] in COPIES]
+    return [name for name in names if name not in growths + latencies + copies], copies, latencies, growths

@@ -44,10 +44,12 @@ def table(title: str, found: tables.Table) -> None:
 
 
 def summary(results: Results) -> None:
-    backlogs, latencies, growths = tables.kinds(results)
+    backlogs, copies, latencies, growths = tables.kinds(results)
     for workload in backlogs:
         table(workload, tables.drained(results, workload))
     table("bytes", tables.bytes_kept(results, backlogs))
+    for workload in copies:
+        table(workload, tables.copied(results, workload))
     for workload in latencies:
         table(workload, tables.latencies(results, workload))
     table("growth", tables.growth(results, growths))
