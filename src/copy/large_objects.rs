@@ -48,6 +48,26 @@ pub struct LargeObjects {
     pub bytes: u64,
 }
 
+/// Refuses a target that has some of its own, where the source has some that are to be brought.
+pub async fn refuse_other_large_objects(options: &Options) -> Result<(), Fault> {
+    let (source, target) = options.clients().await?;
+    let noted = copied::tables(&target, &options.stream).await?.contains_key(&PG_LARGEOBJECT);
+    let has_some: bool = source.query_one(MOMENT, &[]).await.map_err(at_source)?.get(1);
+    match has_some && !noted {
+        true => refuse_others(&target).await,
+        false => Ok(()),
+    }
+}
+
+async fn refuse_others(target: &Client) -> Result<(), Fault> {
+    let there = "SELECT EXISTS (SELECT FROM pg_largeobject_metadata)";
+    if target.query_one(there, &[]).await.map_err(at_target)?.get(0) {
+        return Err(Fault::stop("the target has large objects already")
+            .hint("empty it, or leave those of the source behind with --no-large-objects"));
+    }
+    Ok(())
+}
+
 /// Brings those that are not on the target yet, in the order of their OIDs, which they keep. None where nothing is left to be brought. Refused
 /// where the target has some that it did not bring.
 pub async fn large_objects(options: &Options, with: &Wanted) -> Result<Option<LargeObjects>, Fault> {
@@ -62,11 +82,7 @@ pub async fn large_objects(options: &Options, with: &Wanted) -> Result<Option<La
     }
     let moment = Moment { snapshot: row.get(0), through: options.after };
     if noted.is_none() {
-        let there = "SELECT EXISTS (SELECT FROM pg_largeobject_metadata)";
-        if target.query_one(there, &[]).await.map_err(at_target)?.get(0) {
-            return Err(Fault::stop("the target has large objects already")
-                .hint("empty it, or leave those of the source behind with --no-large-objects"));
-        }
+        refuse_others(&target).await?;
         // From now on those of the target are ours.
         let begun = Copied {
             oid: PG_LARGEOBJECT,

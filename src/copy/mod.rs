@@ -49,7 +49,7 @@ pub use backfill::{empty, from_now, missing};
 pub use base::{BaseOptions, drop_base, take_base};
 pub use begin::begin;
 pub use define::{Definition, Done, define};
-pub use large_objects::{LargeObjects, large_objects};
+pub use large_objects::{LargeObjects, large_objects, refuse_other_large_objects};
 pub use not_brought::{NotBrought, large_objects_left, not_brought};
 use part::{Lead, Stage, Work, Worker};
 pub use progress::{Progress, TableProgress};

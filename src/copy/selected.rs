@@ -264,7 +264,8 @@ mod tests {
             (10, 3, ROUND + 11, Some(ROUND + 7)),
             // Come round since.
             (u32::MAX, 9, ROUND + 5, Some(ROUND - 10)),
-            (10, 0, ROUND + 9, None),
+            // A commit that waits for a standby is in the log before the source counts it.
+            (10, 0, ROUND + 9, Some(ROUND + 10)),
             (10, AGE_MAX - 2, 5 * ROUND + 11, Some(5 * ROUND + 12 - AGE_MAX)),
             (10, AGE_MAX - 1, 5 * ROUND + 11, None),
             (10, ROUND, 5 * ROUND + 11, None),

@@ -94,6 +94,9 @@ impl CloneCommand {
                 }
                 make(Phase::Before).await?;
                 setup::done(wanted).await?;
+                if self.brings_large_objects(options) {
+                    copy::refuse_other_large_objects(options).await?;
+                }
                 loop {
                     copy::rows(options, shown.progress()).await?;
                     make(Phase::Index).await?;
@@ -146,9 +149,13 @@ impl CloneCommand {
         Ok(true)
     }
 
+    fn brings_large_objects(&self, options: &copy::Options) -> bool {
+        !self.copy.no_large_objects && options.tables.is_empty()
+    }
+
     /// Brings large objects, or says that they stay behind.
     async fn large_objects(&self, options: &copy::Options) -> Result<(), Fault> {
-        if self.copy.no_large_objects || !options.tables.is_empty() {
+        if !self.brings_large_objects(options) {
             return tell_of_large_objects(&options.source).await;
         }
         if let Some(brought) = copy::large_objects(options, &self.copy.schema.options().wanted).await? {
