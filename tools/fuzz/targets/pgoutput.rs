@@ -5,8 +5,8 @@ use libfuzzer_sys::fuzz_target;
 use pgsluice_fuzz::pgoutput::{Message, Old, Tuple, decode, decode_stream, split_streamed};
 use pgsluice_fuzz::segment::{peek, relation_name, relation_type_oids, truncated_oids};
 use pgsluice_fuzz::transform::{
-    Choice, ColumnType, Equality, Found, Generated, Identity, Parameters, Planner, Step, TargetColumn,
-    TargetTable, TypeKind,
+    Choice, ColumnType, Equality, Found, Generated, Identity, Parameters, Planner, Referring, Step,
+    TargetColumn, TargetTable, TypeKind,
 };
 
 fuzz_target!(|bytes: &[u8]| {
@@ -90,6 +90,11 @@ fn found(planner: &Planner, oid: u32) -> (Found, Choice) {
         unique: relation.columns.first().map(|column| vec![column.name.clone()]).into_iter().collect(),
         apart: Vec::new(),
         primary_key: relation.columns.first().map(|column| column.name.clone()).into_iter().collect(),
+        family: vec![oid],
+        referring: (oid % 3 == 0)
+            .then(|| Referring { oid: oid.wrapping_add(1), name: "other".into() })
+            .into_iter()
+            .collect(),
     };
     let arriving = relation.columns.iter().map(|column| {
         let (oid, modifier, name) = (column.type_oid, column.type_modifier, column.name.clone());
