@@ -18,6 +18,10 @@ use super::{Archive, Durable, Frame, Mark, SegmentFile, Span, Tail, disk, rewrit
 /// How often a reader in another process looks whether there is more.
 const POLL: Duration = Duration::from_millis(20);
 
+/// How often it is looked again for what seems to be missing when a reader is opened.
+const LOOKS: u32 = 20;
+const LOOK: Duration = Duration::from_millis(10);
+
 /// How far the current segment may be read.
 enum Limit {
     /// It is sealed: to its last frame, and on to the next segment.
@@ -70,6 +74,13 @@ impl Reader {
     /// Reads what comes after a position. The first frame may begin with transactions that `after` covers, and is
     /// preceded by a frame of the relation definitions that were skipped. Blocks on the disk.
     pub fn open(archive: &Archive, after: Position, tail: Option<Tail>) -> Result<Reader, Fault> {
+        // A receiver that starts seals what it finds open: between a listing and a look at it that may have got another name.
+        for _ in 0..LOOKS {
+            match Reader::open_listed(archive, None, after, tail.clone()) {
+                Err(fault) if fault.remedy == Remedy::Person => std::thread::sleep(LOOK),
+                opened => return opened,
+            }
+        }
         Reader::open_listed(archive, None, after, tail)
     }
 

@@ -15,7 +15,7 @@ use crate::pg::filter::{ColumnList, RowFilter};
 use crate::pg::pattern::Pattern;
 
 /// Flags of every command.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Everywhere {
     /// Print JSON instead of a table
     #[arg(long, global = true, help_heading = "Output")]

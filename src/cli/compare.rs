@@ -1,9 +1,9 @@
 //! `compare`: whether the target has what the source has.
 
 use std::io::IsTerminal;
+use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::LocalBoxFuture;
 use indicatif::ProgressBar;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -14,7 +14,6 @@ use super::conduct::needed_target;
 use super::config::File;
 use super::scratch::Scratch;
 use super::{place, print};
-use crate::apply::Rules;
 use crate::compare::{self, Event, Held, Kind, Options, Report, ShownRow};
 use crate::model::Fault;
 use crate::pg::Conninfo;
@@ -65,76 +64,45 @@ impl CompareCommand {
         let names = self.road.stream.names(&place, file)?;
         let target = needed_target(self.road.target.conninfo(file)?)?;
         let (tables, exclude) = (self.filter.tables(file)?, self.filter.exclude(file)?);
-        let patience = Duration::from_secs(self.timeout);
-        if !self.at_rest {
-            place.archive.open()?;
-            refuse_left_out(&target, &names.origin, &tables, &exclude).await?;
-        }
-        let scratch = match &self.scratch {
-            None => None,
-            Some(text) => {
-                let conninfo = Conninfo::parse(text).map_err(|fault| fault.context("--scratch"))?;
-                let rules = Rules { tables: tables.clone(), exclude: exclude.clone(), ..Rules::default() };
-                let (archive, jobs) = (place.archive.open()?, self.jobs.into());
-                let made = Scratch::new(archive, conninfo, &names, rules, jobs, patience, everywhere).await?;
-                made.approach(&target).await?;
-                Some(made)
-            }
-        };
-        let scratch = scratch.as_ref();
-        let bring = |lsn| -> LocalBoxFuture<'_, Result<(), Fault>> {
-            Box::pin(async move {
-                match scratch {
-                    Some(scratch) => scratch.bring(lsn).await,
-                    None => Ok(()),
-                }
-            })
+        let (jobs, patience) = (self.jobs.into(), Duration::from_secs(self.timeout));
+        let source = match &self.scratch {
+            Some(text) => Conninfo::parse(text).map_err(|fault| fault.context("--scratch"))?,
+            None => self.road.source.conninfo(file)?,
         };
         let held = match self.at_rest {
             true => None,
-            false => Some(Held {
-                sentinel: place::sentinel(&place.archive)?,
-                stream: names.origin,
-                patience,
-                bring: scratch.is_some().then_some(&bring as &compare::Bring<'_>),
-            }),
+            false => {
+                place.archive.open()?;
+                refuse_left_out(&target, &names.origin, &tables, &exclude).await?;
+                let (sentinel, stream) = (place::sentinel(&place.archive)?, names.origin.clone());
+                Some(Held { sentinel, stream, patience, bring: None })
+            }
         };
-        let mut options = Options {
-            source: match scratch {
-                Some(scratch) => scratch.conninfo(),
-                None => self.road.source.conninfo(file)?,
-            },
+        let options = Options {
+            source,
             target,
-            publication: names.publication,
+            publication: names.publication.clone(),
             tables,
             exclude,
             columns: self.filter.columns(file)?,
             held,
-            jobs: self.jobs.into(),
+            jobs,
             show: self.show,
             repair: self.repair,
         };
         let stop = stop()?;
-        let report = loop {
-            let before = match scratch {
-                Some(scratch) => {
-                    let before = scratch.tables().await?;
-                    // Those that are excluded are not there.
-                    options.exclude = scratch.unspoken(&before).await?;
-                    before
-                }
-                None => Vec::new(),
-            };
+        let compare = async |options: &Options| {
             let shown = Shown::new(everywhere);
-            let compared = compare::run(&options, stop.clone(), &|event| shown.tell(&event)).await;
+            let compared = compare::run(options, stop.clone(), &|event| shown.tell(&event)).await;
             shown.clear();
-            let report = compared?;
-            let Some(scratch) = scratch else { break report };
-            let now = scratch.tables().await?;
-            if now == before && scratch.unspoken(&now).await? == options.exclude {
-                break report;
+            compared
+        };
+        let report = match &self.scratch {
+            Some(_) => {
+                let scratch = Scratch::new(place.archive.open()?, &options, &names, everywhere).await?;
+                Rc::new(scratch).compared(options, compare).await?
             }
-            tracing::info!("the log has made or altered tables: once more");
+            None => compare(&options).await?,
         };
         print::report(everywhere.json, &report, || table(&report))?;
         verdict(&report)

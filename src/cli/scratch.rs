@@ -1,6 +1,7 @@
 //! The archive as one side of a comparison: a database into which it is brought back, as far as the applier is.
 
 use std::collections::HashSet;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
@@ -11,6 +12,7 @@ use super::reach::Side;
 use super::replay::Replay;
 use crate::apply::{Ddl, DdlMode, Rules, Target};
 use crate::archive::{Archive, Point, resolve};
+use crate::compare::{Options, Report};
 use crate::copy::SchemaOptions;
 use crate::dump::Wanted;
 use crate::model::{Fault, Position};
@@ -21,6 +23,8 @@ use crate::pg::{Conninfo, control, copied, progress};
 const APPLICATION: &str = "pgsluice compare";
 /// How often the log is asked whether it has come as far as the applier.
 const POLL: Duration = Duration::from_millis(200);
+/// How long a session of a comparison that was cut off may take to go.
+const TAKEOVER: Duration = Duration::from_secs(5);
 /// What is brought within this time is brought while the applier stands.
 const SHORT: Duration = Duration::from_secs(5);
 
@@ -31,35 +35,33 @@ SELECT c.oid FROM pgsluice.copied t JOIN pg_class c ON c.relname = t.name
 UNION SELECT target_table FROM pgsluice.counterpart WHERE archive_id = $2";
 
 /// A database that only comparisons use, one at a time.
-pub(super) struct Scratch<'a> {
+pub(super) struct Scratch {
     replay: Replay,
     /// The stream of the target that is compared.
     stream: String,
     /// For the log to have what the target has.
     patience: Duration,
-    everywhere: &'a Everywhere,
+    everywhere: Everywhere,
     /// Has the lock.
     client: Client,
 }
 
-impl<'a> Scratch<'a> {
-    /// Of the tables that the rules mean. Refused where somebody else uses the database.
+impl Scratch {
+    /// The source of a comparison. Refused where somebody else uses that database.
     pub(super) async fn new(
         archive: Archive,
-        conninfo: Conninfo,
+        options: &Options,
         names: &Names,
-        rules: Rules,
-        jobs: usize,
-        patience: Duration,
-        everywhere: &'a Everywhere,
-    ) -> Result<Scratch<'a>, Fault> {
-        let client = control::connect(&conninfo, APPLICATION).await.map_err(at_scratch)?;
+        everywhere: &Everywhere,
+    ) -> Result<Scratch, Fault> {
+        let client = control::connect(&options.source, APPLICATION).await.map_err(at_scratch)?;
+        let (tables, exclude) = (options.tables.clone(), options.exclude.clone());
         let target = Target {
-            conninfo,
+            conninfo: options.source.clone(),
             // Origins are the whole server's, which may be the target's.
             stream: format!("{}_scratch", names.origin),
             sequences: false,
-            rules,
+            rules: Rules { tables, exclude, ..Rules::default() },
             ddl: Ddl { mode: DdlMode::Apply, ..Ddl::default() },
             lanes: 1,
             only: None,
@@ -74,21 +76,51 @@ impl<'a> Scratch<'a> {
                 wanted: Wanted { owners: false, privileges: false, tablespaces: false },
                 maintenance_work_mem: None,
             }),
-            jobs,
+            jobs: options.jobs,
         };
-        let scratch = Scratch { replay, stream: names.origin.clone(), patience, everywhere, client };
+        let patience = options.held.as_ref().map(|held| held.patience).unwrap_or_default();
+        let (stream, everywhere) = (names.origin.clone(), everywhere.clone());
+        let scratch = Scratch { replay, stream, patience, everywhere, client };
         scratch.refuse_used().await?;
         Ok(scratch)
     }
 
-    pub(super) fn conninfo(&self) -> Conninfo {
-        self.replay.target.conninfo.clone()
+    /// Compares when it is about as far as the target, and has it come the rest of the way while the applier stands.
+    pub(super) async fn compared(
+        self: Rc<Scratch>,
+        mut options: Options,
+        compare: impl AsyncFn(&Options) -> Result<Report, Fault>,
+    ) -> Result<Report, Fault> {
+        self.approach(&options.target).await?;
+        if let Some(held) = &mut options.held {
+            let scratch = Rc::clone(&self);
+            held.bring = Some(Rc::new(move |lsn| {
+                let scratch = Rc::clone(&scratch);
+                Box::pin(async move { scratch.bring(lsn).await })
+            }));
+        }
+        loop {
+            let tables = self.tables().await?;
+            // Those that were excluded are not there.
+            options.exclude = self.unspoken(&tables).await?;
+            let report = compare(&options).await?;
+            let now = self.tables().await?;
+            if now == tables && self.unspoken(&now).await? == options.exclude {
+                return Ok(report);
+            }
+            tracing::info!("the log has made or altered tables: once more");
+        }
     }
 
     async fn refuse_used(&self) -> Result<(), Fault> {
         let lock = "SELECT pg_try_advisory_lock(hashtextextended('pgsluice compare', 0))";
-        if !self.client.query_one(lock, &[]).await.map_err(says)?.get::<_, bool>(0) {
-            return Err(Fault::stop("another comparison uses --scratch").hint("wait for its end"));
+        let started = Instant::now();
+        while !self.client.query_one(lock, &[]).await.map_err(says)?.get::<_, bool>(0) {
+            // The backend of one that was killed goes by itself.
+            if started.elapsed() > TAKEOVER {
+                return Err(Fault::stop("another comparison uses --scratch").hint("wait for its end"));
+            }
+            tokio::time::sleep(POLL).await;
         }
         let refused =
             |what: String| Fault::usage(what).hint("CREATE DATABASE makes one; it may be dropped afterwards");
@@ -105,7 +137,7 @@ impl<'a> Scratch<'a> {
     }
 
     /// Brings the database to about where the target is, so that little is left for when the applier stands.
-    pub(super) async fn approach(&self, target: &Conninfo) -> Result<(), Fault> {
+    async fn approach(&self, target: &Conninfo) -> Result<(), Fault> {
         let client = Side::Target.connect(target, APPLICATION).await?;
         loop {
             let started = Instant::now();
@@ -134,7 +166,7 @@ impl<'a> Scratch<'a> {
     }
 
     /// Brings the database to a position that the target has.
-    pub(super) async fn bring(&self, lsn: Position) -> Result<(), Fault> {
+    async fn bring(&self, lsn: Position) -> Result<(), Fault> {
         let started = Instant::now();
         let archive = &self.replay.archive;
         while archive.end()? < lsn {
@@ -147,17 +179,17 @@ impl<'a> Scratch<'a> {
         }
         let reached = resolve(archive, &Point::Lsn(lsn), None)?;
         let before = self.replay.before(&reached).await.map_err(at_scratch)?;
-        let shown = CopyShown::new(self.everywhere);
-        self.replay.to(&reached, &before, &shown, self.everywhere).await.map(drop).map_err(at_scratch)
+        let shown = CopyShown::new(&self.everywhere);
+        self.replay.to(&reached, &before, &shown, &self.everywhere).await.map(drop).map_err(at_scratch)
     }
 
     /// The tables as they are now.
-    pub(super) async fn tables(&self) -> Result<Vec<Table>, Fault> {
+    async fn tables(&self) -> Result<Vec<Table>, Fault> {
         tables::tables(&self.client).await.map_err(at_scratch)
     }
 
     /// Those of which the archive says nothing: the schema has them, and they were not published, or nothing was ever in them.
-    pub(super) async fn unspoken(&self, tables: &[Table]) -> Result<Vec<Pattern>, Fault> {
+    async fn unspoken(&self, tables: &[Table]) -> Result<Vec<Pattern>, Fault> {
         let archive_id = self.replay.archive.manifest().archive_id.to_string();
         let rows = self.client.query(SPOKEN_OF, &[&self.replay.target.stream, &archive_id]).await;
         let spoken_of: HashSet<u32> = rows.map_err(says)?.iter().map(|row| row.get(0)).collect();

@@ -21,6 +21,7 @@ mod rows;
 mod sql;
 mod sums;
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::LocalBoxFuture;
@@ -42,7 +43,7 @@ pub use report::{Report, ShownRow, TableReport};
 const APPLICATION: &str = "pgsluice compare";
 
 /// What is compared, and how.
-pub struct Options<'a> {
+pub struct Options {
     pub source: Conninfo,
     pub target: Conninfo,
     /// Says which tables, columns and rows the target should have; without it all user tables are meant.
@@ -51,7 +52,7 @@ pub struct Options<'a> {
     pub exclude: Vec<Pattern>,
     pub columns: Vec<ColumnList>,
     /// Where the two are the same; none where nothing changes.
-    pub held: Option<Held<'a>>,
+    pub held: Option<Held>,
     /// Connections to each side.
     pub jobs: usize,
     /// Differing rows of a table that are named.
@@ -60,18 +61,18 @@ pub struct Options<'a> {
 }
 
 /// Whose applier is held.
-pub struct Held<'a> {
+pub struct Held {
     pub sentinel: Home,
     /// The progress row's name.
     pub stream: String,
     /// For the source's transactions to end, and for the applier to move.
     pub patience: Duration,
     /// Where the source is a copy, brings it to a position that the target has.
-    pub bring: Option<&'a Bring<'a>>,
+    pub bring: Option<Bring>,
 }
 
 /// Has a copy come to a position.
-pub type Bring<'a> = dyn Fn(Position) -> LocalBoxFuture<'a, Result<(), Fault>> + 'a;
+pub type Bring = Rc<dyn Fn(Position) -> LocalBoxFuture<'static, Result<(), Fault>>>;
 
 /// What is heard while it runs.
 pub enum Event<'a> {
@@ -85,7 +86,7 @@ pub enum Event<'a> {
 
 /// Compares, and with `repair` once more what differed, with the applier held until that is repaired.
 pub async fn run(
-    options: &Options<'_>,
+    options: &Options,
     stop: watch::Receiver<bool>,
     tell: &dyn Fn(Event<'_>),
 ) -> Result<Report, Fault> {
@@ -112,7 +113,7 @@ pub async fn run(
 
 /// One comparison; of these tables only, which are then repaired.
 async fn round(
-    options: &Options<'_>,
+    options: &Options,
     only: Option<&[String]>,
     stop: watch::Receiver<bool>,
     tell: &dyn Fn(Event<'_>),
@@ -172,7 +173,7 @@ async fn refuse_beside_an_applier(target: &Client) -> Result<(), Fault> {
 }
 
 async fn tables(
-    options: &Options<'_>,
+    options: &Options,
     pairs: &[Pair],
     moment: &Moment,
     repair: bool,

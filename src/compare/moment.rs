@@ -58,7 +58,7 @@ impl Moment {
 
 /// Takes it. `holder` has asked the applier to stand; none where nothing changes.
 pub(super) async fn take(
-    options: &Options<'_>,
+    options: &Options,
     pairs: &[Pair],
     watch: &Client,
     holder: Option<&Holder>,
@@ -78,24 +78,24 @@ pub(super) async fn take(
     })
 }
 
-struct Taking<'a, 'b> {
-    options: &'a Options<'b>,
+struct Taking<'a> {
+    options: &'a Options,
     pairs: &'a [Pair],
     /// An ordinary connection to the source.
     watch: &'a Client,
     holder: &'a Holder,
-    held: &'a Held<'b>,
+    held: &'a Held,
     stop: watch::Receiver<bool>,
     tell: &'a dyn Fn(Event<'_>),
 }
 
-impl Taking<'_, '_> {
+impl Taking<'_> {
     async fn take(self) -> Result<Moment, Fault> {
         let mut settle = self.holder.is_heard_within();
         for _ in 0..ATTEMPTS {
             (self.tell)(Event::Waiting("the applier is asked to stand"));
             self.pause(settle).await?;
-            if let Some(bring) = self.held.bring {
+            if let Some(bring) = &self.held.bring {
                 if let Some(moment) = self.of_copy(bring).await? {
                     return Ok(moment);
                 }
@@ -124,7 +124,7 @@ impl Taking<'_, '_> {
     }
 
     /// Of a copy that is brought to where the applier stands; none where that went on meanwhile.
-    async fn of_copy(&self, bring: &Bring<'_>) -> Result<Option<Moment>, Fault> {
+    async fn of_copy(&self, bring: &Bring) -> Result<Option<Moment>, Fault> {
         let before = self.target().await?;
         let Some(lsn) = before.position(&self.held.stream).await.map_err(says("target"))? else {
             return Ok(None);

@@ -71,7 +71,7 @@ struct Wanted<'a> {
     rows: Option<String>,
 }
 
-pub(super) async fn read(source: &Client, target: &Client, options: &Options<'_>) -> Result<Plan, Fault> {
+pub(super) async fn read(source: &Client, target: &Client, options: &Options) -> Result<Plan, Fault> {
     let here = tables::tables(source).await.map_err(says("source"))?;
     let there = tables::tables(target).await.map_err(says("target"))?;
     let published = extent::published(source, &options.publication).await.map_err(says("source"))?;
@@ -151,7 +151,7 @@ fn columns(
     wanted: &Wanted<'_>,
     target: &Table,
     family: &[&Table],
-    options: &Options<'_>,
+    options: &Options,
 ) -> Result<Vec<String>, String> {
     let meant = |list: &&ColumnList| family.iter().any(|t| list.tables.matches(&t.schema, &t.name));
     let list = options.columns.iter().find(meant).map(|list| &list.columns);
