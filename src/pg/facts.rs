@@ -21,7 +21,9 @@ pub struct Found {
 /// One row for each column, at least one in all. In one statement, so that the snapshot is that of all of it.
 const FACTS: &str = "
 SELECT pg_current_snapshot()::text, p.puballtables, c.oid, c.relkind = 'p', c.relreplident::text,
-       c.relkind IN ('r', 'p') AND CASE WHEN p.puballtables THEN pg_relation_is_publishable(c.oid) ELSE l.listed IS NOT NULL END,
+       c.relkind IN ('r', 'p') AND CASE WHEN p.puballtables
+            -- What is said of one that is unlogged now is of a time when it was not.
+            THEN pg_relation_is_publishable(c.oid) OR (c.relpersistence = 'u' AND c.oid >= 16384) ELSE l.listed IS NOT NULL END,
        a.attname::text, a.atttypid, format_type(a.atttypid, NULL), a.atttypmod,
        a.attgenerated <> '' OR NOT coalesce(l.listed -> 'attnames' ? a.attname::text, true),
        a.attlen = -1 AND a.attstorage <> 'p',
