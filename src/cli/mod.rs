@@ -18,7 +18,6 @@ mod history;
 mod keepsake;
 mod keys;
 mod log;
-mod pending;
 mod pin;
 mod place;
 mod points;
@@ -32,6 +31,7 @@ mod scratch;
 mod sentinel;
 pub mod setup;
 mod status;
+mod watching;
 
 use std::process::ExitCode;
 
