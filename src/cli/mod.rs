@@ -13,6 +13,7 @@ mod conduct;
 mod config;
 mod copying;
 mod cutover;
+mod doctor;
 mod follow;
 mod history;
 mod keepsake;
@@ -69,6 +70,7 @@ enum Command {
     Sentinel(sentinel::SentinelCommand),
     Pin(pin::PinCommand),
     Status(status::StatusCommand),
+    Doctor(doctor::DoctorCommand),
     Archive(archive::ArchiveCommand),
     History(history::HistoryCommand),
     Compare(compare::CompareCommand),
@@ -92,6 +94,7 @@ impl Command {
             Command::Sentinel(command) => command.run(everywhere, file).await,
             Command::Pin(command) => command.run(everywhere, file).await,
             Command::Status(command) => command.run(everywhere, file).await,
+            Command::Doctor(command) => command.run(everywhere, file).await,
             Command::Cleanup(command) => command.run(everywhere, file).await,
         }
     }

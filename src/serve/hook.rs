@@ -148,6 +148,8 @@ fn execute(command: &str, message: &Message) -> Result<(), String> {
 }
 
 fn client() -> Result<reqwest::Client, Fault> {
+    // It fails where one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().timeout(PATIENCE).build();
     client.map_err(|error| Fault::stop(format!("--alarm-url: {}", error.without_url())))
 }

@@ -308,8 +308,8 @@ fn unescaped(text: &str) -> Option<String> {
             bytes.push(byte);
             continue;
         }
-        let digits = [rest.next()?, rest.next()?];
-        bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+        let mut digit = || char::from(rest.next()?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        bytes.push(digit()? << 4 | digit()?);
     }
     String::from_utf8(bytes).ok()
 }

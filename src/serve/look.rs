@@ -130,7 +130,9 @@ impl Look {
         let archive = tokio::task::block_in_place(|| {
             let (archive, home) = (location.open(), home);
             let archive = archive.and_then(|archive| Ok((archive, home?))).map_err(|fault| fault.message);
-            archive.and_then(|(archive, home)| ArchiveLook::read(&archive, &home, applied, false))
+            archive.and_then(|(archive, home)| {
+                ArchiveLook::read(&archive, &Notes::read(&archive, &home, false), applied, false)
+            })
         });
         Look { source, target, archive }
     }
@@ -190,14 +192,40 @@ impl TargetLook {
     }
 }
 
-impl ArchiveLook {
-    /// Blocks on the disk, and on the network where there is a store, unless this process is the one that writes to it.
-    pub fn read(archive: &Archive, home: &Home, applied: Option<Position>, ours: bool) -> Found<ArchiveLook> {
-        let control = Sentinel::open(home).and_then(|sentinel| sentinel.read());
-        if let Err(fault) = &control {
-            tracing::warn!("{fault}");
+/// What is kept beside the log, in the store where there is one.
+#[derive(Clone, Debug, Default)]
+pub struct Notes {
+    control: Option<Control>,
+    appliers: Vec<Registered>,
+    /// How far the log is in its store.
+    stored: Option<Position>,
+}
+
+impl Notes {
+    /// Blocks on the network where there is a store, for as long as its retries take. `ours`: this process is the one that writes to it.
+    pub fn read(archive: &Archive, home: &Home, ours: bool) -> Notes {
+        fn seen<T>(read: Result<T, Fault>) -> Option<T> {
+            read.inspect_err(|fault| tracing::warn!("{fault}")).ok()
         }
-        let control = control.ok();
+        let stored =
+            if archive.has_store() && !ours { seen(archive.stored_through()).flatten() } else { None };
+        Notes {
+            control: seen(Sentinel::open(home).and_then(|sentinel| sentinel.read())),
+            appliers: seen(archive.appliers()).unwrap_or_default(),
+            stored,
+        }
+    }
+}
+
+impl ArchiveLook {
+    /// Blocks on the disk, and on the network where segments are only in the store.
+    pub fn read(
+        archive: &Archive,
+        notes: &Notes,
+        applied: Option<Position>,
+        ours: bool,
+    ) -> Found<ArchiveLook> {
+        let control = notes.control;
         let replay = applied.map(|lsn| replay(lsn, control.as_ref()));
         let look = || {
             let start = archive.manifest().start;
@@ -205,18 +233,14 @@ impl ArchiveLook {
             Ok::<_, Fault>(ArchiveLook {
                 totals: totals(archive)?,
                 sealed: sealed.unwrap_or(start),
-                stored: match archive.has_store() {
-                    true if ours => Some(archive.stored_as_seen().unwrap_or(start)),
-                    true => Some(archive.stored_through()?.unwrap_or(start)),
-                    false => None,
-                },
+                stored: archive.has_store().then(|| {
+                    let seen = if ours { archive.stored_as_seen() } else { notes.stored };
+                    seen.unwrap_or(start)
+                }),
                 pending: replay.map(|replay| Pending::read(archive, replay)).transpose()?,
                 control,
                 receiving: ours || archive.has_receiver()?,
-                appliers: archive.appliers().unwrap_or_else(|fault| {
-                    tracing::warn!("{fault}");
-                    Vec::new()
-                }),
+                appliers: notes.appliers.clone(),
                 disk: Disk::under(archive.root()),
             })
         };

@@ -1,6 +1,7 @@
 //! How positions and lag have moved: the last minutes by the second, the last hours by ten.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -38,14 +39,14 @@ pub(super) struct Rates {
 const FINE: usize = 600;
 const COARSE: usize = 2160;
 const COARSE_EVERY: usize = 10;
-/// Seconds over which a rate is taken, and the growth of the lag.
+/// Samples over which a rate is taken.
 const RATE_SAMPLES: usize = 10;
-const GROWTH_SAMPLES: usize = 120;
 /// Batches that tell something.
 const BATCHES_MIN: u64 = 5;
 
-#[derive(Default)]
 pub(super) struct Trend {
+    /// Samples over which it is judged whether the lag grows.
+    growth_samples: usize,
     fine: VecDeque<Sample>,
     coarse: VecDeque<Sample>,
     taken: usize,
@@ -64,6 +65,13 @@ pub(super) struct History {
 }
 
 impl Trend {
+    /// Growth is judged over twice as long as what may pass by itself is given.
+    pub(super) fn new(patience: Duration) -> Trend {
+        let seconds = usize::try_from(patience.as_secs()).unwrap_or(FINE);
+        let growth_samples = seconds.saturating_mul(2).clamp(RATE_SAMPLES, FINE - 1);
+        Trend { growth_samples, fine: VecDeque::new(), coarse: VecDeque::new(), taken: 0 }
+    }
+
     /// Once a second.
     pub(super) fn push(&mut self, sample: Sample) {
         keep(&mut self.fine, sample, FINE);
@@ -75,9 +83,9 @@ impl Trend {
 
     pub(super) fn rates(&self) -> Rates {
         let Some((before, now)) = self.over(RATE_SAMPLES) else { return Rates::default() };
-        let long = self.over(GROWTH_SAMPLES);
+        let long = self.over(self.growth_samples);
         let growth = long
-            .filter(|_| self.fine.len() > GROWTH_SAMPLES)
+            .filter(|_| self.fine.len() > self.growth_samples)
             .map(|(before, now)| (now.lag_bytes as f64 - before.lag_bytes as f64) / seconds(before, now));
         let batches = long.map_or(0, |(before, now)| now.batches.saturating_sub(before.batches));
         let full = long.map_or(0, |(before, now)| now.full_batches.saturating_sub(before.full_batches));
@@ -155,7 +163,7 @@ mod tests {
 
     #[test]
     fn rates_are_those_of_the_last_seconds() {
-        let mut trend = Trend::default();
+        let mut trend = Trend::new(Duration::from_secs(60));
         assert_eq!(trend.rates(), Rates::default());
         (0..=130).for_each(|second| trend.push(sample(second)));
         let rates = trend.rates();
@@ -170,14 +178,14 @@ mod tests {
 
     #[test]
     fn a_short_time_says_nothing_of_growth() {
-        let mut trend = Trend::default();
+        let mut trend = Trend::new(Duration::from_secs(60));
         (0..50).for_each(|second| trend.push(sample(second)));
         assert_eq!(trend.rates().lag_growth, None);
     }
 
     #[test]
     fn history_is_bounded_and_covers_the_whole_time() {
-        let mut trend = Trend::default();
+        let mut trend = Trend::new(Duration::from_secs(60));
         (0..100).for_each(|second| trend.push(sample(second)));
         assert_eq!(trend.history().at.len(), 99);
         (100..30_000).for_each(|second| trend.push(sample(second)));

@@ -1,6 +1,6 @@
 //! Looks at source, target and archive again and again, beside a process that runs.
 //!
-//! Two threads: one asks the servers, judges, and answers requests; the other reads the archive, which blocks. What a look
+//! Three threads: one asks the servers, judges, and answers requests; the others read the archive and what is kept beside it, which blocks. What a look
 //! costs is bounded by its share of time: the longer one takes, the later comes the next.
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::board::{Board, Shown};
 use super::exposition::memory_bytes;
 use super::hook::{Hooks, Teller};
 use super::http::{self, Door, Listen};
-use super::look::{ArchiveLook, Found, Line, Look, Road};
+use super::look::{ArchiveLook, Found, Line, Look, Notes, Road};
 use super::status::{Mode, Status};
 use super::trend::{Rates, Sample, Trend};
 use super::ward::Ward;
@@ -32,7 +32,9 @@ const PACE: Duration = Duration::from_secs(2);
 /// A look may take this part of the time.
 const SHARE: u32 = 30;
 const PACE_MAX: Duration = Duration::from_secs(120);
-const TICK: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_millis(1500);
+/// How often a thread that waits looks whether it shall end.
+const GLANCE: Duration = Duration::from_millis(100);
 /// The conductor tells how things stand once a second; after so long without a word it is taken for hung.
 const ALIVE: Duration = Duration::from_secs(15);
 
@@ -78,17 +80,23 @@ impl Watch {
         let applied = watch::Sender::new(None);
         let archive = watch::Sender::new(Err(UNSEEN.to_owned()));
         let looks = archive.subscribe();
-        let at_archive = AtArchive {
+        let notes = watch::Sender::new(None);
+        let at_notes = AtNotes {
             archive: watched.archive.clone(),
             home: watched.home.clone(),
+            ours: watched.receives,
+            found: notes.clone(),
+        };
+        let at_archive = AtArchive {
+            archive: watched.archive.clone(),
+            notes: notes.subscribe(),
             ours: watched.receives,
             applied: applied.subscribe(),
             found: archive,
         };
-        std::thread::Builder::new()
-            .name("watch-archive".into())
-            .spawn(move || at_archive.run())
-            .map_err(unstarted)?;
+        let thread = |name: &str| std::thread::Builder::new().name(name.into());
+        thread("watch-notes").spawn(move || at_notes.run()).map_err(unstarted)?;
+        thread("watch-archive").spawn(move || at_archive.run()).map_err(unstarted)?;
         let run = move || {
             runtime.block_on(async move {
                 let board = Arc::new(Board::default());
@@ -102,7 +110,7 @@ impl Watch {
             // Who still answers is not waited for.
             runtime.shutdown_background();
         };
-        std::thread::Builder::new().name("serve".into()).spawn(run).map_err(unstarted)?;
+        thread("serve").spawn(run).map_err(unstarted)?;
         Ok(Watch { standing, address })
     }
 
@@ -114,10 +122,24 @@ impl Watch {
 
 const UNSEEN: &str = "not looked at yet";
 
+/// The thread that reads what is kept beside the log. A store that is away holds it up, and nothing else.
+struct AtNotes {
+    archive: Archive,
+    home: Home,
+    ours: bool,
+    found: watch::Sender<Option<Notes>>,
+}
+
+impl AtNotes {
+    fn run(self) {
+        again_and_again(&self.found, || Some(Notes::read(&self.archive, &self.home, self.ours)));
+    }
+}
+
 /// The thread that reads the archive.
 struct AtArchive {
     archive: Archive,
-    home: Home,
+    notes: watch::Receiver<Option<Notes>>,
     /// This process is the one that writes to it.
     ours: bool,
     applied: watch::Receiver<Option<Position>>,
@@ -125,17 +147,23 @@ struct AtArchive {
 }
 
 impl AtArchive {
-    /// Until nobody wants to know any more.
     fn run(self) {
-        while !self.found.is_closed() {
-            let began = Instant::now();
-            let applied = *self.applied.borrow();
-            let found = ArchiveLook::read(&self.archive, &self.home, applied, self.ours);
-            drop(self.found.send_replace(found));
-            let until = Instant::now() + pause(began.elapsed());
-            while Instant::now() < until && !self.found.is_closed() {
-                std::thread::sleep(Duration::from_millis(100));
-            }
+        again_and_again(&self.found, || match &*self.notes.borrow() {
+            None => Err(UNSEEN.to_owned()),
+            Some(notes) => ArchiveLook::read(&self.archive, notes, *self.applied.borrow(), self.ours),
+        });
+    }
+}
+
+/// Looks until nobody wants to know any more.
+fn again_and_again<T>(found: &watch::Sender<T>, look: impl Fn() -> T) {
+    while !found.is_closed() {
+        let began = Instant::now();
+        let seen = look();
+        drop(found.send_replace(seen));
+        let until = Instant::now() + pause(began.elapsed());
+        while Instant::now() < until && !found.is_closed() {
+            std::thread::sleep(GLANCE);
         }
     }
 }
@@ -178,16 +206,18 @@ async fn watch_all(
         }
     };
     let judging = async {
-        let mut judge =
-            Judge { watched: &watched, trend: Trend::default(), ward: Ward::default(), seconds: 0 };
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut judge = Judge {
+            watched: &watched,
+            trend: Trend::new(watched.limits.patience),
+            ward: Ward::default(),
+            seconds: 0,
+        };
         loop {
-            tokio::select! {
-                _ = tick.tick() => {}
-                gone = heard.changed() => if gone.is_err() { return } else { continue },
+            // At the conductor's pace, so that a position is always as old as the one before it was; and without it at one's own.
+            if let Ok(Err(_)) = tokio::time::timeout(TICK, heard.changed()).await {
+                return;
             }
-            let standing = *heard.borrow();
+            let standing = *heard.borrow_and_update();
             let look = Look {
                 source: source.borrow().clone(),
                 target: target.borrow().clone(),
@@ -245,8 +275,10 @@ impl Judge<'_> {
         status.alarms = self.ward.open();
         board.exposition().set(&status, archive.as_ref().ok(), standing.as_ref());
         let before = board.shown();
-        let history_json = match self.seconds % 5 {
-            0 => json!(self.trend.history()).to_string().into(),
+        let history_json = match self.seconds {
+            seconds if seconds < 60 || seconds.is_multiple_of(5) => {
+                json!(self.trend.history()).to_string().into()
+            }
             _ => before.history_json.clone(),
         };
         self.seconds = self.seconds.saturating_add(1);
@@ -271,6 +303,9 @@ impl Judge<'_> {
         status.held |= standing.held;
         if self.watched.receives {
             status.write_lsn = some(standing.write_lsn).or(status.write_lsn);
+            if let Ok(source) = &mut status.source {
+                source.current_lsn = source.current_lsn.max(standing.write_lsn);
+            }
             if let Ok(contents) = &mut status.archive {
                 contents.last_lsn = contents.last_lsn.max(standing.flush_lsn);
             }
@@ -302,6 +337,10 @@ impl Judge<'_> {
             Err(why) => Some(why.clone()),
             Ok(applier) => match applier.lag_seconds {
                 Some(lag) if lag > limit => Some(format!("{lag:.1} s behind, more than {limit:.1} s")),
+                // Before the first transaction it is not known when that was.
+                None if applier.lag_bytes.is_some_and(|bytes| bytes > 0) => {
+                    Some("behind, and nothing was applied yet".into())
+                }
                 _ => None,
             },
         }
