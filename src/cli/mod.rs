@@ -24,6 +24,7 @@ mod place;
 mod points;
 mod preflight;
 mod print;
+mod quickstart;
 mod reach;
 mod receive;
 mod replay;
@@ -59,6 +60,7 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Quickstart(quickstart::QuickstartCommand),
     Setup(setup::SetupCommand),
     Clone(clone::CloneCommand),
     Backfill(backfill::BackfillCommand),
@@ -80,6 +82,7 @@ enum Command {
 impl Command {
     async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         match self {
+            Command::Quickstart(command) => command.run(everywhere, file).await,
             Command::Setup(command) => command.run(everywhere, file).await,
             Command::Clone(command) => command.run(everywhere, file).await,
             Command::Backfill(command) => command.run(everywhere, file).await,
