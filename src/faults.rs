@@ -51,6 +51,8 @@ pub const POINTS: &[(&str, &str)] = &[
     ("apply.after_commit_sent", "COMMIT was sent, and not answered"),
     ("apply.before_first_lane", "all lanes but the first have committed"),
     ("apply.after_commit", "COMMIT was answered"),
+    ("apply.dead_before_note", "a transaction is about to be noted as set aside"),
+    ("apply.dead_after_note", "it is, and the progress is behind it"),
     ("apply.between_batches", "a batch is noted as done"),
     ("apply.at_live", "the end of the log was met"),
     ("compact.before_name", "a merged segment is written beside those that it was made of"),

@@ -29,6 +29,8 @@ pub struct Meter {
     pub full_batches: Counter,
     /// Batches that the target refused and that were done again row by row, or rolled back.
     pub refused_batches: Counter,
+    /// Transactions that were set aside.
+    pub dead: Counter,
     /// Connections that were lost and made again.
     pub source_retries: Counter,
     pub target_retries: Counter,
@@ -57,6 +59,7 @@ impl Meter {
             batches: Counter::default(),
             full_batches: Counter::default(),
             refused_batches: Counter::default(),
+            dead: Counter::default(),
             source_retries: Counter::default(),
             target_retries: Counter::default(),
             store_retries: Counter::default(),
@@ -86,6 +89,7 @@ impl Meter {
             "Batches that the target refused and that were done again",
             &self.refused_batches,
         );
+        count("dead_transactions", "Transactions that were set aside (--on-error quarantine)", &self.dead);
         count("source_retries", "Connections to the source that were lost", &self.source_retries);
         count(
             "target_retries",

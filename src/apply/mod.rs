@@ -12,6 +12,7 @@ mod batch;
 mod columns;
 mod copied;
 mod ddl;
+pub mod dead;
 mod describe;
 mod inside;
 mod lanes;
@@ -39,6 +40,7 @@ use crate::pg::Conninfo;
 use batch::{Applier, Flow};
 
 pub use ddl::{Ddl, DdlMode};
+pub use dead::OnError;
 pub use register::{register, registered_name};
 pub use rules::{OnSchemaChange, Rules};
 
@@ -56,6 +58,8 @@ pub struct Target {
     pub lanes: u32,
     /// How long after its commit a transaction is applied at the earliest.
     pub delay: Duration,
+    /// What to do with a transaction whose rows it refuses.
+    pub on_error: OnError,
     /// Only these tables of the source, by OID.
     pub only: Option<HashSet<u32>>,
     /// The parts of the log that may have something for it, where that is known.

@@ -13,7 +13,9 @@ use crate::apply;
 use crate::archive::Location;
 use crate::model::{Fault, OutputPlugin, ReplicaIdentity};
 use crate::pg::capture::{self, Dropped};
-use crate::pg::{Conninfo, copied, defined, joining, lane, origin, progress, publication, slot, tables};
+use crate::pg::{
+    Conninfo, copied, dead, defined, joining, lane, origin, progress, publication, slot, tables,
+};
 
 const APPLICATION: &str = "pgsluice cleanup";
 
@@ -120,6 +122,13 @@ impl Cleanup {
             if notes > 0 {
                 removed.push(format!("{notes} notes of the schema of {}", names.origin));
             }
+            let dead = dead::drop(client, &names.origin).await.map_err(Side::Target.says())?;
+            if dead > 0 {
+                removed.push(format!("notes of {dead} transactions of {} that were set aside", names.origin));
+            }
+            if let Err(error) = unpin_dead(archive, client, &names.origin).await {
+                tracing::warn!(%error, "the archive goes on to keep what was set aside; `archive unpin` ends that");
+            }
             if progress::drop(client, &names.origin).await.map_err(Side::Target.says())? {
                 removed.push(format!("progress row {}", names.origin));
             }
@@ -151,6 +160,14 @@ async fn refuse(client: &Client, name: &str, plugin: OutputPlugin) -> Result<(),
     match slot.active_pid {
         Some(pid) => Err(Fault::stop(format!("slot {name} is in use by process {pid} of the source"))
             .hint("stop the receiver first")),
+        None => Ok(()),
+    }
+}
+
+/// An archive that can't be reached is no reason to stop.
+async fn unpin_dead(place: &Location, client: &Client, stream: &str) -> Result<(), Fault> {
+    match tokio::task::block_in_place(|| place.find())? {
+        Some(archive) => apply::dead::release(&archive, client, stream).await,
         None => Ok(()),
     }
 }

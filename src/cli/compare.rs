@@ -12,11 +12,12 @@ use super::arguments::{Everywhere, FilterArguments, RoadArguments};
 use super::backfill::refuse_left_out;
 use super::conduct::needed_target;
 use super::config::File;
+use super::reach::Side;
 use super::scratch::Scratch;
 use super::{place, print};
 use crate::compare::{self, Event, Held, Kind, Options, Report, ShownRow};
 use crate::model::Fault;
-use crate::pg::Conninfo;
+use crate::pg::{Conninfo, dead};
 
 /// Characters of a value that are shown to people.
 const SHOWN_CHARACTERS: usize = 60;
@@ -74,6 +75,11 @@ impl CompareCommand {
             false => {
                 place.archive.open()?;
                 refuse_left_out(&target, &names.origin, &tables, &exclude).await?;
+                if self.repair {
+                    // What is set aside would be brought once more by a retry.
+                    let client = Side::Target.connect(&target, "pgsluice compare").await?;
+                    dead::refuse_open(&client, &names.origin, "nothing is repaired").await?;
+                }
                 let (sentinel, stream) = (place::sentinel(&place.archive)?, names.origin.clone());
                 Some(Held { sentinel, stream, patience, bring: None })
             }

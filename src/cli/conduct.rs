@@ -10,7 +10,7 @@ use super::config::File;
 use super::print;
 use super::reach::Side;
 use super::setup;
-use crate::apply::{Ddl, DdlMode, Target};
+use crate::apply::{Ddl, DdlMode, OnError, Target};
 use crate::archive::{Archive, Compaction, Durability, Location, WriterOptions};
 use crate::follow::{self, Mode, Options, Standing};
 use crate::model::{Fault, Lsn, Position};
@@ -254,6 +254,18 @@ pub(crate) struct ApplyingArguments {
     /// `sentinel set endpos`. The log is as complete as ever [default: none]
     #[arg(long, env = "PGSLUICE_APPLY_DELAY", value_name = "TIME")]
     apply_delay: Option<Delay>,
+    /// What to do with a transaction whose rows the target refuses (a violated constraint, a value out of range): stop; or set it aside,
+    /// with all that touch its rows later, and go on (docs/DEAD.md) [default: stop]
+    #[arg(long, env = "PGSLUICE_ON_ERROR", value_name = "stop|quarantine", hide_possible_values = true)]
+    on_error: Option<ErrorChoice>,
+}
+
+/// What to do with what the target refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ErrorChoice {
+    Stop,
+    Quarantine,
 }
 
 impl ApplyingArguments {
@@ -273,6 +285,10 @@ impl ApplyingArguments {
             ddl: self.ddl.ddl(file),
             lanes: self.lanes.count(file),
             delay: self.apply_delay.or(file.apply_delay).unwrap_or_default().0,
+            on_error: match self.on_error.or(file.on_error) {
+                Some(ErrorChoice::Quarantine) => OnError::Quarantine,
+                Some(ErrorChoice::Stop) | None => OnError::Stop,
+            },
             only: None,
             parts: None,
         })

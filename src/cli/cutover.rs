@@ -16,7 +16,7 @@ use super::{place, print};
 use crate::compare::{self, Held, Report as Compared};
 use crate::model::{Fault, Position};
 use crate::pg::control::fault;
-use crate::pg::{inspect, quote_ident, slot};
+use crate::pg::{Conninfo, dead, inspect, quote_ident, slot};
 use crate::sentinel::Sentinel;
 
 const APPLICATION: &str = "pgsluice cutover";
@@ -84,8 +84,10 @@ impl CutoverCommand {
         };
         let (tables, exclude) = (self.filter.tables(file)?, self.filter.exclude(file)?);
         refuse_left_out(&target, &names.origin, &tables, &exclude).await?;
+        refuse_dead(&target, &names.origin).await?;
         let lag_bytes = road.refuse_to_begin(self.max_lag << 20).await?;
         tracing::info!(lag_bytes, "the target keeps up");
+        let (at, stream) = (target.clone(), names.origin.clone());
         let compare = compare::Options {
             source,
             target,
@@ -107,6 +109,7 @@ impl CutoverCommand {
             }
             let position = road.current().await?;
             road.arrives(position).await?;
+            refuse_dead(&at, &stream).await?;
             tracing::info!(%position, "the target has everything");
             if self.no_compare {
                 return Ok::<_, Fault>(None);
@@ -139,6 +142,12 @@ impl CutoverCommand {
             Report { read_only: self.read_only, lag_bytes, tables_compared, rows_compared, endpos, seconds };
         print::report(everywhere.json, &report, || table(&report))
     }
+}
+
+/// Refuses a target that lacks what was set aside.
+async fn refuse_dead(target: &Conninfo, stream: &str) -> Result<(), Fault> {
+    let client = Side::Target.connect(target, APPLICATION).await?;
+    dead::refuse_open(&client, stream, "the target lacks changes").await
 }
 
 /// What runs, and is to come to its end.

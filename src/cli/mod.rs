@@ -13,6 +13,7 @@ mod conduct;
 mod config;
 mod copying;
 mod cutover;
+mod dead;
 mod doctor;
 mod follow;
 mod history;
@@ -75,6 +76,7 @@ enum Command {
     Doctor(doctor::DoctorCommand),
     Archive(archive::ArchiveCommand),
     History(history::HistoryCommand),
+    Dead(dead::DeadCommand),
     Compare(compare::CompareCommand),
     Cleanup(cleanup::CleanupCommand),
 }
@@ -92,6 +94,7 @@ impl Command {
             Command::Replay(command) => command.run(everywhere, file).await,
             Command::Archive(command) => command.run(everywhere, file).await,
             Command::History(command) => command.run(everywhere, file).await,
+            Command::Dead(command) => command.run(everywhere, file).await,
             Command::Compare(command) => command.run(everywhere, file).await,
             Command::Cutover(command) => command.run(everywhere, file).await,
             Command::Sentinel(command) => command.run(everywhere, file).await,

@@ -10,7 +10,7 @@ use super::arguments::{Everywhere, Names};
 use super::copying::CopyShown;
 use super::reach::Side;
 use super::replay::Replay;
-use crate::apply::{Ddl, DdlMode, Rules, Target};
+use crate::apply::{Ddl, DdlMode, OnError, Rules, Target};
 use crate::archive::{Archive, Point, resolve};
 use crate::compare::{Options, Report};
 use crate::copy::SchemaOptions;
@@ -65,6 +65,7 @@ impl Scratch {
             ddl: Ddl { mode: DdlMode::Apply, ..Ddl::default() },
             lanes: 1,
             delay: Duration::ZERO,
+            on_error: OnError::Stop,
             only: None,
             parts: None,
         };

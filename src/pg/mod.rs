@@ -22,6 +22,7 @@ pub mod control;
 pub mod copied;
 mod copy_rows;
 pub mod counterpart;
+pub mod dead;
 pub mod defined;
 mod dial;
 pub mod extent;

@@ -160,8 +160,9 @@ pub async fn create(
     if read(client, stream).await?.is_some() {
         return Ok(false);
     }
-    // Lanes of an earlier stream of that name say nothing about this one.
+    // Lanes of an earlier stream of that name, and what was set aside of it, say nothing about this one.
     super::lane::drop(client, stream).await?;
+    super::dead::drop(client, stream).await?;
     let insert =
         "INSERT INTO pgsluice.progress (stream, lsn, system_identifier, archive_id, transactions, changes)
                   VALUES ($1, $2, $3, $4, 0, 0) ON CONFLICT (stream) DO NOTHING";
@@ -189,7 +190,12 @@ pub async fn drop(client: &mut Client, stream: &str) -> Result<bool, Fault> {
                   WHERE n.nspname = 'pgsluice' AND c.relname = 'progress'";
     let owned = client.query_opt(owned, &[]).await.map_err(|e| doing(&e))?;
     if owned.is_some_and(|row| row.get(0)) {
-        drop_if_empty(client, "progress", "pgsluice.counterpart, pgsluice.lane, pgsluice.joining").await?;
+        drop_if_empty(
+            client,
+            "progress",
+            "pgsluice.counterpart, pgsluice.lane, pgsluice.joining, pgsluice.dead",
+        )
+        .await?;
     }
     Ok(dropped > 0)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::model::{Position, Timestamp};
+use crate::pg::dead;
 use crate::pg::vitals::Blocker;
 
 use super::look::{ArchiveLook, Look, Road, SourceLook};
@@ -136,6 +137,14 @@ pub(super) fn signs(seen: &Seen<'_>) -> Vec<Sign> {
     }
     if let Ok(target) = &seen.look.target {
         of_clock("target", target.clock_ahead_seconds, &mut signs);
+        if let Some(dead::Open { count, oldest }) = target.dead {
+            signs.add(
+                ("dead_letters", seen.road.stream.clone(), Level::Warning),
+                Duration::ZERO,
+                format!("the target lacks {count} transactions that were set aside, the oldest ends at {oldest}"),
+                "pgsluice dead list; mend what it says, stop the applier, then pgsluice dead retry, or dead skip",
+            );
+        }
         for blocker in &target.in_the_way {
             signs.add(
                 ("apply_blocked", subject(blocker), Level::Warning),

@@ -9,7 +9,7 @@ use crate::archive::{Archive, ArchiveTotals, Location, Registered, totals};
 use crate::model::{Fault, Position};
 use crate::pg::progress::Progress;
 use crate::pg::vitals::{self, Blocker};
-use crate::pg::{Conninfo, control, inspect, now, progress, slot};
+use crate::pg::{Conninfo, control, dead, inspect, now, progress, slot};
 use crate::sentinel::{Control, Home, Sentinel};
 
 use super::alarms::{Limits, Seen, signs};
@@ -58,6 +58,8 @@ pub struct SourceLook {
 #[derive(Clone, Debug)]
 pub struct TargetLook {
     pub progress: Option<Progress>,
+    /// Transactions of the stream that were set aside.
+    pub dead: Option<dead::Open>,
     /// Who has locks that the applier waits for.
     pub in_the_way: Vec<Blocker>,
     pub clock_ahead_seconds: f64,
@@ -178,6 +180,7 @@ impl Road {
         line.ask(conninfo, async |client| {
             Ok(TargetLook {
                 progress: progress::read(client, &self.stream).await?,
+                dead: dead::open(client, &self.stream).await?,
                 in_the_way: vitals::in_the_way(client).await?,
                 clock_ahead_seconds: vitals::clock_ahead(client).await?,
             })

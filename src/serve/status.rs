@@ -77,6 +77,8 @@ pub struct Status {
     pub stored: Option<Position>,
     pub pending: Option<Pending>,
     pub applier: Found<Applier>,
+    /// Transactions that were set aside; none where the target is not seen.
+    pub dead: Option<i64>,
     /// All targets that are fed from the archive.
     pub appliers: Vec<Registered>,
     pub alarms: Vec<Alarm>,
@@ -125,6 +127,7 @@ impl Status {
             archive: archive.as_ref().map(|look| look.totals.clone()).map_err(Clone::clone),
             pending,
             applier,
+            dead: target.as_ref().ok().map(|look| look.dead.map_or(0, |dead| dead.count)),
             alarms: Vec::new(),
         }
     }
@@ -160,6 +163,7 @@ impl Status {
             }))),
             "applier": part(self.applier.as_ref().ok().map(|applier| json!(applier))),
             "appliers": self.appliers,
+            "dead": self.dead,
             "tables": self.tables(),
             "alarms": self.alarms,
             "unreachable": unreachable,
@@ -246,7 +250,7 @@ mod tests {
             transactions: 1,
             changes: 1,
         });
-        Ok(TargetLook { progress, in_the_way: Vec::new(), clock_ahead_seconds: 0.0 })
+        Ok(TargetLook { progress, dead: None, in_the_way: Vec::new(), clock_ahead_seconds: 0.0 })
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod undo;
 
 pub use fit::{Choice, Refusal};
 pub use fold::{Fold, Group, GroupKind, NetRow, RowKey};
-pub use planner::{Parameters, Planner, Step, Way};
+pub use planner::{Apart, Parameters, Planner, Step, Way};
 pub use statement::{Check, Many, Statement, StatementKind};
 pub use target::{Equality, Found, Generated, Identity, Referring, TargetColumn, TargetTable};
 pub use types::{ColumnType, TypeKind};

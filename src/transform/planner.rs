@@ -39,6 +39,19 @@ pub enum Way<'p> {
     Fold(u32, &'p RowKey),
 }
 
+/// By what rows of a relation are told from each other, as far as an order between their changes goes.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Apart<'p> {
+    /// Look it up first, as with [`Step::LookUp`].
+    NotYet,
+    /// It is not for this target.
+    LeftOut,
+    /// Any change may have to do with any other.
+    Not,
+    /// Changes of rows that differ in these columns, by place, have nothing to do with each other.
+    By(&'p [usize]),
+}
+
 /// Turns changes into statements, with everything that was ever built kept for the next row.
 #[derive(Default)]
 pub struct Planner {
@@ -256,6 +269,19 @@ impl Planner {
     pub fn is_divisible(&self, oid: u32) -> bool {
         let known = self.relations.get(&oid);
         matches!(known, Some(Known { bound: Bound::To(table), .. }) if table.divisible)
+    }
+
+    /// How rows of this relation are told apart.
+    pub fn apart(&self, oid: u32) -> Apart<'_> {
+        match self.relations.get(&oid).map(|known| &known.bound) {
+            Some(Bound::NotYet) => Apart::NotYet,
+            Some(Bound::LeftOut) => Apart::LeftOut,
+            Some(Bound::To(table)) if table.divisible => match &table.row_key {
+                Some(key) if !key.columns.is_empty() => Apart::By(&key.columns),
+                _ => Apart::Not,
+            },
+            Some(Bound::To(_) | Bound::Refused(_)) | None => Apart::Not,
+        }
     }
 
     /// How this message goes to the target.

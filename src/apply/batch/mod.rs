@@ -1,5 +1,6 @@
 //! The one loop that turns frames of the log into batches on the target.
 
+mod aside;
 mod binding;
 mod commit;
 mod ddl;
@@ -7,10 +8,13 @@ mod delay;
 mod folded;
 mod hold;
 mod refusal;
+mod retry;
 mod run;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
 
 use crate::archive::{Archive, Frame, Reader, Tail};
 use crate::faults;
@@ -22,9 +26,11 @@ use crate::transform::{Fold, Parameters, Planner, StatementKind, Step, Way};
 
 use super::copied::Stitches;
 use super::ddl::is_captured;
+use super::dead::{Aside, Held};
 use super::lanes::Lanes;
 use super::session::{Advance, Session, Stream, others_tables};
 use super::{Applied, Control, Target, describe, sequences};
+use aside::Touched;
 use hold::Limit;
 use run::Run;
 
@@ -62,6 +68,11 @@ pub(super) struct Applier<'a> {
     told_of_end: bool,
     /// The newest sample of the source's sequences.
     sequences: Option<sequences::Sample>,
+    /// The rows of transactions that are set aside, and how many these are.
+    held: Held,
+    dead: usize,
+    /// The next one that is to be.
+    aside: Option<Aside>,
 }
 
 /// How the loop goes on.
@@ -86,6 +97,8 @@ enum Inside {
     Applying(Begin),
     /// Applied already.
     Known,
+    /// Being set aside.
+    Aside(Begin),
 }
 
 impl<'a> Applier<'a> {
@@ -107,6 +120,9 @@ impl<'a> Applier<'a> {
             told_of_ddl: false,
             told_of_end: false,
             sequences: None,
+            held: Held::default(),
+            dead: 0,
+            aside: None,
         }
     }
 
@@ -121,36 +137,8 @@ impl<'a> Applier<'a> {
 
     /// One connection to the target, from its progress on.
     pub(super) async fn run(&mut self, control: &mut Control) -> Result<Flow, Fault> {
-        // The log tells all definitions again, from where the target stands.
-        self.planner = Planner::default();
-        let manifest = self.archive.manifest();
-        let stream = Stream { name: self.target.stream.clone(), archive_id: manifest.archive_id.to_string() };
-        let (main, torn) =
-            Session::open(&self.target.conninfo, stream, &manifest.server_encoding, self.had_session).await?;
-        if std::mem::replace(&mut self.had_session, true) {
-            self.make_batches_smaller();
-        }
-        let catalog = pg::control::connect(&self.target.conninfo, "pgsluice apply").await?;
-        let has_counterparts = manifest.plugin == "pgoutput" && counterpart::prepare(&catalog).await?;
-        let stitches = Stitches::read(&catalog, self.target).await?;
-        let read = main.progress();
-        let mut run = Run {
-            lanes: Lanes::new(main, torn),
-            catalog,
-            has_counterparts,
-            stitches,
-            is_open: false,
-            advance: Advance::default(),
-            sent: None,
-            sent_at: Instant::now(),
-            told: control.applied.clone(),
-            fold: Fold::default(),
-            alone: 0,
-            inside: Inside::Nothing,
-            captured: None,
-            read,
-            looked: Instant::now(),
-        };
+        let mut run = self.connect(control.applied.clone()).await?;
+        self.find_dead(&mut run).await?;
         self.connect_lanes(&mut run).await?;
         loop {
             run.inside = Inside::Nothing;
@@ -173,6 +161,9 @@ impl<'a> Applier<'a> {
                 end @ (Flow::Reached | Flow::Stopped) => {
                     assert!(!run.is_open, "would commit a part of a batch");
                     run.lanes.main.make_durable().await?;
+                    if end == Flow::Reached {
+                        self.warn_of_dead();
+                    }
                     if end == Flow::Reached && run.stitches.leaves_tables_out() {
                         tracing::warn!(
                             "endpos is reached, but for tables that are left out: pgsluice backfill brings them"
@@ -189,6 +180,42 @@ impl<'a> Applier<'a> {
                 }
             }
         }
+    }
+
+    /// Connects, and takes the stream.
+    async fn connect(&mut self, told: watch::Sender<Applied>) -> Result<Run, Fault> {
+        // The log tells all definitions again, from where the target stands.
+        self.planner = Planner::default();
+        let manifest = self.archive.manifest();
+        let stream = Stream { name: self.target.stream.clone(), archive_id: manifest.archive_id.to_string() };
+        let (main, torn) =
+            Session::open(&self.target.conninfo, stream, &manifest.server_encoding, self.had_session).await?;
+        if std::mem::replace(&mut self.had_session, true) {
+            self.make_batches_smaller();
+        }
+        let catalog = pg::control::connect(&self.target.conninfo, "pgsluice apply").await?;
+        let has_counterparts = manifest.plugin == "pgoutput" && counterpart::prepare(&catalog).await?;
+        let stitches = Stitches::read(&catalog, self.target).await?;
+        let read = main.progress();
+        Ok(Run {
+            lanes: Lanes::new(main, torn),
+            catalog,
+            has_counterparts,
+            stitches,
+            is_open: false,
+            advance: Advance::default(),
+            sent: None,
+            sent_at: Instant::now(),
+            told,
+            fold: Fold::default(),
+            alone: 0,
+            inside: Inside::Nothing,
+            captured: None,
+            read,
+            looked: Instant::now(),
+            committed: None,
+            touched: Touched::default(),
+        })
     }
 
     /// Connects the lanes that were asked for; where they are not to be had, one is enough.
@@ -352,6 +379,7 @@ impl<'a> Applier<'a> {
                         run.advance.commit_time = commit.commit_time;
                         run.advance.xid = begin.xid.0;
                         run.advance.transactions += 1;
+                        run.committed = Some(begin);
                         // What the DDL made new can be used only after its commit (a value of an enum).
                         let ends = run.captured.is_some() || self.careful_until.is_some();
                         let torn = run.lanes.torn().map(|torn| torn.end);
@@ -363,6 +391,15 @@ impl<'a> Applier<'a> {
                             }
                             false => Flow::On,
                         }
+                    }
+                    Inside::Aside(begin) => {
+                        if let Some(at) = run.endpos(control)
+                            && commit.end > at
+                        {
+                            return self.overshot(run, begin, Limit { at, is_hold: false }).await;
+                        }
+                        run.committed = Some(begin);
+                        self.set_aside(run, begin, commit).await?
                     }
                     Inside::Known | Inside::Nothing => Flow::On,
                 },
@@ -377,6 +414,12 @@ impl<'a> Applier<'a> {
                     Flow::On
                 }
                 Message::Logical { transactional: true, lsn, prefix, content } if is_captured(prefix) => {
+                    if let Inside::Applying(begin) | Inside::Aside(begin) = run.inside {
+                        let flow = self.refuse_ddl(run, begin).await?;
+                        if flow != Flow::On {
+                            return Ok(flow);
+                        }
+                    }
                     self.ddl(run, *lsn, content).await?
                 }
                 change => match run.inside {
@@ -389,6 +432,10 @@ impl<'a> Applier<'a> {
                             }
                             None => Flow::On,
                         }
+                    }
+                    Inside::Aside(begin) => {
+                        self.change_aside(run, begin, change).await?;
+                        Flow::On
                     }
                     Inside::Known | Inside::Nothing => Flow::On,
                 },
@@ -422,6 +469,9 @@ impl<'a> Applier<'a> {
         let touches = faults::mutated("adjacent_is_known") && progress.0 == begin.commit_lsn.0;
         let is_known = progress.covers_commit_at(begin.commit_lsn) || touches;
         run.inside = if is_known { Inside::Known } else { Inside::Applying(begin) };
+        if !is_known && self.aside.is_some() {
+            return self.begin_aside(run, begin).await;
+        }
         Ok(Flow::On)
     }
 
@@ -460,6 +510,9 @@ impl<'a> Applier<'a> {
         is_part: bool,
         parameters: &mut Parameters<'m>,
     ) -> Result<Flow, Fault> {
+        if let Some(by) = self.holder(run, message) {
+            return self.hold_back(run, by).await;
+        }
         let flow = loop {
             match self.planner.way(message) {
                 Err(refusal) => return self.unfit(run, message, refusal).await,

@@ -48,7 +48,11 @@ impl Applier<'_> {
             return self.go_carefully(run).await;
         }
         let has_altered = run.has_altered();
+        let (last, has_ddl) = (run.last(), run.captured.is_some());
         run.give_up().await?;
+        if self.sets_aside(last, &fault, has_ddl) {
+            return Ok(Flow::Again);
+        }
         // After DDL the place was told with the change.
         if has_altered || matches!(fault.remedy, Remedy::Retry) {
             return Err(fault);

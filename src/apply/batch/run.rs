@@ -6,6 +6,7 @@ use tokio::sync::watch;
 use tokio_postgres::Client;
 
 use crate::model::{Fault, Lsn, Position};
+use crate::pgoutput::Begin;
 use crate::transform::{Fold, Refusal};
 
 use super::super::copied::Stitches;
@@ -14,6 +15,7 @@ use super::super::lanes::Lanes;
 use super::super::session::Advance;
 use super::super::{Applied, Control, describe, inside};
 use super::Inside;
+use super::aside::Touched;
 use super::binding::fault_of;
 use super::hold::Limit;
 
@@ -46,6 +48,10 @@ pub(super) struct Run {
     pub(super) read: Position,
     /// When it was last looked whether other tables are left out.
     pub(super) looked: Instant,
+    /// The transaction whose commit was read last.
+    pub(super) committed: Option<Begin>,
+    /// What the one that is being set aside is about.
+    pub(super) touched: Touched,
 }
 
 impl Run {
@@ -94,10 +100,18 @@ impl Run {
         Ok(())
     }
 
+    /// The last transaction of which something was read: the only one of a batch that is gone through carefully.
+    pub(super) fn last(&self) -> Option<Begin> {
+        match self.inside {
+            Inside::Applying(begin) | Inside::Aside(begin) => Some(begin),
+            Inside::Known | Inside::Nothing => self.committed,
+        }
+    }
+
     /// An LSN that only the commits up to the end of the batch in hand lie before.
     pub(super) fn advance_until(&self) -> Lsn {
         match self.inside {
-            Inside::Applying(begin) => begin.commit_lsn,
+            Inside::Applying(begin) | Inside::Aside(begin) => begin.commit_lsn,
             Inside::Known | Inside::Nothing => {
                 let end = self.advance.end.max(self.sent.map_or(Position::ZERO, |sent| sent.end));
                 Lsn(end.0.saturating_sub(1))
@@ -108,7 +122,7 @@ impl Run {
     /// Says in which transaction a fault arose.
     pub(super) fn at(&self, fault: Fault) -> Fault {
         match self.inside {
-            Inside::Applying(begin) => fault.context(describe::begun(begin)),
+            Inside::Applying(begin) | Inside::Aside(begin) => fault.context(describe::begun(begin)),
             Inside::Known | Inside::Nothing => fault,
         }
     }

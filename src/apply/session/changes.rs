@@ -36,6 +36,21 @@ impl Session {
         self.writer.drain().await
     }
 
+    /// Executes a statement of our own, at its place between the changes.
+    pub(in crate::apply) async fn execute_sql(
+        &mut self,
+        sql: &str,
+        parameters: &[Option<String>],
+    ) -> Result<(), Fault> {
+        self.end_copy()?;
+        self.end_run()?;
+        self.writer.parse("", sql)?;
+        let values: Vec<_> =
+            parameters.iter().map(|value| value.as_ref().map(|text| text.as_bytes())).collect();
+        self.run("", &values)?;
+        self.writer.drain().await
+    }
+
     /// Executes a planned statement, or holds it back in case more of its kind follow, which must be about other rows.
     pub(in crate::apply) async fn execute_in_run(
         &mut self,

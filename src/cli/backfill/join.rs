@@ -13,7 +13,7 @@ use super::steps::{POLL, TAKEOVER, Work};
 use crate::model::Fault;
 use crate::pg::joining::{self, Joining};
 use crate::pg::tables::{self, Table, shown_name};
-use crate::pg::{control, copied, pattern, progress, publication};
+use crate::pg::{control, copied, dead, pattern, progress, publication};
 
 /// How often it is said that the applier is waited for.
 const TELL: Duration = Duration::from_secs(10);
@@ -118,6 +118,12 @@ impl Work {
 
     async fn hold_and_join(&self, target: &Client, tables: &[Joining]) -> Result<(), Fault> {
         let held = hold(target, &self.names.origin).await?;
+        // The copied rows would have what was set aside, and get it once more when that is brought. None is noted while we hold the applier.
+        let what = "a backfill can't begin";
+        if let Err(fault) = dead::refuse_open(target, &self.names.origin, what).await {
+            held.release().await.map_err(Side::Target.says())?;
+            return Err(fault);
+        }
         held.join(tables).await.map_err(Side::Target.says())
     }
 

@@ -12,7 +12,7 @@ use super::super::copying::CopyShown;
 use super::super::reach::Side;
 use super::join::{shown_names, under_way};
 use super::settings::{Settings, by_selection, selection_of};
-use crate::apply::{self, Ddl, Rules, Target};
+use crate::apply::{self, Ddl, OnError, Rules, Target};
 use crate::archive::{Archive, Reader};
 use crate::copy::{self, PartSize, Rate, Refreshed};
 use crate::faults;
@@ -110,6 +110,7 @@ impl Work {
             ddl: Ddl::default(),
             lanes: 1,
             delay: Duration::ZERO,
+            on_error: OnError::Stop,
             parts: None,
             only: Some(joining.iter().map(|table| table.oid).chain(sent).collect()),
         };

@@ -9,7 +9,7 @@ use super::copying::{CopyShown, MakingArguments};
 use super::place::ArchiveArguments;
 use super::points::ToArguments;
 use super::print;
-use crate::apply::DdlMode;
+use crate::apply::{DdlMode, OnError};
 use crate::archive::{Archive, Point, Reached, resolve};
 use crate::follow::Standing;
 use crate::model::{Fault, Position, Timestamp};
@@ -89,6 +89,9 @@ impl ReplayCommand {
         let archive = place.archive.open()?;
         let reached = self.reached(&archive)?;
         let mut target = self.applying.target(conninfo, stream, &self.filter, file)?;
+        if std::mem::take(&mut target.on_error) == OnError::Quarantine {
+            tracing::warn!("replay sets nothing aside: it stops at what the target refuses");
+        }
         let rules = &mut target.rules;
         if !rules.columns.is_empty() {
             return Err(Fault::usage("replay brings back whole rows: leave out --columns"));

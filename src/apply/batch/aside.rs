@@ -1,0 +1,310 @@
+//! Transactions that are set aside: one that the target refuses, and those that touch its rows later.
+//!
+//! Which one it is to be is found out in a batch that is then given up. When it is met again, all before it is committed, its rows are held,
+//! and it is noted in the transaction that moves the progress past it. So it is either noted or still to come.
+
+use std::collections::BTreeSet;
+
+use crate::archive::Reader;
+use crate::faults;
+use crate::meter::METER;
+use crate::model::{Fault, Position};
+use crate::pg::dead::{self, Note};
+use crate::pgoutput::{Begin, Commit, Message, decode};
+use crate::transform::Apart;
+
+use super::super::ddl::DdlMode;
+use super::super::dead::{Aside, Held, OnError, Reason, is_about_rows, of_tables, pins};
+use super::super::describe;
+use super::{Applier, Flow, Inside, Run};
+
+/// Of what PostgreSQL says, so much is kept.
+const ERROR_CHARACTERS_MAX: usize = 4000;
+
+/// What the transaction that is being set aside is about.
+#[derive(Default)]
+pub(super) struct Touched {
+    held: Held,
+    /// Tables of the source.
+    tables: BTreeSet<u32>,
+}
+
+impl Applier<'_> {
+    /// Reads which transactions are set aside, and which rows they hold.
+    pub(super) async fn find_dead(&mut self, run: &mut Run) -> Result<(), Fault> {
+        (self.held, self.aside, self.dead) = (Held::default(), None, 0);
+        let quarantines = self.target.on_error == OnError::Quarantine;
+        if quarantines {
+            dead::prepare(&run.catalog).await?;
+        }
+        let notes = dead::read(&run.catalog, &self.target.stream).await?;
+        if quarantines {
+            pins::release(self.archive, &run.catalog, &self.target.stream).await?;
+        }
+        for note in &notes {
+            let (held, _) = self.rows_of(run, note, &Held::default()).await?;
+            self.held.add(held, note.lsn);
+        }
+        self.dead = notes.len();
+        if !notes.is_empty() {
+            let (keys, whole_tables) = self.held.count();
+            tracing::warn!(transactions = notes.len(), keys, whole_tables, "set aside: {DEAD_HINT}");
+        }
+        Ok(())
+    }
+
+    /// The rows that a transaction holds which was set aside; and that of those `before` which holds one of them.
+    pub(super) async fn rows_of(
+        &mut self,
+        run: &mut Run,
+        note: &Note,
+        before: &Held,
+    ) -> Result<(Held, Option<Position>), Fault> {
+        let mut holder = None;
+        let mut touched = Touched::default();
+        let mut reader = open_at(self, note)?;
+        let mut is_it = false;
+        loop {
+            let Some(frame) = tokio::task::block_in_place(|| reader.try_next())? else {
+                return Err(gone(note));
+            };
+            for record in frame.records() {
+                let bytes = record.map_err(|error| run.unreadable(&error))?;
+                let message = decode(bytes).map_err(|error| run.unreadable(&error))?;
+                match &message {
+                    Message::Begin(begin) => is_it = begin.commit_lsn == note.commit_lsn,
+                    Message::Commit(_) if is_it => return Ok((touched.held, holder)),
+                    Message::Commit(commit) if commit.end > note.lsn => return Err(gone(note)),
+                    Message::Relation(relation) => self.planner.define(relation.clone()),
+                    Message::Type { oid, schema, name } => self.planner.define_type(*oid, schema, name),
+                    change if is_it => {
+                        let mut spare = None;
+                        if let Some(change) = of_tables(&note.tables, change, &mut spare) {
+                            self.touch(run, &mut touched, change).await?;
+                            holder =
+                                holder.or_else(|| before.holder(change, |oid| self.planner.relation(oid)));
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Notes which rows a change is about.
+    async fn touch(
+        &mut self,
+        run: &mut Run,
+        touched: &mut Touched,
+        change: &Message<'_>,
+    ) -> Result<(), Fault> {
+        let one;
+        let oids = match change {
+            Message::Truncate(truncate) => truncate.relations.as_slice(),
+            Message::Insert { relation, .. }
+            | Message::Update { relation, .. }
+            | Message::Delete { relation, .. } => {
+                one = [*relation];
+                &one
+            }
+            _ => return Ok(()),
+        };
+        for &oid in oids {
+            if self.planner.apart(oid) == Apart::NotYet {
+                self.look_up(run, oid).await?;
+            }
+            let key = match self.planner.apart(oid) {
+                Apart::LeftOut => continue,
+                Apart::By(places) => Some(places),
+                Apart::Not | Apart::NotYet => None,
+            };
+            touched.tables.insert(oid);
+            let relation = self.planner.relation(oid).ok_or_else(|| {
+                Fault::stop(format!("a change names relation {oid}, which the log does not define before it"))
+            })?;
+            touched.held.take(relation, key, change);
+        }
+        Ok(())
+    }
+
+    /// The transaction set aside of which the change touches a row. A torn batch was looked at when it was made.
+    pub(super) fn holder(&self, run: &Run, change: &Message<'_>) -> Option<Position> {
+        if self.held.is_empty() || run.lanes.torn().is_some() {
+            return None;
+        }
+        self.held.holder(change, |oid| self.planner.relation(oid))
+    }
+
+    /// The transaction in hand touches a row of one that is set aside: it is set aside too.
+    pub(super) async fn hold_back(&mut self, run: &mut Run, by: Position) -> Result<Flow, Fault> {
+        let flow = self.settle(run).await?;
+        let Inside::Applying(begin) = run.inside else { return Ok(flow) };
+        if flow != Flow::On {
+            return Ok(flow);
+        }
+        if self.target.on_error == OnError::Stop {
+            // What comes before it is kept.
+            if run.advance.transactions > 0 {
+                return self.go_carefully(run).await;
+            }
+            let message = format!("it changes rows of the transaction that ends at {by} and was set aside");
+            return Err(Fault::stop(message).context(describe::begun(begin)).hint(
+                "pgsluice dead retry brings that one, dead skip does without it; --on-error quarantine sets this one aside too",
+            ));
+        }
+        self.aside = Some(Aside { commit_lsn: begin.commit_lsn, reason: Reason::Held(by) });
+        run.give_up().await?;
+        Ok(Flow::Again)
+    }
+
+    /// Whether a transaction that the target has refused by itself is to be set aside. It is met again then.
+    pub(super) fn sets_aside(&mut self, refused: Option<Begin>, fault: &Fault, has_ddl: bool) -> bool {
+        let Some(begin) = refused else { return false };
+        let again = self.aside.as_ref().is_some_and(|aside| aside.commit_lsn == begin.commit_lsn);
+        let is_to_be = self.target.on_error == OnError::Quarantine && is_about_rows(fault);
+        if !is_to_be || again || has_ddl {
+            return false;
+        }
+        self.aside = Some(Aside { commit_lsn: begin.commit_lsn, reason: Reason::Refused(fault.clone()) });
+        true
+    }
+
+    /// Whether this is the transaction that is to be set aside. All before it is then committed.
+    pub(super) async fn begin_aside(&mut self, run: &mut Run, begin: Begin) -> Result<Flow, Fault> {
+        if self.aside.as_ref().is_none_or(|aside| aside.commit_lsn != begin.commit_lsn) {
+            return Ok(Flow::On);
+        }
+        let flow = self.finish(run).await?;
+        if flow == Flow::On {
+            run.touched = Touched::default();
+            run.inside = Inside::Aside(begin);
+        }
+        Ok(flow)
+    }
+
+    /// Takes in a change of the transaction that is being set aside.
+    pub(super) async fn change_aside(
+        &mut self,
+        run: &mut Run,
+        begin: Begin,
+        change: &Message<'_>,
+    ) -> Result<(), Fault> {
+        let mut spare = None;
+        let Some(rest) = run.stitches.rest(begin, change, &mut spare) else { return Ok(()) };
+        let mut touched = std::mem::take(&mut run.touched);
+        let done = self.touch(run, &mut touched, rest).await;
+        run.touched = touched;
+        done
+    }
+
+    /// The target's tables are not as they were when the rows of what is set aside were written, once this has run.
+    pub(super) async fn refuse_ddl(&mut self, run: &mut Run, begin: Begin) -> Result<Flow, Fault> {
+        let is_aside = matches!(run.inside, Inside::Aside(_));
+        let is_run = self.target.ddl.mode == DdlMode::Apply
+            && !self.target.ddl.skip.contains(&begin.commit_lsn)
+            && !run.stitches.has_ddl(begin);
+        if !is_run || (self.held.is_empty() && !is_aside) {
+            return Ok(Flow::On);
+        }
+        // What comes before it is kept.
+        let flow = self.settle(run).await?;
+        if flow != Flow::On {
+            return Ok(flow);
+        }
+        if run.advance.transactions > 0 && run.lanes.torn().is_none() {
+            return self.go_carefully(run).await;
+        }
+        let message = match (&self.aside, is_aside) {
+            (Some(Aside { reason: Reason::Refused(fault), .. }), true) => {
+                format!("it has ddl, so that it can't be set aside: {}", fault.message)
+            }
+            (_, true) => "it has ddl, and changes rows of a transaction that is set aside".to_owned(),
+            (_, false) => "it has ddl, and transactions before it are set aside".to_owned(),
+        };
+        Err(Fault::stop(message).context(describe::begun(begin)).hint(DEAD_HINT))
+    }
+
+    /// Notes the transaction that was just read as set aside, with the progress behind it.
+    pub(super) async fn set_aside(
+        &mut self,
+        run: &mut Run,
+        begin: Begin,
+        commit: &Commit,
+    ) -> Result<Flow, Fault> {
+        let Touched { held, tables } = std::mem::take(&mut run.touched);
+        let Some(aside) = self.aside.clone().filter(|_| !tables.is_empty()) else {
+            // Nothing of it is for this target any more.
+            self.aside = None;
+            return Ok(Flow::On);
+        };
+        let stream = &self.target.stream;
+        pins::keep(self.archive, &run.catalog, stream, begin.commit_lsn).await?;
+        run.advance.end = commit.end;
+        run.advance.commit_time = commit.commit_time;
+        run.advance.xid = begin.xid.0;
+        match self.open(run).await? {
+            Flow::On => {}
+            other => return Ok(other),
+        }
+        faults::point("apply.dead_before_note");
+        let (reason, sqlstate, error, held_by) = match &aside.reason {
+            Reason::Refused(fault) => ("refused", fault.sqlstate.clone(), self.sayable(&fault.message), None),
+            Reason::Held(by) => {
+                let error = format!("changes rows of the transaction that ends at {by} and is set aside");
+                ("held", None, error, Some(by.to_string()))
+            }
+        };
+        let tables: Vec<String> = tables.iter().map(u32::to_string).collect();
+        let values = [
+            Some(self.target.stream.clone()),
+            Some(commit.end.to_string()),
+            Some(begin.commit_lsn.to_string()),
+            Some(begin.xid.0.to_string()),
+            Some(commit.commit_time.to_string()),
+            Some(reason.to_owned()),
+            sqlstate.clone(),
+            Some(error),
+            held_by,
+            Some(format!("{{{}}}", tables.join(","))),
+        ];
+        run.lanes.main.execute_sql(dead::NOTE, &values).await?;
+        match self.finish(run).await? {
+            Flow::On => {}
+            other => return Ok(other),
+        }
+        faults::point("apply.dead_after_note");
+        self.held.add(held, commit.end);
+        (self.aside, self.dead) = (None, self.dead + 1);
+        METER.dead.inc();
+        // What PostgreSQL said may have values of rows in it.
+        let (lsn, xid, sqlstate) = (commit.end, begin.xid.0, sqlstate.unwrap_or_default());
+        tracing::warn!(%lsn, xid, reason, sqlstate, "transaction set aside; pgsluice dead list shows why");
+        Ok(Flow::On)
+    }
+
+    /// The session speaks the source's encoding.
+    fn sayable(&self, text: &str) -> String {
+        let is_utf8 = self.archive.manifest().server_encoding == "UTF8";
+        let plain = |c: char| if c == '\0' || !(is_utf8 || c.is_ascii()) { '?' } else { c };
+        text.chars().take(ERROR_CHARACTERS_MAX).map(plain).collect()
+    }
+
+    /// At endpos, what is left.
+    pub(super) fn warn_of_dead(&self) {
+        if self.dead > 0 {
+            tracing::warn!(transactions = self.dead, "the target lacks what was set aside: {DEAD_HINT}");
+        }
+    }
+}
+
+const DEAD_HINT: &str = "pgsluice dead list shows them; dead retry brings them, dead skip does without them";
+
+pub(super) fn open_at(applier: &Applier<'_>, note: &Note) -> Result<Reader, Fault> {
+    let open = || Reader::open(applier.archive, Position(note.commit_lsn.0), applier.tail.clone());
+    tokio::task::block_in_place(open)
+}
+
+pub(super) fn gone(note: &Note) -> Fault {
+    Fault::person(format!("the log does not have the transaction that ends at {} and is set aside", note.lsn))
+        .hint("give the archive that belongs to this target; or pgsluice dead skip does without it")
+}
