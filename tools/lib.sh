@@ -119,6 +119,17 @@ want_wal2json() {
     fi
 }
 
+# A browser for the tests of the status page; and for those of its figures Prometheus, whose package starts a service, so only where nobody
+# minds. The tests skip what is missing, and say so.
+want_browser() {
+    local missing=()
+    has chromium && has chromedriver || missing+=(chromium chromium-driver)
+    if [ "${CI:-}" = true ]; then has prometheus && has promtool || missing+=(prometheus); fi
+    if [ ${#missing[@]} -gt 0 ] && is_root && has apt-get; then
+        (install_packages "${missing[@]}") || note "going on without ${missing[*]}"
+    fi
+}
+
 # What RocksDB's bindings and its C++ need.
 need_compilers() {
     local missing=()
