@@ -19,6 +19,7 @@ mod define;
 mod depot;
 mod encryption;
 mod endpos;
+mod export;
 mod filters;
 mod fold;
 mod harness;

@@ -13,6 +13,7 @@ mod conduct;
 mod config;
 mod copying;
 mod cutover;
+mod export;
 mod follow;
 mod history;
 mod keepsake;
@@ -71,6 +72,7 @@ enum Command {
     Status(status::StatusCommand),
     Archive(archive::ArchiveCommand),
     History(history::HistoryCommand),
+    Export(export::ExportCommand),
     Compare(compare::CompareCommand),
     Cleanup(cleanup::CleanupCommand),
 }
@@ -87,6 +89,7 @@ impl Command {
             Command::Replay(command) => command.run(everywhere, file).await,
             Command::Archive(command) => command.run(everywhere, file).await,
             Command::History(command) => command.run(everywhere, file).await,
+            Command::Export(command) => command.run(everywhere, file),
             Command::Compare(command) => command.run(everywhere, file).await,
             Command::Cutover(command) => command.run(everywhere, file).await,
             Command::Sentinel(command) => command.run(everywhere, file).await,

@@ -11,6 +11,7 @@
 mod bucket;
 mod cluster;
 mod compare;
+mod duckdb;
 pub mod http;
 pub mod ledger;
 pub mod many;
@@ -30,6 +31,7 @@ pub use rustix::process::Signal;
 pub use bucket::{Bucket, Misdeed};
 pub use cluster::{Cluster, Preparation, StopMode};
 pub use compare::{assert_tables_equal, difference_between, tables_difference};
+pub use duckdb::duckdb_python;
 pub use moto::Moto;
 pub use process::{Outcome, Running};
 pub use program::Pgsluice;
