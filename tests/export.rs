@@ -502,6 +502,8 @@ fn nothing_is_overwritten_and_nothing_half_looks_whole() {
             let outcome = Running::spawn(command).wait(seconds(60));
             assert!(outcome.stderr.contains("failpoint export.before_name reached"), "{outcome}");
             assert!(!folder.join("out").exists() && folder.join("out.partial").exists());
+            // What it has left is no reason to refuse the next one.
+            refused(&["--format", format, "--to-dir", &place("out"), "--to-lsn", "FF/0"], 1, "lies behind");
         }
         // An empty folder will do.
         std::fs::create_dir(folder.join("out")).unwrap();
@@ -592,6 +594,81 @@ fn values_in_binary_form_are_refused() {
         let place = road.program.folder().join(format).display().to_string();
         let outcome = road.program.run(&["export", "--format", format, "--to-dir", &place]).ends_with(1);
         assert!(outcome.stderr.contains("public.plain in binary form"), "{outcome}");
-        assert!(!Path::new(&place).exists());
+        assert!(!Path::new(&place).exists() && !Path::new(&format!("{place}.partial")).exists());
     }
+}
+
+/// A base taken under load, and the log since, make the tables out of nothing but a script.
+#[test]
+fn a_base_and_the_log_are_a_whole_database() {
+    let (source, target) = (Cluster::source(), Cluster::target());
+    // A table without columns can't be copied.
+    let tables = TABLES.replace("create table nothing();", "");
+    source.run_script(&tables);
+    target.run_script(&tables);
+    source.run_script(&items(1, 300));
+    CHANGES[..4].iter().for_each(|change| source.run_script(change));
+    let program = Pgsluice::between(&source, &target);
+    let road = Road { source, target, program };
+    road.program.run(&["setup", "--keyless", "full"]).done();
+    let none = road.program.run(&["export", "--format", "sql", "--with-base"]).ends_with(1);
+    assert!(none.stderr.contains("no base"), "{none}");
+    let script = tempfile::NamedTempFile::new().unwrap();
+    let disturbance = "\\set id random(1, 300)\nupdate item set n = n + 1, big = big || 'x' where id = :id;\n\
+        insert into entry select :id, 'new', null, null;\ndelete from entry where b = 'new' and a = :id - 1;\n";
+    std::fs::write(script.path(), disturbance).unwrap();
+    let path = script.path().display().to_string();
+    let load = road.source.start_pgbench(&["-n", "-c", "3", "-T", "600", "-R", "300", "-f", &path]);
+    road.program.run(&["clone", "--into-archive", "--keyless", "full"]).done();
+    for change in CHANGES[4..].iter().filter(|change| !change.contains("into nothing")) {
+        road.change(change);
+    }
+    drop(load);
+    road.source.rests();
+    receive(&road);
+
+    let script = export(&road.program, &["--format", "sql", "--with-base"]).stdout;
+    let (code, said) = psql(&road.target, &script);
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert_tables_equal(&road.source, &road.target);
+    let (code, said) = psql(&road.target, &script);
+    assert!(code == Some(3) && said.contains("has rows already"), "{said}");
+    road.program.run(&["export", "--format", "json", "--with-base"]).ends_with(2);
+    road.program.run(&["export", "--format", "sql", "--with-base", "--from-lsn", "0/0"]).ends_with(2);
+}
+
+/// A table that is altered goes on in files of another schema; what is long and many is in several files, and never in memory as a whole.
+#[test]
+fn files_follow_the_definition_and_the_size() {
+    let road = road(None, &[]).unwrap();
+    road.change("insert into line values (1, 1, 'a')");
+    road.change(
+        "alter table line add column more numeric(5,1) default 2; insert into line values (1, 2, 'b', 3)",
+    );
+    road.change("alter table line rename what to said; update line set said = 'c' where line = 1");
+    road.change(
+        "create function noise(n int) returns bytea volatile language sql as
+             $$ select string_agg(sha256((random() || n::text || i::text)::bytea), '') from generate_series(1, 10000) i $$;
+         insert into item(bytes) select noise(i) from generate_series(1, 320) i",
+    );
+    receive(&road);
+    let place = road.program.folder().join("out").display().to_string();
+    let mut running = road.program.start(&["export", "--format", "parquet", "--to-dir", &place, "--json"]);
+    let mut resident = 0;
+    while running.is_running() {
+        resident = resident.max(running.resident_bytes_max());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let report = running.wait(seconds(60)).done().json();
+    let files = report["files"].as_array().unwrap().iter();
+    let names: Vec<_> = files.map(|file| file["name"].as_str().unwrap()).collect();
+    let count = |table: &str| names.iter().filter(|name| name.starts_with(table)).count();
+    assert_eq!((count("public.line/"), count("public.item/")), (3, 2), "{report}");
+    eprintln!("{} MiB resident for 100 MB in one transaction", resident >> 20);
+    assert!(resident < 300 << 20, "{resident}");
+    let script = export(&road.program, &["--format", "sql", "--tables", "line"]).stdout;
+    let told = "-- From here on public.line is public.line with the columns order_id, line, said, more.";
+    assert!(script.contains(told), "{script}");
+    let lines = export(&road.program, &["--format", "json", "--tables", "line"]).stdout;
+    assert!(lines.contains(r#""after":{"order_id":1,"line":1,"said":"c","more":"2.0"}"#), "{lines}");
 }

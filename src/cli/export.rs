@@ -9,7 +9,7 @@ use super::config::File;
 use super::place::ArchiveArguments;
 use super::points::{FromArguments, ToArguments, part};
 use super::print;
-use crate::archive::{Archive, Span};
+use crate::archive::{self, Archive, Base, Span};
 use crate::export::{self, Destination, Format, Options, Output, Report};
 use crate::model::Fault;
 use crate::pg::pattern::Pattern;
@@ -42,6 +42,10 @@ pub(crate) struct ExportCommand {
     /// The script lets triggers fire and foreign keys be checked: it does not set session_replication_role, which not everybody may
     #[arg(long)]
     with_triggers: bool,
+    /// The script begins with the rows of the newest base that the archive has of that time (clone --into-archive), into tables that are empty, and
+    /// goes on with the changes since
+    #[arg(long, conflicts_with = "FromArguments")]
+    with_base: bool,
     #[command(flatten)]
     from: FromArguments,
     #[command(flatten)]
@@ -64,12 +68,18 @@ impl ExportCommand {
             Typed::Json => Format::Json,
             Typed::Parquet => Format::Parquet,
         };
-        if self.with_triggers && format != Format::Sql {
-            return Err(Fault::usage("--with-triggers is for --format sql").hint("leave it out"));
+        if (self.with_triggers || self.with_base) && format != Format::Sql {
+            return Err(
+                Fault::usage("--with-triggers and --with-base are for --format sql").hint("leave them out")
+            );
         }
         let destination = self.destination(everywhere, format)?;
         let archive = self.archive.place(file)?.archive.open()?;
-        let part = part(&archive, &self.from, &self.to)?;
+        let mut part = part(&archive, &self.from, &self.to)?;
+        let base = if self.with_base { Some(needed_base(&archive, part)?) } else { None };
+        if let Some(base) = &base {
+            part = Span { after: base.begin.start, through: part.through.max(base.through) };
+        }
         if part.after > part.through {
             return Err(Fault::usage(format!(
                 "the part begins at {} and ends at {}",
@@ -82,7 +92,8 @@ impl ExportCommand {
             let among = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(schema, name));
             (self.tables.is_empty() || among(&self.tables)) && !among(&self.exclude)
         };
-        let options = Options { format, part, is_wanted: &is_wanted, with_triggers: self.with_triggers };
+        let options =
+            Options { format, part, is_wanted: &is_wanted, with_triggers: self.with_triggers, base };
         let bar = bar(everywhere, part);
         let output = Output::open(destination)?;
         let done =
@@ -156,6 +167,13 @@ impl ExportCommand {
             ])
         })
     }
+}
+
+fn needed_base(archive: &Archive, part: Span) -> Result<Base, Fault> {
+    archive::base_before(archive, part.through)?.ok_or_else(|| {
+        Fault::stop(format!("the archive has no base to begin with that is as old as {}", part.through))
+            .hint("pgsluice clone --into-archive takes one; `pgsluice archive bases` prints what there is")
+    })
 }
 
 fn bar(everywhere: &Everywhere, part: Span) -> ProgressBar {

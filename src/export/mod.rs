@@ -4,8 +4,9 @@
 //! change once; nothing is folded. Only those parts of the log are read in which something happened to the tables, and no transaction is held in
 //! memory as a whole. What goes into a folder or a bucket gets its name when it is whole.
 //!
-//! Deliberately absent: DDL, sequences, and what tables held before the log began.
+//! Deliberately absent: DDL, sequences, and what tables held before the log began, but for the SQL that begins with a base of the archive.
 
+mod base;
 mod change;
 mod columns;
 mod json;
@@ -22,7 +23,7 @@ use serde::Serialize;
 
 pub use output::{Destination, Output, READER_GONE};
 
-use crate::archive::{Archive, Lookup, Said, Span, find, read_tables, whereabouts};
+use crate::archive::{Archive, ArchiveId, Base, Covered, Lookup, Said, Span, find, read_tables, whereabouts};
 use crate::model::{Fault, Position, Relation};
 use crate::pgoutput::{Begin, Truncate};
 use change::{Change, Transaction};
@@ -46,6 +47,8 @@ pub struct Options<'a> {
     pub is_wanted: &'a dyn Fn(&str, &str) -> bool,
     /// The SQL lets triggers fire.
     pub with_triggers: bool,
+    /// The SQL begins with the rows of this base, where the part begins.
+    pub base: Option<Base>,
 }
 
 /// What was written.
@@ -57,6 +60,8 @@ pub struct Report {
     /// The part of the log: what comes behind the one, up to the other.
     pub after: Position,
     pub through: Position,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<ArchiveId>,
     /// Those that changed one of the tables.
     pub transactions: u64,
     /// Changes of rows, and tables that were truncated.
@@ -114,13 +119,14 @@ pub fn export(
         database: manifest.database.clone(),
         after: options.part.after,
         through: options.part.through,
+        base: options.base.as_ref().map(|base| base.begin.id),
         transactions: 0,
         changes: 0,
         tables: BTreeMap::new(),
         files: Vec::new(),
     };
     let mut encoder: Box<dyn Encoder + '_> = match options.format {
-        Format::Sql => Box::new(Sql::new(&mut output, manifest, options)?),
+        Format::Sql => Box::new(Sql::new(&mut output, archive, options)?),
         Format::Json => Box::new(Json::new(&mut output, manifest)?),
         Format::Parquet => Box::new(Parquet::new(&mut output, manifest)),
     };
@@ -141,10 +147,17 @@ fn read(
 ) -> Result<(), Fault> {
     let places = whereabouts(archive, options.part, |_, schema, name| (options.is_wanted)(schema, name))?;
     let is_wanted = |relation: &Relation| (options.is_wanted)(&relation.schema, &relation.name);
+    let covered = options.base.as_ref().map(|base| Covered::by(base, |_| true)).transpose()?;
     let mut begun: Option<(Begin, Option<Position>)> = None;
     // Begun for the encoder too.
     let mut transaction: Option<Transaction> = None;
     read_tables(archive, &places.spans, &is_wanted, |said| {
+        let is_covered = |relation: &Relation| {
+            covered
+                .as_ref()
+                .zip(begun.as_ref())
+                .is_some_and(|(covered, (begin, _))| covered.has(relation.oid, begin))
+        };
         match said {
             Said::Begin { begin, end } => begun = Some((begin, end)),
             Said::Commit(end) => {
@@ -154,6 +167,7 @@ fn read(
                 tell(end);
             }
             Said::Defined { before, relation } => encoder.defined(before, relation)?,
+            Said::Changed { relation, .. } if is_covered(relation) => {}
             Said::Changed { relation, message } => {
                 let transaction = begin(archive, &begun, &mut transaction, encoder, report)?;
                 let change = Change::of(relation, message)?;
@@ -161,10 +175,15 @@ fn read(
                 encoder.change(transaction, report.changes, &change)?;
             }
             Said::Truncated { relations, truncate } => {
+                let relations: Vec<_> =
+                    relations.iter().filter(|relation| !is_covered(relation)).cloned().collect();
+                if relations.is_empty() {
+                    return Ok(());
+                }
                 let transaction = begin(archive, &begun, &mut transaction, encoder, report)?;
                 let number = report.changes + 1;
                 relations.iter().for_each(|relation| report.count(relation));
-                encoder.truncate(transaction, number, relations, truncate)?;
+                encoder.truncate(transaction, number, &relations, truncate)?;
             }
         }
         Ok(())

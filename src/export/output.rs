@@ -35,17 +35,36 @@ pub struct Output(Kind);
 
 enum Kind {
     Stdout,
-    Folder { staging: PathBuf, to: PathBuf, _lock: File },
-    Store { store: Store, staging: Staging },
+    Folder { staging: Staging, to: PathBuf, _lock: File },
+    Store { claim: Claim, staging: Staging },
 }
 
-/// A folder for the files that are being written; it goes with its owner.
+/// A folder for the files that are being written; it goes with its owner, unless it has another name by then.
 struct Staging(PathBuf);
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, folder = %self.0.display(), "can't be removed");
+        match std::fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                tracing::warn!(%error, folder = %self.0.display(), "can't be removed");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A place in a bucket that is ours. It is given back where nothing was put there.
+struct Claim {
+    store: Store,
+    has_files: bool,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !self.has_files
+            && let Err(error) = self.store.delete(CLAIM)
+        {
+            tracing::warn!(%error, "{CLAIM} can't be removed");
         }
     }
 }
@@ -69,8 +88,7 @@ impl Output {
                     bytes: 0,
                 });
             }
-            Kind::Folder { staging, .. } => staging,
-            Kind::Store { staging, .. } => &staging.0,
+            Kind::Folder { staging, .. } | Kind::Store { staging, .. } => &staging.0,
         };
         let path = staging.join(name);
         if let Some(folder) = path.parent() {
@@ -93,8 +111,9 @@ impl Output {
             let synced =
                 file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all());
             synced.map_err(|error| fault("cannot write", &path, &error))?;
-            if let Kind::Store { store, .. } = &self.0 {
-                store.upload(&name, &path)?;
+            if let Kind::Store { claim, .. } = &mut self.0 {
+                claim.has_files = true;
+                claim.store.upload(&name, &path)?;
                 std::fs::remove_file(&path).map_err(|error| fault("cannot remove", &path, &error))?;
             }
         }
@@ -106,22 +125,27 @@ impl Output {
         match self.0 {
             Kind::Stdout => Ok(()),
             Kind::Folder { staging, to, _lock } => {
+                let folder = &staging.0;
                 let write = || {
-                    disk::write_once(&staging, REPORT, report)?;
-                    sync_folders(&staging)
+                    disk::write_once(folder, REPORT, report)?;
+                    sync_folders(folder)
                 };
-                write().map_err(|error| fault("cannot write to", &staging, &error))?;
+                write().map_err(|error| fault("cannot write to", folder, &error))?;
                 faults::point("export.before_name");
-                std::fs::rename(&staging, &to).map_err(|error| match error.kind() {
+                std::fs::rename(folder, &to).map_err(|error| match error.kind() {
                     ErrorKind::DirectoryNotEmpty | ErrorKind::NotADirectory => taken(&to.display()),
                     _ => fault("cannot give its name to", &to, &error),
                 })?;
+                // From now on its old name may be another's.
+                std::mem::forget(staging);
                 let above = to.parent().unwrap_or(Path::new("/"));
                 File::open(above)
                     .and_then(|folder| folder.sync_all())
                     .map_err(|error| fault("cannot sync", above, &error))
             }
-            Kind::Store { store, .. } => {
+            Kind::Store { mut claim, .. } => {
+                claim.has_files = true;
+                let store = &claim.store;
                 faults::point("export.before_name");
                 match store.put_once(REPORT, Bytes::copy_from_slice(report))? {
                     Put::Done => store.delete(CLAIM),
@@ -162,7 +186,7 @@ fn open_folder(to: &Path) -> Result<Output, Fault> {
     }
     // What an export has left that was cut off.
     empty(&staging).map_err(|error| fault("cannot empty", &staging, &error))?;
-    Ok(Output(Kind::Folder { staging, to, _lock: lock }))
+    Ok(Output(Kind::Folder { staging: Staging(staging), to, _lock: lock }))
 }
 
 /// Removes what an export can have left in a folder, and nothing else: that is an error.
@@ -206,9 +230,10 @@ fn open_store(store: Store) -> Result<Output, Fault> {
     if store.put_once(CLAIM, Bytes::from(id.clone()))? == Put::Exists {
         return Err(taken(store.place()));
     }
+    let claim = Claim { store, has_files: false };
     let staging = std::env::temp_dir().join(format!("pgsluice-export-{id}"));
     disk::create_folder(&staging)?;
-    Ok(Output(Kind::Store { store, staging: Staging(staging) }))
+    Ok(Output(Kind::Store { claim, staging: Staging(staging) }))
 }
 
 fn taken(place: &dyn std::fmt::Display) -> Fault {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::change::{Change, Op, Transaction, only_key, shown};
 use super::output::{Output, Sink, Written};
-use super::{Encoder, Options};
-use crate::archive::Manifest;
+use super::{Encoder, Options, base};
+use crate::archive::Archive;
 use crate::model::{Fault, Relation};
 use crate::pgoutput::Truncate;
 use crate::transform::{self, RowChange};
@@ -25,9 +25,10 @@ pub(super) struct Sql<'o> {
 impl<'o> Sql<'o> {
     pub(super) fn new(
         output: &'o mut Output,
-        manifest: &Manifest,
+        archive: &Archive,
         options: &Options<'_>,
     ) -> Result<Sql<'o>, Fault> {
+        let manifest = archive.manifest();
         let mut sink = output.create(FILE)?;
         let comments = [
             format!(
@@ -42,6 +43,9 @@ impl<'o> Sql<'o> {
             head.push_str("SET session_replication_role = 'replica';\n");
         }
         sink.write(head.as_bytes())?;
+        if let Some(base) = &options.base {
+            base::write(archive, base, options, &mut |bytes| sink.write(bytes))?;
+        }
         Ok(Sql { output, sink: Some(sink), block: Vec::new(), changes: 0 })
     }
 

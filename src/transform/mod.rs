@@ -20,7 +20,7 @@ mod undo;
 pub use fit::{Choice, Refusal};
 pub use fold::{Fold, Group, GroupKind, NetRow, RowKey};
 pub use planner::{Parameters, Planner, Step, Way};
-pub use redo::{redo, truncate};
+pub use redo::{must_be_empty, redo, truncate};
 pub use statement::{Check, Many, Statement, StatementKind};
 pub use target::{Equality, Found, Generated, Identity, Referring, TargetColumn, TargetTable};
 pub use types::{ColumnType, TypeKind};

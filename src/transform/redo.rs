@@ -105,6 +105,16 @@ pub fn truncate<'t>(relations: impl Iterator<Item = &'t Relation>, restart_ident
     sql
 }
 
+/// The script ends where the table has rows.
+pub fn must_be_empty(schema: &str, name: &str) -> Vec<u8> {
+    let table = format!("{}.{}", quote_ident(schema), quote_ident(name));
+    let mut sql =
+        format!("IF EXISTS (SELECT FROM {table}) THEN RAISE EXCEPTION USING MESSAGE = ").into_bytes();
+    push_literal(&mut sql, format!("{schema}.{name} has rows already").as_bytes());
+    sql.extend_from_slice(b"; END IF;\n");
+    sql
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
