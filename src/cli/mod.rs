@@ -13,13 +13,13 @@ mod conduct;
 mod config;
 mod copying;
 mod cutover;
+mod doctor;
 mod export;
 mod follow;
 mod history;
 mod keepsake;
 mod keys;
 mod log;
-mod pending;
 mod pin;
 mod place;
 mod points;
@@ -33,6 +33,7 @@ mod scratch;
 mod sentinel;
 pub mod setup;
 mod status;
+mod watching;
 
 use std::process::ExitCode;
 
@@ -70,6 +71,7 @@ enum Command {
     Sentinel(sentinel::SentinelCommand),
     Pin(pin::PinCommand),
     Status(status::StatusCommand),
+    Doctor(doctor::DoctorCommand),
     Archive(archive::ArchiveCommand),
     History(history::HistoryCommand),
     Export(export::ExportCommand),
@@ -95,6 +97,7 @@ impl Command {
             Command::Sentinel(command) => command.run(everywhere, file).await,
             Command::Pin(command) => command.run(everywhere, file).await,
             Command::Status(command) => command.run(everywhere, file).await,
+            Command::Doctor(command) => command.run(everywhere, file).await,
             Command::Cleanup(command) => command.run(everywhere, file).await,
         }
     }
