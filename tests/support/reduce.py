@@ -83,10 +83,6 @@ def reduce(con, folder):
         select * from walk"""
     )
 
-    def newest(name, value):
-        sent = f"filter (not list_contains({unsent}, {literal(name)}))"
-        return f"arg_min(struct_pack(v := {value}), depth) {sent}.v"
-
     values = ", ".join(
         f"(arg_min(struct_pack(v := {quoted(n)}, s := {special('', n)}), depth) "
         f"filter (not list_contains({unsent}, {literal(n)}))) as b{i}"
