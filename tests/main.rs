@@ -31,7 +31,9 @@ mod many;
 mod pg_connect;
 mod pg_stream;
 mod plugins;
+
 mod points;
+mod quickstart;
 mod refusals;
 mod replay;
 mod retention;

@@ -25,6 +25,7 @@ mod place;
 mod points;
 mod preflight;
 mod print;
+mod quickstart;
 mod reach;
 mod receive;
 mod replay;
@@ -60,6 +61,7 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Quickstart(quickstart::QuickstartCommand),
     Setup(setup::SetupCommand),
     Clone(clone::CloneCommand),
     Backfill(backfill::BackfillCommand),
@@ -82,6 +84,7 @@ enum Command {
 impl Command {
     async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         match self {
+            Command::Quickstart(command) => command.run(everywhere, file).await,
             Command::Setup(command) => command.run(everywhere, file).await,
             Command::Clone(command) => command.run(everywhere, file).await,
             Command::Backfill(command) => command.run(everywhere, file).await,
