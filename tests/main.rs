@@ -20,6 +20,7 @@ mod depot;
 mod doctor;
 mod encryption;
 mod endpos;
+mod export;
 mod filters;
 mod fold;
 mod harness;

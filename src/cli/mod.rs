@@ -14,6 +14,7 @@ mod config;
 mod copying;
 mod cutover;
 mod doctor;
+mod export;
 mod follow;
 mod history;
 mod keepsake;
@@ -75,6 +76,7 @@ enum Command {
     Doctor(doctor::DoctorCommand),
     Archive(archive::ArchiveCommand),
     History(history::HistoryCommand),
+    Export(export::ExportCommand),
     Compare(compare::CompareCommand),
     Cleanup(cleanup::CleanupCommand),
 }
@@ -92,6 +94,7 @@ impl Command {
             Command::Replay(command) => command.run(everywhere, file).await,
             Command::Archive(command) => command.run(everywhere, file).await,
             Command::History(command) => command.run(everywhere, file).await,
+            Command::Export(command) => command.run(everywhere, file),
             Command::Compare(command) => command.run(everywhere, file).await,
             Command::Cutover(command) => command.run(everywhere, file).await,
             Command::Sentinel(command) => command.run(everywhere, file).await,
