@@ -143,6 +143,8 @@ impl<'a> Applier<'a> {
             advance: Advance::default(),
             sent: None,
             sent_at: Instant::now(),
+            sent_first: None,
+            first: None,
             told: control.applied.clone(),
             fold: Fold::default(),
             alone: 0,
@@ -422,6 +424,10 @@ impl<'a> Applier<'a> {
         let touches = faults::mutated("adjacent_is_known") && progress.0 == begin.commit_lsn.0;
         let is_known = progress.covers_commit_at(begin.commit_lsn) || touches;
         run.inside = if is_known { Inside::Known } else { Inside::Applying(begin) };
+        if !is_known && run.first.is_none() {
+            run.first = Some(begin.commit_time);
+            self.report(run);
+        }
         Ok(Flow::On)
     }
 
