@@ -620,3 +620,18 @@ fn large_objects_stay_behind_where_they_are_not_wanted() {
     let outcome = pair.start(&[]).wait(seconds(60)).ends_with(1);
     assert!(outcome.stderr.contains("the target has large objects already"), "{outcome}");
 }
+
+#[test]
+fn a_table_without_columns_is_copied_and_followed() {
+    let clone = between(
+        Cluster::source(),
+        Cluster::target(),
+        "create table nothing()",
+        "insert into nothing default values; insert into nothing default values",
+    );
+    clone.program.run(&CLONE).done();
+    assert_eq!(clone.target.value("select count(*) from nothing"), "2");
+    clone.source.run_script("insert into nothing default values");
+    clone.program.follow_to_current();
+    assert_eq!(clone.target.value("select count(*) from nothing"), "3");
+}
