@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::arguments::{Endpos, Everywhere, FilterArguments, RulesArguments};
 use super::config::File;
+use super::notify::Notify;
 use super::print;
 use super::reach::Side;
 use super::setup;
@@ -289,7 +290,13 @@ pub(crate) fn needed_target(target: Option<Conninfo>) -> Result<Conninfo, Fault>
 /// Runs the stages and reports how they ended.
 pub(crate) async fn conduct(options: Options, everywhere: &Everywhere) -> Result<(), Fault> {
     let mut shown = Shown::new(&options.archive, everywhere);
-    let ended = follow::run(options, |standing| shown.tell(standing)).await;
+    let mut notify = Notify::default();
+    let ended = follow::run(options, |standing| {
+        notify.beat(mode(standing.mode), standing);
+        shown.tell(standing);
+    })
+    .await;
+    notify.stopping();
     shown.clear();
     let standing = ended?;
     if standing.mode == Mode::Done {

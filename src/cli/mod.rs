@@ -9,6 +9,7 @@ mod bases;
 mod cleanup;
 mod clone;
 mod compare;
+mod completions;
 mod conduct;
 mod config;
 mod copying;
@@ -18,6 +19,7 @@ mod history;
 mod keepsake;
 mod keys;
 mod log;
+mod notify;
 mod pending;
 mod pin;
 mod place;
@@ -73,6 +75,9 @@ enum Command {
     History(history::HistoryCommand),
     Compare(compare::CompareCommand),
     Cleanup(cleanup::CleanupCommand),
+    Completions(completions::CompletionsCommand),
+    #[command(hide = true)]
+    Man(completions::ManCommand),
 }
 
 impl Command {
@@ -93,6 +98,8 @@ impl Command {
             Command::Pin(command) => command.run(everywhere, file).await,
             Command::Status(command) => command.run(everywhere, file).await,
             Command::Cleanup(command) => command.run(everywhere, file).await,
+            Command::Completions(command) => command.run(),
+            Command::Man(command) => command.run(),
         }
     }
 }
