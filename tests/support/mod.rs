@@ -31,7 +31,7 @@ pub use bucket::{Bucket, Misdeed};
 pub use cluster::{Cluster, Preparation, StopMode};
 pub use compare::{assert_tables_equal, difference_between, tables_difference};
 pub use moto::Moto;
-pub use process::{Outcome, Running};
+pub use process::{Outcome, Running, Watcher};
 pub use program::Pgsluice;
 pub use proxy::Proxy;
 pub use road::Road;
