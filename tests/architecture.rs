@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 /// The layers of `ARCHITECTURE.md`.
-const LEVELS: [&[&str]; 7] = [
-    &["model", "faults"],
+const LEVELS: [&[&str]; 8] = [
+    &["model", "faults", "meter"],
     &["pgoutput"],
     &["segment", "transform", "plugin", "ddl", "pg", "catalog", "store"],
     &["archive", "sentinel", "dump"],
     &["receive", "copy", "apply", "verify", "compare", "history"],
     &["follow"],
+    &["serve"],
     &["cli"],
 ];
 

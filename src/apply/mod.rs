@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
 use crate::archive::{Archive, Span, Tail};
+use crate::meter::METER;
 use crate::model::{Fault, Position, Remedy, Timestamp};
 use crate::pg::Conninfo;
 
@@ -53,6 +54,8 @@ pub struct Target {
     pub ddl: Ddl,
     /// Connections over which a large batch goes.
     pub lanes: u32,
+    /// How long after its commit a transaction is applied at the earliest.
+    pub delay: Duration,
     /// Only these tables of the source, by OID.
     pub only: Option<HashSet<u32>>,
     /// The parts of the log that may have something for it, where that is known.
@@ -156,6 +159,7 @@ pub async fn apply_unregistered(
         if applier.position() > before || began.elapsed() > BACKOFF_MAX {
             backoff = BACKOFF_MIN;
         }
+        METER.target_retries.inc();
         tracing::warn!(error = %fault, retry_seconds = backoff.as_secs_f64(), "connection to the target lost, or batch put off");
         tokio::select! {
             () = tokio::time::sleep(backoff) => {}

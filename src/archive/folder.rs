@@ -328,6 +328,11 @@ impl Archive {
         Ok(depot.end())
     }
 
+    /// The same as it was seen last, which is how it is where this process brings the segments. Asks nobody.
+    pub fn stored_as_seen(&self) -> Option<Position> {
+        self.depot().and_then(|depot| depot.end())
+    }
+
     /// How many bytes of sealed segments the folder may hold where there is a store.
     pub(super) fn spool_bytes_max(&self) -> u64 {
         self.stored.as_ref().map_or(u64::MAX, |stored| stored.spool_bytes_max)

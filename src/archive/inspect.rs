@@ -97,6 +97,9 @@ pub struct ArchiveTotals {
     pub raw_bytes: u64,
     pub transactions: u64,
     pub changes: u64,
+    /// The least and the greatest commit time.
+    pub first_time: Option<Timestamp>,
+    pub last_time: Option<Timestamp>,
     pub tables: Vec<TableTotals>,
 }
 
@@ -336,6 +339,8 @@ pub fn totals(archive: &Archive) -> Result<ArchiveTotals, Fault> {
             raw_bytes: 0,
             transactions: 0,
             changes: 0,
+            first_time: None,
+            last_time: None,
             tables: Vec::new(),
         };
         // By OID, each with where its name was seen last.
@@ -371,6 +376,8 @@ pub fn totals(archive: &Archive) -> Result<ArchiveTotals, Fault> {
             totals.raw_bytes = totals.raw_bytes.saturating_add(line.raw_bytes);
             totals.transactions = totals.transactions.saturating_add(line.transactions);
             totals.changes = totals.changes.saturating_add(line.changes);
+            totals.first_time = [totals.first_time, line.first_time].into_iter().flatten().min();
+            totals.last_time = totals.last_time.max(line.last_time);
         }
         // A table that was dropped and made again has two OIDs and one name.
         let mut by_name: BTreeMap<String, Events> = BTreeMap::new();

@@ -7,11 +7,12 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::faults;
+use crate::meter::{METER, observe};
 use crate::model::{Fault, Position};
 use crate::segment::{Cut, Encoder, Header, SegmentName};
 
@@ -219,7 +220,9 @@ impl Scribe {
         }
         faults::point("log.before_sync");
         // Never tried again: after a failed fsync the kernel may have dropped the pages and the next one succeeds.
+        let began = Instant::now();
         self.file.sync_data().map_err(|error| self.fault("cannot make durable", &error))?;
+        observe(&METER.sync_seconds, began.elapsed());
         faults::point("log.after_sync");
         self.dirty = false;
         let written = (self.written.segment, self.written.offset);

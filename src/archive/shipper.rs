@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::meter::{METER, observe};
 use crate::model::{Fault, Position, Remedy};
 use crate::segment::SegmentName;
 
@@ -91,7 +92,9 @@ impl Shipper {
 
     fn ship(&self, depot: &Depot, writer: ArchiveId, name: SegmentName) -> Result<(), Fault> {
         if !depot.holds(name) {
+            let began = Instant::now();
             depot.upload(writer, name, &self.archive.segment_path(name))?;
+            observe(&METER.upload_seconds, began.elapsed());
             tracing::debug!(segment = %name, "brought a segment into the store");
         }
         self.shared.unstored().remove(&name);
@@ -118,6 +121,7 @@ impl Shipper {
                 Err(fault) if fault.remedy == Remedy::Person => return Err(fault),
                 Err(fault) => fault,
             };
+            METER.store_retries.inc();
             let hint = fault.hint.as_deref().unwrap_or_default();
             let retry_seconds = backoff.as_secs_f64();
             tracing::warn!(error = %fault, hint, retry_seconds, "{trouble}");

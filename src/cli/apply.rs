@@ -5,6 +5,7 @@ use super::conduct::{ApplyingArguments, EndposArguments, conduct, needed_target}
 use super::config::File;
 use super::place::{self, ArchiveArguments};
 use super::setup;
+use super::watching::{WatchArguments, Watching};
 use crate::archive::WriterOptions;
 use crate::follow::Options;
 use crate::model::Fault;
@@ -29,23 +30,35 @@ pub(crate) struct ApplyCommand {
     endpos: EndposArguments,
     #[command(flatten)]
     applying: ApplyingArguments,
+    #[command(flatten)]
+    watching: WatchArguments,
 }
 
 impl ApplyCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         let place = self.archive.place(file)?;
-        let stream = self.stream.names(&place, file)?.origin;
+        let names = self.stream.names(&place, file)?;
         let target = needed_target(self.target.conninfo(file)?)?;
-        let target = self.applying.target(target, stream, &self.filter, file)?;
+        let target = self.applying.target(target, names.origin.clone(), &self.filter, file)?;
         let archive = place.archive.open()?;
         let home = place::sentinel(&place.archive)?;
         // A copy of an archive has none.
         let startpos = archive.manifest().start;
         let sentinel = Sentinel::create(&home, Control { startpos, apply: true, ..Control::default() })?;
         setup::prepare_target(&target.conninfo, &target.stream, &archive).await?;
-        let endpos = self.endpos.position(self.source.optional(file)?.as_ref()).await?;
+        let source = self.source.optional(file)?;
+        let endpos = self.endpos.position(source.as_ref()).await?;
         let (target, writer) = (Some(target), WriterOptions::default());
-        conduct(Options { archive, sentinel, source: None, target, endpos, writer, gate: None }, everywhere)
-            .await
+        let options = Options { archive, sentinel, source: None, target, endpos, writer, gate: None };
+        let parts = Watching {
+            source: source.as_ref(),
+            slot: &names.slot,
+            publication: &names.publication,
+            stream: &names.origin,
+            home: &home,
+            copy: None,
+        };
+        let watch = self.watching.start(file, &options, &parts)?;
+        conduct(options, watch, everywhere).await
     }
 }

@@ -17,6 +17,7 @@ use crate::follow::{self, Mode, Options, Standing};
 use crate::model::{Fault, Lsn, Position};
 use crate::pg::{Conninfo, inspect};
 use crate::receive::Source;
+use crate::serve::Watch;
 
 /// How often a log line tells of progress where no terminal shows it.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -141,6 +142,29 @@ impl TryFrom<toml::Value> for Lanes {
     }
 }
 
+/// How long the target trails the source on purpose, such as `1h`, `90m` or `30s`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Delay(Duration);
+
+impl std::str::FromStr for Delay {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Delay, String> {
+        let wrong = || format!("'{text}' is no length of time, such as 1h, 90m or 30s");
+        let parsed: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
+        Duration::try_from(parsed).map(Delay).map_err(|_| wrong())
+    }
+}
+
+impl TryFrom<String> for Delay {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Delay, String> {
+        text.parse()
+    }
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct LaneArguments {
     /// Connections to the target over which large batches go while it catches up; live there is one. With several, readers of the
@@ -227,6 +251,10 @@ pub(crate) struct ApplyingArguments {
     ddl: DdlArguments,
     #[command(flatten)]
     lanes: LaneArguments,
+    /// Apply each transaction so long after its commit, such as 1h: a mistake on the source can be stopped before it arrives, with
+    /// `sentinel set endpos`. The log is as complete as ever [default: none]
+    #[arg(long, env = "PGSLUICE_APPLY_DELAY", value_name = "TIME")]
+    apply_delay: Option<Delay>,
 }
 
 impl ApplyingArguments {
@@ -245,6 +273,7 @@ impl ApplyingArguments {
             rules: self.rules.rules(filter, file)?,
             ddl: self.ddl.ddl(file),
             lanes: self.lanes.count(file),
+            delay: self.apply_delay.or(file.apply_delay).unwrap_or_default().0,
             only: None,
             parts: None,
         })
@@ -288,14 +317,21 @@ pub(crate) fn needed_target(target: Option<Conninfo>) -> Result<Conninfo, Fault>
 }
 
 /// Runs the stages and reports how they ended.
-pub(crate) async fn conduct(options: Options, everywhere: &Everywhere) -> Result<(), Fault> {
+pub(crate) async fn conduct(
+    options: Options,
+    watch: Option<Watch>,
+    everywhere: &Everywhere,
+) -> Result<(), Fault> {
     let mut shown = Shown::new(&options.archive, everywhere);
     let mut notify = Notify::default();
-    let ended = follow::run(options, |standing| {
+    let tell = |standing: &Standing| {
         notify.beat(mode(standing.mode), standing);
         shown.tell(standing);
-    })
-    .await;
+        if let Some(watch) = &watch {
+            watch.tell(standing);
+        }
+    };
+    let ended = follow::run(options, tell).await;
     notify.stopping();
     shown.clear();
     let standing = ended?;

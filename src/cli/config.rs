@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::arguments::{LogFormat, Manner, SchemaPolicy, ValueFormat};
 use super::backfill::TableSettings;
-use super::conduct::{DdlChoice, Durable, Lanes, Switch};
+use super::conduct::{DdlChoice, Delay, Durable, Lanes, Switch};
 use super::setup::KeylessPolicy;
 use crate::model::Fault;
 
@@ -42,6 +42,14 @@ pub(crate) struct File {
     pub(crate) exact: Option<Vec<String>>,
     pub(crate) lanes: Option<Lanes>,
     pub(crate) log_format: Option<LogFormat>,
+    pub(crate) apply_delay: Option<Delay>,
+    pub(crate) listen: Option<String>,
+    pub(crate) token_file: Option<String>,
+    pub(crate) ready_lag: Option<u32>,
+    pub(crate) alarm_exec: Option<String>,
+    pub(crate) alarm_url: Option<String>,
+    pub(crate) alarm_patience: Option<u32>,
+    pub(crate) alarm_transaction_age: Option<u32>,
     /// By a table's name or pattern.
     #[serde(default)]
     pub(crate) backfill: BTreeMap<String, TableSettings>,

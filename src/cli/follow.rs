@@ -6,6 +6,7 @@ use super::conduct::{ApplyingArguments, EndposArguments, ReceivingArguments, con
 use super::config::File;
 use super::place;
 use super::setup;
+use super::watching::{WatchArguments, Watching};
 use crate::follow::Options;
 use crate::model::Fault;
 use crate::sentinel::Sentinel;
@@ -25,6 +26,8 @@ pub(crate) struct FollowCommand {
     receiving: ReceivingArguments,
     #[command(flatten)]
     applying: ApplyingArguments,
+    #[command(flatten)]
+    watching: WatchArguments,
 }
 
 impl FollowCommand {
@@ -37,10 +40,13 @@ impl FollowCommand {
         let writer = self.receiving.segments.options(&wanted.archive, file)?;
         let archive = setup::done(&wanted).await?;
         warn_of_unfinished(&target.conninfo, &target.stream).await;
-        let sentinel = Sentinel::open(&place::sentinel(&wanted.archive)?)?;
+        let home = place::sentinel(&wanted.archive)?;
+        let sentinel = Sentinel::open(&home)?;
         let endpos = self.endpos.position(Some(&wanted.source)).await?;
         let source = Some(self.receiving.source(&wanted, target.sequences));
         let target = Some(target);
-        conduct(Options { archive, sentinel, source, target, endpos, writer, gate: None }, everywhere).await
+        let options = Options { archive, sentinel, source, target, endpos, writer, gate: None };
+        let watch = self.watching.start(file, &options, &Watching::of(&wanted, &home))?;
+        conduct(options, watch, everywhere).await
     }
 }

@@ -14,13 +14,13 @@ mod conduct;
 mod config;
 mod copying;
 mod cutover;
+mod doctor;
 mod follow;
 mod history;
 mod keepsake;
 mod keys;
 mod log;
 mod notify;
-mod pending;
 mod pin;
 mod place;
 mod points;
@@ -34,6 +34,7 @@ mod scratch;
 mod sentinel;
 pub mod setup;
 mod status;
+mod watching;
 
 use std::process::ExitCode;
 
@@ -71,6 +72,7 @@ enum Command {
     Sentinel(sentinel::SentinelCommand),
     Pin(pin::PinCommand),
     Status(status::StatusCommand),
+    Doctor(doctor::DoctorCommand),
     Archive(archive::ArchiveCommand),
     History(history::HistoryCommand),
     Compare(compare::CompareCommand),
@@ -97,6 +99,7 @@ impl Command {
             Command::Sentinel(command) => command.run(everywhere, file).await,
             Command::Pin(command) => command.run(everywhere, file).await,
             Command::Status(command) => command.run(everywhere, file).await,
+            Command::Doctor(command) => command.run(everywhere, file).await,
             Command::Cleanup(command) => command.run(everywhere, file).await,
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),

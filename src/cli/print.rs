@@ -8,6 +8,8 @@ use serde::Serialize;
 
 use crate::model::Fault;
 
+pub(crate) use crate::serve::size;
+
 /// Prints a report in the form that was asked for.
 pub(crate) fn report(
     json: bool,
@@ -68,18 +70,6 @@ fn plain() -> Table {
     table
 }
 
-/// `1.5 GiB`; JSON has the bare bytes.
-pub(crate) fn size(bytes: u64) -> String {
-    let mut size = bytes as f64;
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if size < 1024.0 {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{size:.1} {unit}") };
-        }
-        size /= 1024.0;
-    }
-    format!("{size:.1} TiB")
-}
-
 pub(crate) fn fault(fault: &Fault) {
     let mut text = format!("error: {}\n", fault.message);
     if let Some(hint) = &fault.hint {
@@ -87,16 +77,4 @@ pub(crate) fn fault(fault: &Fault) {
     }
     // Nothing is left to be told to, if stderr is gone.
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_short() {
-        assert_eq!(size(1023), "1023 B");
-        assert_eq!(size(1536), "1.5 KiB");
-        assert_eq!(size(5 << 40), "5.0 TiB");
-    }
 }

@@ -5,6 +5,7 @@ use super::conduct::{EndposArguments, ReceivingArguments, SequenceArguments, con
 use super::config::File;
 use super::place::{self, ArchiveArguments};
 use super::setup;
+use super::watching::{WatchArguments, Watching};
 use crate::follow::Options;
 use crate::model::Fault;
 use crate::sentinel::Sentinel;
@@ -28,6 +29,8 @@ pub(crate) struct ReceiveCommand {
     receiving: ReceivingArguments,
     #[command(flatten)]
     sequences: SequenceArguments,
+    #[command(flatten)]
+    watching: WatchArguments,
 }
 
 impl ReceiveCommand {
@@ -45,10 +48,12 @@ impl ReceiveCommand {
         };
         let writer = self.receiving.segments.options(&wanted.archive, file)?;
         let archive = setup::done(&wanted).await?;
-        let sentinel = Sentinel::open(&place::sentinel(&wanted.archive)?)?;
+        let home = place::sentinel(&wanted.archive)?;
+        let sentinel = Sentinel::open(&home)?;
         let endpos = self.endpos.position(Some(&wanted.source)).await?;
         let source = Some(self.receiving.source(&wanted, self.sequences.are_on(file)));
-        conduct(Options { archive, sentinel, source, target: None, endpos, writer, gate: None }, everywhere)
-            .await
+        let options = Options { archive, sentinel, source, target: None, endpos, writer, gate: None };
+        let watch = self.watching.start(file, &options, &Watching::of(&wanted, &home))?;
+        conduct(options, watch, everywhere).await
     }
 }

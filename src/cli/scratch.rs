@@ -64,6 +64,7 @@ impl Scratch {
             rules: Rules { tables, exclude, ..Rules::default() },
             ddl: Ddl { mode: DdlMode::Apply, ..Ddl::default() },
             lanes: 1,
+            delay: Duration::ZERO,
             only: None,
             parts: None,
         };

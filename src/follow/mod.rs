@@ -6,7 +6,7 @@ mod lease;
 mod machine;
 
 use std::collections::VecDeque;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use crate::apply::{self, Applied, Outcome, Target};
 use crate::archive::{Archive, Durable, Tail, WriterOptions};
-use crate::model::{Fault, Position, Timestamp};
+use crate::model::{Fault, Position};
+use crate::pg::now;
 use crate::receive::{self, Source};
 use crate::sentinel::{Control, Link, Reached, Sentinel};
 
@@ -390,9 +391,4 @@ async fn tell_durable(mut durable: watch::Receiver<Durable>, flush: watch::Sende
             return;
         }
     }
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_microseconds(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }

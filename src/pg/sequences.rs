@@ -101,6 +101,33 @@ pub async fn emit(client: &Client, sample: &Sample) -> Result<Position, Fault> {
     Ok(position(row.get::<_, PgLsn>(0)))
 }
 
+/// Those of a sample that the target is behind of: its next number may have been given out by the source. Each with the SQL that
+/// mends it.
+pub async fn behind(client: &Client, sample: &Sample) -> Result<Vec<(String, String)>, Fault> {
+    let mut behind = Vec::new();
+    for sequence in sample.sequences.iter().filter(|sequence| sequence.is_called) {
+        let query = "SELECT s.seqincrement > 0, l.last_value
+                       FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid
+                       JOIN pg_namespace n ON n.oid = c.relnamespace
+                       JOIN pg_sequences l ON l.schemaname = n.nspname AND l.sequencename = c.relname
+                      WHERE n.nspname = $1 AND c.relname = $2 AND NOT s.seqcycle";
+        let row = client.query_opt(query, &[&sequence.schema, &sequence.name]).await;
+        let row = row.map_err(|e| fault("looking at the target's sequences", &e))?;
+        let Some(row) = row else { continue };
+        let (ascends, last): (bool, Option<i64>) = (row.get(0), row.get(1));
+        let is_behind =
+            last.is_none_or(|last| (last < sequence.last_value) == ascends && last != sequence.last_value);
+        if is_behind {
+            let name = quoted_name(&sequence.schema, &sequence.name);
+            behind.push((
+                shown_name(&sequence.schema, &sequence.name),
+                format!("SELECT setval({}, {});", quote_literal(&name), sequence.last_value),
+            ));
+        }
+    }
+    Ok(behind)
+}
+
 /// What became of a sample on the target.
 #[derive(Debug, Default)]
 pub struct Outcome {

@@ -26,13 +26,18 @@ pub struct Slot {
     pub retained_bytes: u64,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
+    /// How much WAL may yet be written before the slot is lost, in bytes; none where nothing limits it, or it is lost.
+    pub safe_wal_bytes: Option<i64>,
+    /// The server's `max_slot_wal_keep_size`, in bytes; none where it has no limit.
+    pub keep_bytes_max: Option<i64>,
 }
 
 const SLOT: &str = "
 SELECT slot_name::text, plugin::text, database::text, active_pid, confirmed_flush_lsn,
        greatest(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
                                      ELSE pg_current_wal_lsn() END, restart_lsn), 0)::int8,
-       wal_status
+       wal_status, safe_wal_size,
+       (SELECT nullif(setting::int8, -1) * 1048576 FROM pg_settings WHERE name = 'max_slot_wal_keep_size')
   FROM pg_replication_slots WHERE slot_name = $1";
 
 pub async fn read(client: &Client, name: &str) -> Result<Option<Slot>, Fault> {
@@ -48,6 +53,8 @@ pub async fn read(client: &Client, name: &str) -> Result<Option<Slot>, Fault> {
         confirmed_flush: row.get::<_, Option<PgLsn>>(4).map(position),
         retained_bytes: row.get::<_, Option<i64>>(5).and_then(|n| u64::try_from(n).ok()).unwrap_or(0),
         wal_status: row.get(6),
+        safe_wal_bytes: row.get(7),
+        keep_bytes_max: row.get(8),
     }))
 }
 

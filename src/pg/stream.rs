@@ -1,6 +1,7 @@
 //! The two directions of a replication stream: events come in, statuses go out, each in a task of its own
 //! (PostgreSQL documentation, 55.4).
 
+use super::clock::now;
 use super::frames::{Frame, Incoming, Outgoing};
 use super::server_message::ServerMessage;
 use crate::model::{Fault, Lsn, Position, Timestamp};
@@ -170,11 +171,6 @@ impl StatusSender {
         self.outgoing.frame(b'c', |_| {})?;
         self.outgoing.flush().await
     }
-}
-
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_microseconds(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

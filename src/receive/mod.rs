@@ -26,6 +26,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 use crate::archive::{Archive, Durable, Manifest, Writer, WriterOptions, WriterState};
+use crate::meter::METER;
 use crate::model::{Fault, Format, Position, Remedy, quote_literal};
 use crate::pg::{Conninfo, ReplicationStream};
 
@@ -195,6 +196,7 @@ async fn connections(
         if writer.received() > started {
             backoff = BACKOFF_MIN;
         }
+        METER.source_retries.inc();
         tracing::warn!(error = %fault, retry_seconds = backoff.as_secs_f64(), "connection to the source lost");
         tokio::select! {
             () = tokio::time::sleep(backoff) => {}

@@ -8,6 +8,7 @@
 #![allow(dead_code, unused_imports, unreachable_pub)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+pub mod browser;
 mod bucket;
 mod cluster;
 mod compare;
@@ -31,7 +32,7 @@ pub use bucket::{Bucket, Misdeed};
 pub use cluster::{Cluster, Preparation, StopMode};
 pub use compare::{assert_tables_equal, difference_between, tables_difference};
 pub use moto::Moto;
-pub use process::{Outcome, Running, Watcher};
+pub use process::{Outcome, Running, Watcher, is_root};
 pub use program::Pgsluice;
 pub use proxy::Proxy;
 pub use road::Road;

@@ -1,6 +1,9 @@
 //! The ends of a batch: sent, and committed while the next one is read.
 
+use std::time::Instant;
+
 use crate::faults;
+use crate::meter::{METER, observe};
 use crate::model::{Fault, Position};
 
 use super::super::lanes;
@@ -37,6 +40,7 @@ impl Applier<'_> {
         if std::mem::replace(&mut run.is_open, false) {
             run.lanes.send(advance).await?;
             run.sent = Some(advance);
+            run.sent_at = Instant::now();
             run.alone = 0;
         }
         Ok(Flow::On)
@@ -60,6 +64,10 @@ impl Applier<'_> {
             return self.refused(run, refused).await;
         }
         run.sent = None;
+        METER.batches.inc();
+        observe(&METER.batch_seconds, run.sent_at.elapsed());
+        METER.batch_transactions.observe(advance.transactions as f64);
+        METER.batch_changes.observe(advance.changes as f64);
         self.refusals = 0;
         self.is_fresh = false;
         self.applied.transactions += advance.transactions;

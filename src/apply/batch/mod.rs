@@ -3,6 +3,7 @@
 mod binding;
 mod commit;
 mod ddl;
+mod delay;
 mod folded;
 mod hold;
 mod refusal;
@@ -13,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use crate::archive::{Archive, Frame, Reader, Tail};
 use crate::faults;
-use crate::model::{Fault, Lsn, Position, Relation, Remedy};
+use crate::meter::METER;
+use crate::model::{Fault, Lsn, Position, Relation, Remedy, Timestamp};
 use crate::pg::{self, counterpart, joining};
 use crate::pgoutput::{Begin, Message, decode};
 use crate::transform::{Fold, Parameters, Planner, StatementKind, Step, Way};
@@ -72,6 +74,8 @@ pub(super) enum Flow {
     Reached,
     /// Everything up to the position of a hold is applied.
     Held(Position),
+    /// What committed at this time is next, and the target is to trail it.
+    Early(Timestamp),
     Stopped,
 }
 
@@ -138,6 +142,7 @@ impl<'a> Applier<'a> {
             is_open: false,
             advance: Advance::default(),
             sent: None,
+            sent_at: Instant::now(),
             told: control.applied.clone(),
             fold: Fold::default(),
             alone: 0,
@@ -160,10 +165,11 @@ impl<'a> Applier<'a> {
             control.applied.send_replace(self.applied);
             let flow = match flow? {
                 Flow::Held(at) => self.stand(&mut run, at, control).await?,
+                Flow::Early(committed) => self.ripen(&mut run, committed, control).await?,
                 other => other,
             };
             match flow {
-                Flow::On | Flow::Again | Flow::Held(_) => {}
+                Flow::On | Flow::Again | Flow::Held(_) | Flow::Early(_) => {}
                 end @ (Flow::Reached | Flow::Stopped) => {
                     assert!(!run.is_open, "would commit a part of a batch");
                     run.lanes.main.make_durable().await?;
@@ -351,7 +357,10 @@ impl<'a> Applier<'a> {
                         let torn = run.lanes.torn().map(|torn| torn.end);
                         match torn.map_or(ends, |end| commit.end >= end) {
                             true => self.finish(run).await?,
-                            false if torn.is_none() && self.is_full(run) => self.send(run).await?,
+                            false if torn.is_none() && self.is_full(run) => {
+                                METER.full_batches.inc();
+                                self.send(run).await?
+                            }
                             false => Flow::On,
                         }
                     }
@@ -399,6 +408,12 @@ impl<'a> Applier<'a> {
         {
             return Ok(match self.finish(run).await? {
                 Flow::On => limit.flow(),
+                other => other,
+            });
+        }
+        if self.is_early(run, begin) {
+            return Ok(match self.finish(run).await? {
+                Flow::On => Flow::Early(begin.commit_time),
                 other => other,
             });
         }

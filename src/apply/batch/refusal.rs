@@ -1,6 +1,7 @@
 //! What the target refuses: tried again carefully, and then told with its place in the log.
 
 use crate::archive::Reader;
+use crate::meter::METER;
 use crate::model::{Fault, Remedy, quote_ident};
 use crate::pgoutput::{Message, decode};
 use crate::transform::{Parameters, Step};
@@ -34,6 +35,7 @@ impl Applier<'_> {
             return Err(fault);
         }
         self.refusals += 1;
+        METER.refused_batches.inc();
         if fault.remedy == Remedy::Reread {
             return Err(fault);
         }

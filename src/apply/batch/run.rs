@@ -31,6 +31,8 @@ pub(super) struct Run {
     pub(super) advance: Advance,
     /// A batch that was sent, on which the target works while the next one is read.
     pub(super) sent: Option<Advance>,
+    /// When it was.
+    pub(super) sent_at: Instant,
     /// Told how far the target is.
     pub(super) told: watch::Sender<Applied>,
     /// Changes of the batch that wait, net.

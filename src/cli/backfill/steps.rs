@@ -109,6 +109,7 @@ impl Work {
             rules: Rules::default(),
             ddl: Ddl::default(),
             lanes: 1,
+            delay: Duration::ZERO,
             parts: None,
             only: Some(joining.iter().map(|table| table.oid).chain(sent).collect()),
         };

@@ -15,6 +15,7 @@ use super::place;
 use super::print;
 use super::reach::Side;
 use super::setup;
+use super::watching::{WatchArguments, Watching};
 use crate::copy;
 use crate::follow::{self, Gate, Mode, Standing};
 use crate::model::{Fault, Position};
@@ -60,6 +61,8 @@ pub(crate) struct CloneCommand {
     receiving: ReceivingArguments,
     #[command(flatten)]
     applying: ApplyingArguments,
+    #[command(flatten)]
+    watching: WatchArguments,
 }
 
 /// How rows are copied.
@@ -115,7 +118,8 @@ impl CloneCommand {
         copied::prepare(&client).await.map_err(Side::Target.says())?;
         let alone = !self.follow && !self.keep && is_new(&wanted).await?;
         let archive = setup::done(&setup::Options { target: None, ..wanted.clone() }).await?;
-        let sentinel = Sentinel::open(&place::sentinel(&wanted.archive)?)?;
+        let home = place::sentinel(&wanted.archive)?;
+        let sentinel = Sentinel::open(&home)?;
         let endpos = self.endpos.position(Some(&wanted.source)).await?;
         let options = copy::Options {
             after: archive.manifest().start,
@@ -146,9 +150,14 @@ impl CloneCommand {
             writer,
             gate: Some(gate),
         };
+        let parts = Watching { copy: Some(copied.progress()), ..Watching::of(&wanted, &home) };
+        let watched = self.watching.start(file, &stages, &parts)?;
         let applied = watch::Sender::new(Position::ZERO);
         let tell = |standing: &Standing| {
             applied.send_replace(standing.replay_lsn);
+            if let Some(watched) = &watched {
+                watched.tell(standing);
+            }
             if !copied.tell() {
                 shown.tell(standing);
             }

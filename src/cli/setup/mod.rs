@@ -2,6 +2,7 @@
 //! progress row and origin, in this order. Each step is safe to repeat, so a crash between two of them is mended by
 //! running it again.
 
+mod check;
 mod foreign;
 mod make;
 mod survey;
@@ -28,6 +29,7 @@ use crate::pg::filter::{ColumnList, RowFilter};
 use crate::pg::pattern::Pattern;
 use crate::pg::{Conninfo, inspect, progress};
 use crate::sentinel::Sentinel;
+pub(crate) use check::{Checked, check, sequences_behind};
 pub(crate) use foreign::refuse_archive_of_another;
 use survey::Survey;
 pub(crate) use target::{make_progress, prepare_target};

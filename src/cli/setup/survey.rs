@@ -21,6 +21,7 @@ pub(super) struct Survey<'a> {
     pub(super) archive: Option<Archive>,
     pub(super) plan: Plan,
     pub(super) findings: Vec<Finding>,
+    pub(super) target_tables: Option<Vec<tables::Table>>,
 }
 
 impl<'a> Survey<'a> {
@@ -65,7 +66,8 @@ impl<'a> Survey<'a> {
         if let Some(target) = &target_facts {
             findings.extend(preflight::target_findings(&facts, target, &wish, &plan));
         }
-        Ok(Survey { options, source, target, facts, progress, archive, plan, findings })
+        let target_tables = target_facts.map(|facts| facts.tables);
+        Ok(Survey { options, source, target, facts, progress, archive, plan, findings, target_tables })
     }
 }
 

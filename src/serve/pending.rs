@@ -11,14 +11,14 @@ use crate::segment::{
 
 /// Transactions that end after a position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Pending {
-    pub(crate) transactions: u64,
+pub struct Pending {
+    pub transactions: u64,
     /// Events by `schema.table`.
-    pub(crate) tables: BTreeMap<String, u64>,
+    pub tables: BTreeMap<String, u64>,
 }
 
 impl Pending {
-    pub(crate) fn read(archive: &Archive, replay: Position) -> Result<Pending, Fault> {
+    pub fn read(archive: &Archive, replay: Position) -> Result<Pending, Fault> {
         // A segment that is sealed, and so renamed, between listing and opening is met under its new name.
         for _ in 0..10 {
             if let Some(pending) = Pending::attempt(archive, replay)? {

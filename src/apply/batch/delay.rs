@@ -1,0 +1,59 @@
+//! A target that trails on purpose, so that a mistake on the source can be stopped before it arrives.
+
+use std::time::Duration;
+
+use crate::model::{Fault, Timestamp};
+use crate::pg::now;
+use crate::pgoutput::Begin;
+
+use super::super::Control;
+use super::{Applier, Flow, Run};
+
+/// How often the clock is looked at, which somebody may set.
+const GLANCE: Duration = Duration::from_secs(1);
+/// What becomes due within so long goes together: each time the log is opened anew.
+const TOGETHER: Duration = Duration::from_millis(250);
+
+impl Applier<'_> {
+    /// Whether a transaction is to be applied later. One of a torn batch is not: others of it are on the target.
+    pub(super) fn is_early(&self, run: &Run, begin: Begin) -> bool {
+        run.lanes.torn().is_none() && self.left(begin.commit_time) > Duration::ZERO
+    }
+
+    /// How long it is until what committed at that time is applied, by this machine's clock.
+    fn left(&self, committed: Timestamp) -> Duration {
+        if self.target.delay.is_zero() {
+            return Duration::ZERO;
+        }
+        let due = self.target.delay.as_secs_f64() + committed.seconds_since(now());
+        Duration::try_from_secs_f64(due.max(0.0)).unwrap_or(Duration::MAX)
+    }
+
+    /// Waits until it is time for what committed then, or something else is wanted. The log is then read anew.
+    pub(super) async fn ripen(
+        &mut self,
+        run: &mut Run,
+        committed: Timestamp,
+        control: &mut Control,
+    ) -> Result<Flow, Fault> {
+        assert!(!run.is_open, "would wait inside of a batch");
+        // As near as it shall be.
+        self.applied.is_live = true;
+        self.report(run);
+        control.endpos.mark_unchanged();
+        control.hold.mark_unchanged();
+        loop {
+            let left = self.left(committed);
+            tokio::select! {
+                () = tokio::time::sleep(left.clamp(TOGETHER, GLANCE)) => {}
+                _ = control.hold.changed() => return Ok(Flow::Again),
+                _ = control.endpos.changed() => return Ok(Flow::Again),
+                _ = control.stop.wait_for(|stop| *stop) => return Ok(Flow::Stopped),
+            }
+            if left <= GLANCE {
+                return Ok(Flow::Again);
+            }
+            self.look_for_tables(run).await?;
+        }
+    }
+}
