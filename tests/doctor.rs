@@ -115,7 +115,7 @@ fn sequences_that_are_behind_are_told_once_all_is_applied() {
     road.program.run(&["sentinel", "set", "endpos", &endpos]).done();
     road.program.run(&["follow", "--sequences", "off"]).done();
     let found = findings(&road.program, &[], 3);
-    let cure = cure_of(&found, "sequence t_id_seq of the target is behind");
+    let cure = cure_of(&found, "t_id_seq of the target is behind");
     road.target.query(sql(&cure).trim_end_matches(';'));
     assert_eq!(road.target.value("select nextval('t_id_seq')"), "3");
     let left = findings(&road.program, &[], 0);

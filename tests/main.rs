@@ -20,6 +20,7 @@ mod depot;
 mod doctor;
 mod encryption;
 mod endpos;
+mod export;
 mod filters;
 mod fold;
 mod harness;
@@ -32,7 +33,9 @@ mod package;
 mod pg_connect;
 mod pg_stream;
 mod plugins;
+
 mod points;
+mod quickstart;
 mod refusals;
 mod replay;
 mod retention;

@@ -42,7 +42,7 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct SourceArguments {
     /// The source: a libpq URI or key=value string
     #[arg(long, env = "PGSLUICE_SOURCE", hide_env_values = true, value_name = "URI")]
@@ -50,6 +50,11 @@ pub(crate) struct SourceArguments {
 }
 
 impl SourceArguments {
+    /// As if it had been typed.
+    pub(crate) fn given(source: String) -> SourceArguments {
+        SourceArguments { source: Some(source) }
+    }
+
     pub(crate) fn conninfo(&self, file: &File) -> Result<Conninfo, Fault> {
         self.optional(file)?.ok_or_else(|| {
             Fault::usage("no source was given")
@@ -62,7 +67,7 @@ impl SourceArguments {
     }
 }
 
-#[derive(Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct TargetArguments {
     /// The target: a libpq URI or key=value string
     #[arg(long, env = "PGSLUICE_TARGET", hide_env_values = true, value_name = "URI")]
@@ -70,6 +75,11 @@ pub(crate) struct TargetArguments {
 }
 
 impl TargetArguments {
+    /// As if it had been typed.
+    pub(crate) fn given(target: String) -> TargetArguments {
+        TargetArguments { target: Some(target) }
+    }
+
     pub(crate) fn conninfo(&self, file: &File) -> Result<Option<Conninfo>, Fault> {
         conninfo("--target", self.target.as_ref().or(file.target.as_ref()))
     }
@@ -79,7 +89,7 @@ fn conninfo(flag: &str, text: Option<&String>) -> Result<Option<Conninfo>, Fault
     text.map(|text| Conninfo::parse(text)).transpose().map_err(|fault| fault.context(flag))
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct StreamArguments {
     /// The replication slot on the source [default: NAME]
     #[arg(long, value_name = "SLOT")]
@@ -138,7 +148,7 @@ impl StreamArguments {
 }
 
 /// Both ends, the archive between them, and what the stream's parts are called.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct RoadArguments {
     #[command(flatten)]
     pub(crate) source: SourceArguments,

@@ -31,6 +31,11 @@ pub(crate) struct FollowCommand {
 }
 
 impl FollowCommand {
+    /// The same along another road.
+    pub(super) fn along(self, road: RoadArguments) -> FollowCommand {
+        FollowCommand { road, ..self }
+    }
+
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         let on_schema_change = self.applying.rules.schema.policy(file);
         let wanted = setup::Options { on_schema_change, ..self.road.options(&self.tables, file)? };

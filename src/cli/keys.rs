@@ -19,7 +19,7 @@ const TEXT_BYTES_MAX: u64 = 64 << 10;
 /// Of what a command that failed has said, so much is shown.
 const SAID_BYTES_MAX: usize = 1 << 10;
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct KeyArguments {
     /// Encrypt what is archived, with the first key in this file; the others only read. A key is 64 hexadecimal digits on a line of its
     /// own, and the file must be its owner's alone. In the environment PGSLUICE_ARCHIVE_KEY holds the keys themselves

@@ -15,6 +15,7 @@ mod config;
 mod copying;
 mod cutover;
 mod doctor;
+mod export;
 mod follow;
 mod history;
 mod keepsake;
@@ -26,6 +27,7 @@ mod place;
 mod points;
 mod preflight;
 mod print;
+mod quickstart;
 mod reach;
 mod receive;
 mod replay;
@@ -61,6 +63,7 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Quickstart(quickstart::QuickstartCommand),
     Setup(setup::SetupCommand),
     Clone(clone::CloneCommand),
     Backfill(backfill::BackfillCommand),
@@ -75,6 +78,7 @@ enum Command {
     Doctor(doctor::DoctorCommand),
     Archive(archive::ArchiveCommand),
     History(history::HistoryCommand),
+    Export(export::ExportCommand),
     Compare(compare::CompareCommand),
     Cleanup(cleanup::CleanupCommand),
     Completions(completions::CompletionsCommand),
@@ -85,6 +89,7 @@ enum Command {
 impl Command {
     async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         match self {
+            Command::Quickstart(command) => command.run(everywhere, file).await,
             Command::Setup(command) => command.run(everywhere, file).await,
             Command::Clone(command) => command.run(everywhere, file).await,
             Command::Backfill(command) => command.run(everywhere, file).await,
@@ -94,6 +99,7 @@ impl Command {
             Command::Replay(command) => command.run(everywhere, file).await,
             Command::Archive(command) => command.run(everywhere, file).await,
             Command::History(command) => command.run(everywhere, file).await,
+            Command::Export(command) => command.run(everywhere, file),
             Command::Compare(command) => command.run(everywhere, file).await,
             Command::Cutover(command) => command.run(everywhere, file).await,
             Command::Sentinel(command) => command.run(everywhere, file).await,

@@ -10,7 +10,7 @@ use crate::segment::Keyring;
 use crate::sentinel::Home;
 use crate::store;
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ArchiveArguments {
     /// The archive: a path, a file: URL, or s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, whose credentials are
     /// taken from the environment [default: $XDG_DATA_HOME/pgsluice/NAME]

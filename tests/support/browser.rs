@@ -30,8 +30,8 @@ impl Browser {
         let mut driver = Running::spawn(command);
         let mut port = None;
         wait_until(seconds(60), "chromedriver listens", || {
-            assert!(driver.is_running(), "chromedriver ended: {}", driver.log());
-            let log = driver.log();
+            assert!(driver.is_running(), "chromedriver ended: {}", driver.printed());
+            let log = driver.printed();
             let rest = log.split_once("started successfully on port ").map(|(_, rest)| rest.to_owned());
             port = rest.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next().map(str::to_owned));
             port.as_ref().is_some_and(|port| !port.is_empty())

@@ -158,6 +158,11 @@ impl Running {
         self.said("stderr")
     }
 
+    /// The same of standard output.
+    pub fn printed(&self) -> String {
+        self.said("stdout")
+    }
+
     fn said(&self, name: &str) -> String {
         let bytes = std::fs::read(self.folder.path().join(name)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()

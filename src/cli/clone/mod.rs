@@ -95,6 +95,11 @@ struct Report {
 }
 
 impl CloneCommand {
+    /// The same along another road.
+    pub(super) fn along(self, road: RoadArguments) -> CloneCommand {
+        CloneCommand { road, ..self }
+    }
+
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         if self.copy.jobs == 0 || self.copy.part_size == 0 {
             return Err(Fault::usage("--jobs and --part-size take at least 1"));
