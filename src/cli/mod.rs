@@ -9,6 +9,7 @@ mod bases;
 mod cleanup;
 mod clone;
 mod compare;
+mod completions;
 mod conduct;
 mod config;
 mod copying;
@@ -20,6 +21,7 @@ mod history;
 mod keepsake;
 mod keys;
 mod log;
+mod notify;
 mod pin;
 mod place;
 mod points;
@@ -79,6 +81,9 @@ enum Command {
     Export(export::ExportCommand),
     Compare(compare::CompareCommand),
     Cleanup(cleanup::CleanupCommand),
+    Completions(completions::CompletionsCommand),
+    #[command(hide = true)]
+    Man(completions::ManCommand),
 }
 
 impl Command {
@@ -102,6 +107,8 @@ impl Command {
             Command::Status(command) => command.run(everywhere, file).await,
             Command::Doctor(command) => command.run(everywhere, file).await,
             Command::Cleanup(command) => command.run(everywhere, file).await,
+            Command::Completions(command) => command.run(),
+            Command::Man(command) => command.run(),
         }
     }
 }

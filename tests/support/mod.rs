@@ -34,7 +34,7 @@ pub use cluster::{Cluster, Preparation, StopMode};
 pub use compare::{assert_tables_equal, difference_between, tables_difference};
 pub use duckdb::duckdb_python;
 pub use moto::Moto;
-pub use process::{Outcome, Running, is_root};
+pub use process::{Outcome, Running, Watcher, is_root};
 pub use program::Pgsluice;
 pub use proxy::Proxy;
 pub use road::Road;
