@@ -80,6 +80,7 @@ pub const POINTS: &[(&str, &str)] = &[
     ("base.after_table", "all parts of a table have, and it is noted"),
     ("restore.before_commit", "a part of a base is on the target, and not committed"),
     ("restore.after_commit", "it is"),
+    ("export.before_name", "all of an export is written, and it has no name"),
     ("copy.before_refresh_commit", "a table that was copied in parts is about to be of one snapshot"),
 ];
 

@@ -12,6 +12,7 @@ pub mod compare;
 pub mod copy;
 pub mod ddl;
 pub mod dump;
+pub mod export;
 pub mod faults;
 pub mod follow;
 pub mod history;

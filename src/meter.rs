@@ -23,6 +23,11 @@ pub struct Meter {
     pub batch_transactions: Histogram,
     /// Changes of a batch, as they were in the log.
     pub batch_changes: Histogram,
+    /// Bytes that came from the source.
+    pub received_bytes: Counter,
+    /// Source transactions, and changes, that are on the target.
+    pub applied_transactions: Counter,
+    pub applied_changes: Counter,
     /// Batches that were committed.
     pub batches: Counter,
     /// Batches that ended since they were as large as they may be.
@@ -56,6 +61,9 @@ impl Meter {
             batch_seconds: times(),
             batch_transactions: counts(),
             batch_changes: counts(),
+            received_bytes: Counter::default(),
+            applied_transactions: Counter::default(),
+            applied_changes: Counter::default(),
             batches: Counter::default(),
             full_batches: Counter::default(),
             refused_batches: Counter::default(),
@@ -82,6 +90,13 @@ impl Meter {
             self.batch_changes.clone(),
         );
         let mut count = |name, help, counter: &Counter| registry.register(name, help, counter.clone());
+        count("received_bytes", "Bytes that came from the source", &self.received_bytes);
+        count(
+            "applied_transactions",
+            "Source transactions that this process applied",
+            &self.applied_transactions,
+        );
+        count("applied_changes", "Changes that this process applied", &self.applied_changes);
         count("batches", "Batches that were committed", &self.batches);
         count("full_batches", "Batches that were as large as they may be", &self.full_batches);
         count(

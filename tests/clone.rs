@@ -308,6 +308,20 @@ fn lost_servers_are_outlived() {
 }
 
 #[test]
+fn a_stop_is_clean_though_the_source_is_away() {
+    let clone = prepared("create table t(id int primary key)", "insert into t values (1)");
+    let mut running = clone.start(&["--follow"]);
+    wait_until(seconds(60), "the clone is finished", || {
+        assert!(running.is_running(), "{}", running.log());
+        clone.target.value("select to_regclass('pgsluice.clone') is not null") == "t"
+            && clone.target.value("select count(*) from pgsluice.clone where finished") == "1"
+    });
+    clone.source.stop(StopMode::Immediate);
+    std::thread::sleep(seconds(1));
+    running.terminate(seconds(30)).done();
+}
+
+#[test]
 fn rows_of_somebody_else_are_not_touched() {
     let clone = prepared(TABLES, ROWS);
     clone.target.run_script("insert into odd values ('mine')");
@@ -619,4 +633,19 @@ fn large_objects_stay_behind_where_they_are_not_wanted() {
     pair.target.run_script("select lo_create(7)");
     let outcome = pair.start(&[]).wait(seconds(60)).ends_with(1);
     assert!(outcome.stderr.contains("the target has large objects already"), "{outcome}");
+}
+
+#[test]
+fn a_table_without_columns_is_copied_and_followed() {
+    let clone = between(
+        Cluster::source(),
+        Cluster::target(),
+        "create table nothing()",
+        "insert into nothing default values; insert into nothing default values",
+    );
+    clone.program.run(&CLONE).done();
+    assert_eq!(clone.target.value("select count(*) from nothing"), "2");
+    clone.source.run_script("insert into nothing default values");
+    clone.program.follow_to_current();
+    assert_eq!(clone.target.value("select count(*) from nothing"), "3");
 }

@@ -32,6 +32,11 @@ fn everything_is_on_the_target_and_nobody_writes_to_the_source_any_more() {
     let refused = road.source.session().try_query("insert into ticket(what) values ('late')");
     assert!(refused.unwrap_err().as_db_error().unwrap().message().contains("read-only"));
     assert_eq!(road.target.value("select nextval('ticket_id_seq')"), "101");
+    // What is left to do, on a source that stays read-only.
+    road.program.run(&["cleanup"]).done();
+    assert_eq!(read_only(&road), "on");
+    let left = "select (select count(*) from pg_publication) + (select count(*) from pg_replication_slots)";
+    assert_eq!(road.source.value(left), "0");
     // The way back.
     road.source
         .session()

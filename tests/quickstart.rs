@@ -56,7 +56,7 @@ fn rows_on_the_target_are_left_alone() {
     }
     let program = Pgsluice::between(&source, &target);
     let refused = program.run(&["quickstart", "--yes"]).ends_with(1);
-    assert!(refused.stderr.contains("the target has rows already: t"), "{refused}");
+    assert!(refused.stderr.contains("the target has rows already: public.t"), "{refused}");
     assert_eq!(source.value("select count(*) from pg_replication_slots"), "0");
     let away = Pgsluice::with("host=127.0.0.1 port=1", &target.conninfo())
         .run(&["quickstart", "--yes"])

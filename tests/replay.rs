@@ -303,6 +303,13 @@ fn one_table_comes_back_beside_the_live_one() {
     rescue(&["--from-target", "--rename", "public.big=restored.big_before"]).done();
     let now = sums(&session, &["restored.big_before"]).replace("restored.big_before", "big");
     assert_eq!(now, sums(&session, &["big"]));
+    // Put away, while nobody holds the pipeline's slot: that stays.
+    let cleanup = ["cleanup", "--target-only", "--target", &live, "--origin", "rescue"];
+    stage.program.run(&cleanup).done();
+    assert_eq!(session.value("select count(*) from pg_replication_slots"), "1");
+    assert_eq!(session.value("select count(*) from pg_publication"), "1");
+    assert_eq!(session.value("select to_regnamespace('pgsluice') is null"), "t");
+    stage.program.run(&["receive", "--endpos", "current"]).done();
 }
 
 #[test]

@@ -85,12 +85,13 @@ need_python() {
     has python3 || install_packages python3
 }
 
-# The S3 server moto, where it isn't yet. Tests of stores fail without it, and name tools/stores.
-need_stores() {
-    # moto's own extra for its server brings the packages of all of Amazon's services.
-    local folder packages=('moto[s3]==5.2.5' flask==3.1.3 flask-cors==6.0.5)
+# need_python_packages NAME PACKAGE... : a Python environment of that name among the stores, where it isn't yet.
+need_python_packages() {
+    local folder name=$1 packages
+    shift
+    packages=("$@")
     folder=$(stores_folder)
-    [ "$(cat "$folder/moto/packages" 2>/dev/null)" != "${packages[*]}" ] || return 0
+    [ "$(cat "$folder/$name/packages" 2>/dev/null)" != "${packages[*]}" ] || return 0
     need_python
     python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3-venv
     step "installing ${packages[0]} into $folder"
@@ -98,13 +99,24 @@ need_stores() {
     # Somebody else may be about it too.
     (
         flock 9
-        [ "$(cat "$folder/moto/packages" 2>/dev/null)" != "${packages[*]}" ] || exit 0
-        rm -rf "$folder/moto.partial" "$folder/moto"
-        python3 -m venv "$folder/moto.partial" &&
-            "$folder/moto.partial/bin/python" -m pip install -q --disable-pip-version-check "${packages[@]}" >&2 &&
-            printf '%s\n' "${packages[*]}" >"$folder/moto.partial/packages" &&
-            mv "$folder/moto.partial" "$folder/moto"
+        [ "$(cat "$folder/$name/packages" 2>/dev/null)" != "${packages[*]}" ] || exit 0
+        rm -rf "$folder/$name.partial" "$folder/$name"
+        python3 -m venv "$folder/$name.partial" &&
+            "$folder/$name.partial/bin/python" -m pip install -q --disable-pip-version-check "${packages[@]}" >&2 &&
+            printf '%s\n' "${packages[*]}" >"$folder/$name.partial/packages" &&
+            mv "$folder/$name.partial" "$folder/$name"
     ) 9>"$folder/lock" || die "${packages[0]} could not be had from PyPI" 'PGSLUICE_STORES names another folder'
+}
+
+# The S3 server moto. Tests of stores fail without it, and name tools/stores.
+need_stores() {
+    # moto's own extra for its server brings the packages of all of Amazon's services.
+    need_python_packages moto 'moto[s3]==5.2.5' flask==3.1.3 flask-cors==6.0.5
+}
+
+# DuckDB, which reads what `export` writes; the tests go on without it, and say so.
+need_duckdb() {
+    need_python_packages duckdb duckdb==2.0.0
 }
 
 # The output plugin wal2json for the newest packaged server; the tests run without it too, and say so.
@@ -116,6 +128,17 @@ want_wal2json() {
     major=${major%%/*}
     if [ -x "$newest" ] && [ ! -e "/usr/lib/postgresql/$major/lib/wal2json.so" ] && is_root && has apt-get; then
         (install_packages "postgresql-$major-wal2json") || note 'going on without wal2json'
+    fi
+}
+
+# A browser for the tests of the status page; and for those of its figures Prometheus, whose package starts a service, so only where nobody
+# minds. The tests skip what is missing, and say so.
+want_browser() {
+    local missing=()
+    has chromium && has chromedriver || missing+=(chromium chromium-driver)
+    if [ "${CI:-}" = true ]; then has prometheus && has promtool || missing+=(prometheus); fi
+    if [ ${#missing[@]} -gt 0 ] && is_root && has apt-get; then
+        (install_packages "${missing[@]}") || note "going on without ${missing[*]}"
     fi
 }
 

@@ -86,6 +86,8 @@ pub struct Applied {
     pub log: Position,
     /// Of the last transaction applied by this process.
     pub commit_time: Timestamp,
+    /// Commit time of the first transaction that was read and is not applied; none where all is.
+    pub oldest: Option<Timestamp>,
     /// Applied by this process.
     pub transactions: u64,
     pub changes: u64,

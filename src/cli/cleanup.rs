@@ -4,6 +4,7 @@ use serde::Serialize;
 use tokio_postgres::Client;
 
 use super::arguments::{Everywhere, Names, RoadArguments};
+use super::conduct::needed_target;
 use super::config::File;
 use super::keepsake::KeptIdentity;
 use super::place;
@@ -13,6 +14,7 @@ use crate::apply;
 use crate::archive::Location;
 use crate::model::{Fault, OutputPlugin, ReplicaIdentity};
 use crate::pg::capture::{self, Dropped};
+use crate::pg::control::fault;
 use crate::pg::{
     Conninfo, copied, dead, defined, joining, lane, origin, progress, publication, slot, tables,
 };
@@ -23,11 +25,16 @@ const APPLICATION: &str = "pgsluice cleanup";
 ///
 /// Replica identities that setup changed are put back. What is not there is passed over, so it is safe to run again.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:
-  pgsluice cleanup --source postgresql://app@db1/shop --target postgresql://app@db2/shop --name shop")]
+#[command(after_help = "Examples:
+  pgsluice cleanup --source postgresql://app@db1/shop --target postgresql://app@db2/shop --name shop
+  pgsluice cleanup --target-only --target postgresql://app@db1/shop --origin rescue --name shop")]
 pub(crate) struct CleanupCommand {
     #[command(flatten)]
     road: RoadArguments,
+    /// Only what is on the target, and the archive's note of it, such as the stream of a table that was replayed; the source, its
+    /// slot and other targets go on
+    #[arg(long, conflicts_with = "archive_too")]
+    target_only: bool,
     /// Remove the archive as well, with all that it holds
     #[arg(long)]
     archive_too: bool,
@@ -43,9 +50,13 @@ struct Report {
 impl CleanupCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         let place = self.road.archive.place(file)?;
+        let target = self.road.target.conninfo(file)?;
+        if self.target_only && target.is_none() {
+            needed_target(None)?;
+        }
         let cleanup = Cleanup {
-            source: self.road.source.conninfo(file)?,
-            target: self.road.target.conninfo(file)?,
+            source: (!self.target_only).then(|| self.road.source.conninfo(file)).transpose()?,
+            target,
             names: self.road.stream.names(&place, file)?,
             archive: place.archive,
             archive_too: self.archive_too,
@@ -66,7 +77,8 @@ impl CleanupCommand {
 
 /// What is to be undone.
 pub(super) struct Cleanup {
-    pub(super) source: Conninfo,
+    /// None where it is to stay as it is.
+    pub(super) source: Option<Conninfo>,
     pub(super) target: Option<Conninfo>,
     pub(super) names: Names,
     pub(super) archive: Location,
@@ -77,33 +89,14 @@ impl Cleanup {
     /// Undoes it, and says what it was.
     pub(super) async fn perform(&self) -> Result<Vec<String>, Fault> {
         let (names, archive) = (&self.names, &self.archive);
-        let client = Side::Source.connect(&self.source, APPLICATION).await?;
         let mut target = match &self.target {
             Some(target) => Some(Side::Target.connect(target, APPLICATION).await?),
             None => None,
         };
-        let kept = KeptIdentity::read(&archive.folder)?;
-        refuse(&client, &names.slot, names.plugin).await?;
-        if self.archive_too {
-            refuse_archive(archive)?;
-        }
-
         let mut removed = Vec::new();
-        if slot::drop(&client, &names.slot).await.map_err(Side::Source.says())? {
-            removed.push(format!("slot {}", names.slot));
+        if let Some(source) = &self.source {
+            self.undo_source(source, &mut removed).await?;
         }
-        if publication::drop(&client, &names.publication).await.map_err(Side::Source.says())? {
-            removed.push(format!("publication {}", names.publication));
-        }
-        match capture::drop(&client).await.map_err(Side::Source.says())? {
-            Dropped::Absent => {}
-            Dropped::Dropped => removed.push("ddl capture".into()),
-            Dropped::Kept(slots) => {
-                tracing::warn!(slots = slots.join(", "), "ddl capture stays, since these slots may use it");
-            }
-        }
-        put_back(&client, &kept, &mut removed).await.map_err(Side::Source.says())?;
-        KeptIdentity::forget(&archive.folder)?;
         if let (Some(client), Some(at)) = (&mut target, &self.target) {
             if origin::drop(client, &names.origin).await.map_err(Side::Target.says())? {
                 removed.push(format!("origin {}", names.origin));
@@ -147,6 +140,36 @@ impl Cleanup {
             removed.push(format!("archive {}", archive));
         }
         Ok(removed)
+    }
+
+    async fn undo_source(&self, source: &Conninfo, removed: &mut Vec<String>) -> Result<(), Fault> {
+        let (names, archive) = (&self.names, &self.archive);
+        let client = Side::Source.connect(source, APPLICATION).await?;
+        // A cut-over leaves the source's database read-only.
+        client
+            .batch_execute("SET default_transaction_read_only = off")
+            .await
+            .map_err(|error| Side::Source.says()(fault(&error)))?;
+        let kept = KeptIdentity::read(&archive.folder)?;
+        refuse(&client, &names.slot, names.plugin).await?;
+        if self.archive_too {
+            refuse_archive(archive)?;
+        }
+        if slot::drop(&client, &names.slot).await.map_err(Side::Source.says())? {
+            removed.push(format!("slot {}", names.slot));
+        }
+        if publication::drop(&client, &names.publication).await.map_err(Side::Source.says())? {
+            removed.push(format!("publication {}", names.publication));
+        }
+        match capture::drop(&client).await.map_err(Side::Source.says())? {
+            Dropped::Absent => {}
+            Dropped::Dropped => removed.push("ddl capture".into()),
+            Dropped::Kept(slots) => {
+                tracing::warn!(slots = slots.join(", "), "ddl capture stays, since these slots may use it");
+            }
+        }
+        put_back(&client, &kept, removed).await.map_err(Side::Source.says())?;
+        KeptIdentity::forget(&archive.folder)
     }
 }
 

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::arguments::{Endpos, Everywhere, FilterArguments, RulesArguments};
 use super::config::File;
+use super::notify::Notify;
 use super::print;
 use super::reach::Side;
 use super::setup;
@@ -338,13 +339,16 @@ pub(crate) async fn conduct(
     everywhere: &Everywhere,
 ) -> Result<(), Fault> {
     let mut shown = Shown::new(&options.archive, everywhere);
+    let mut notify = Notify::default();
     let tell = |standing: &Standing| {
+        notify.beat(mode(standing.mode), standing);
         shown.tell(standing);
         if let Some(watch) = &watch {
             watch.tell(standing);
         }
     };
     let ended = follow::run(options, tell).await;
+    notify.stopping();
     shown.clear();
     let standing = ended?;
     if standing.mode == Mode::Done {

@@ -108,6 +108,37 @@ mod tests {
         }
     }
 
+    /// What may stand where nothing of this name may.
+    fn keys(text: &str) -> Vec<String> {
+        let message = File::parse(text).unwrap_err().message;
+        let (_, expected) = message.split_once("expected one of ").unwrap();
+        expected.split(", ").map(|key| key.trim_matches('`').to_owned()).collect()
+    }
+
+    /// The keys of the first table behind a heading.
+    fn documented<'a>(page: &'a str, heading: &str) -> Vec<&'a str> {
+        let (_, table) = page.split_once(heading).unwrap();
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        rows.map(|row| row.split('`').nth(1).unwrap()).collect()
+    }
+
+    #[test]
+    fn the_page_has_every_key_and_no_other() {
+        let page = include_str!("../../docs/CONFIG.md");
+        let example = page.split("```toml").nth(1).unwrap().split("```").next().unwrap();
+        File::parse(example).unwrap();
+        let (above, sections) = example.split_once("[backfill").unwrap();
+        let places = [
+            ("| key | ", "nothing-of-the-kind = 1", above),
+            ("| key in a section | ", "[backfill.t]\nnothing-of-the-kind = 1", sections),
+        ];
+        for (heading, nothing, example) in places {
+            assert_eq!(documented(page, heading), keys(nothing));
+            let has = |key: &&String| *key == "backfill" || example.contains(&format!("\n{key} = "));
+            assert_eq!(keys(nothing).iter().find(|key| !has(key)), None, "not in the example");
+        }
+    }
+
     #[test]
     fn unknown_keys_are_refused_by_line_without_quoting_it() {
         for text in [

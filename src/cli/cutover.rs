@@ -108,6 +108,7 @@ impl CutoverCommand {
                 road.warn_of_writers().await?;
             }
             let position = road.current().await?;
+            road.go_beyond().await?;
             road.arrives(position).await?;
             refuse_dead(&at, &stream).await?;
             tracing::info!(%position, "the target has everything");
@@ -230,6 +231,14 @@ impl Road {
             );
         }
         Ok(())
+    }
+
+    /// Writes something that is decoded. A source without news tells only every some seconds how far it is, and nobody can work
+    /// meanwhile.
+    async fn go_beyond(&self) -> Result<(), Fault> {
+        let message =
+            "SET synchronous_commit = local; SELECT pg_logical_emit_message(true, 'pgsluice.cutover', '')";
+        self.execute(message).await
     }
 
     /// Waits until the target has everything up to there.

@@ -12,6 +12,7 @@ use super::preflight::{Finding, Severity};
 use super::print;
 use super::setup::{self, Checked};
 use crate::model::{Fault, Remedy};
+use crate::pg::vitals::Blocker;
 use crate::serve::{Level, Look, Mode, Road, span};
 
 /// Check source, target and archive, before a start and while things run; each finding names the SQL or command that mends it
@@ -41,8 +42,16 @@ struct Said {
     needs_a_person: bool,
 }
 
+impl Said {
+    fn new(level: Level, message: impl Into<String>, cure: impl Into<String>) -> Said {
+        Said { level, message: message.into(), cure: cure.into(), needs_a_person: false }
+    }
+}
+
 /// A transaction of the source that is younger holds nothing up worth telling.
 const TRANSACTION_AGE: Duration = Duration::from_secs(10);
+/// From here on it is more than worth to know.
+const LONG_SECONDS: f64 = 300.0;
 
 impl DoctorCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
@@ -76,8 +85,7 @@ impl DoctorCommand {
     }
 }
 
-/// What setup would say. Of a stream that runs, less stands in the way: what is missing on the target stops the applier only at a change
-/// of it.
+/// What setup would say. What it only warns of is known to who has set the stream up.
 fn of_setup(checked: &Checked, is_set_up: bool, said: &mut Vec<Said>) {
     said.extend(checked.findings.iter().map(|Finding { severity, what, mend }| Said {
         level: match severity {
@@ -89,12 +97,16 @@ fn of_setup(checked: &Checked, is_set_up: bool, said: &mut Vec<Said>) {
         cure: mend.clone(),
         needs_a_person: false,
     }));
-    said.extend(checked.drift.iter().map(|(message, cure)| Said {
-        level: Level::Warning,
-        message: message.clone(),
-        cure: cure.clone(),
-        needs_a_person: false,
-    }));
+    for (level, drift) in [(Level::Warning, &checked.drift), (Level::Notice, &checked.perhaps_meant)] {
+        said.extend(drift.iter().map(|(message, cure)| Said::new(level, message, cure)));
+    }
+    if checked.is_target_empty && !is_set_up {
+        said.push(Said::new(
+            Level::Notice,
+            "the target has no tables yet",
+            "pgsluice clone --follow makes them, and copies the rows",
+        ));
+    }
     said.extend(checked.foreign.as_ref().map(of_fault));
 }
 
@@ -109,60 +121,66 @@ fn of_fault(fault: &Fault) -> Said {
 
 fn of_running(look: &Look, road: &Road, said: &mut Vec<Said>) {
     let status = look.status(road);
+    let is_long = look.source.as_ref().is_ok_and(|source| {
+        source.holders.iter().any(|holder| holder.age_seconds.is_some_and(|age| age >= LONG_SECONDS))
+    });
     said.extend(status.alarms.iter().map(|alarm| Said {
-        level: alarm.level,
+        level: if alarm.alarm == "slot_held" && !is_long { Level::Notice } else { alarm.level },
         message: alarm.message.clone(),
         cure: alarm.cure.clone(),
         needs_a_person: alarm.alarm == "slot_lost",
     }));
-    for (part, why) in [("target", status.applier.err()), ("archive", status.archive.err())] {
-        said.extend(why.filter(|_| part == "archive" || road.target.is_some()).map(|why| Said {
-            level: Level::Critical,
-            message: format!("the {part} can't be looked at: {why}"),
-            cure: format!("mend the way to the {part}, then ask again"),
-            needs_a_person: false,
+    for (part, why) in [("target", look.target.as_ref().err()), ("archive", look.archive.as_ref().err())] {
+        said.extend(why.filter(|_| part == "archive" || road.target.is_some()).map(|why| {
+            let message = format!("the {part} can't be looked at: {why}");
+            Said::new(Level::Critical, message, format!("mend the way to the {part}, then ask again"))
         }));
+    }
+    if look.target.as_ref().is_ok_and(|target| target.progress.is_none()) {
+        said.push(Said::new(
+            Level::Notice,
+            "nothing was ever applied to this target",
+            "pgsluice follow, apply or clone",
+        ));
     }
     let Ok(source) = &look.source else { return };
     let Some(slot) = &source.slot else { return };
     if slot.active_pid.is_none() && status.mode != Mode::Done {
-        said.push(Said {
-            level: Level::Warning,
-            message: format!(
+        said.push(Said::new(
+            Level::Warning,
+            format!(
                 "nobody receives from slot {}: the source keeps {} of WAL for it, and more each minute",
                 slot.name,
                 print::size(slot.retained_bytes)
             ),
-            cure: "pgsluice follow, or pgsluice receive; or pgsluice cleanup where it is not needed any more"
-                .into(),
-            needs_a_person: false,
-        });
+            "pgsluice follow, or pgsluice receive; or pgsluice cleanup where it is not needed any more",
+        ));
     }
     let held = slot.retained_bytes.saturating_sub(
         slot.confirmed_flush.map_or(0, |confirmed| source.current_lsn.bytes_since(confirmed)),
     );
     if held > HELD_BYTES {
         let why = match source.holders.first() {
-            Some(holder) => format!(
-                "the oldest transaction that runs is {} old ({})",
-                span(holder.age_seconds),
-                holder.who
-            ),
+            Some(Blocker { age_seconds: Some(age), who, .. }) => {
+                format!("the oldest transaction that runs is {} old ({who})", span(*age))
+            }
+            Some(_) => {
+                "a transaction of another role runs; GRANT pg_read_all_stats to this role shows more".into()
+            }
             None => {
                 "it moves when the source next logs its running transactions, some seconds after the last one"
                     .into()
             }
         };
-        said.push(Said {
-            level: Level::Notice,
-            message: format!(
+        said.push(Said::new(
+            Level::Notice,
+            format!(
                 "restart_lsn of slot {} is {} behind what was confirmed: {why}",
                 slot.name,
                 print::size(held)
             ),
-            cure: "let long transactions end; nothing where there is none".into(),
-            needs_a_person: false,
-        });
+            "let long transactions end; nothing where there is none",
+        ));
     }
 }
 

@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 use super::arguments::Everywhere;
 use super::config::File;
 use super::place::ArchiveArguments;
-use super::points::{FromArguments, ToArguments};
+use super::points::{FromArguments, ToArguments, last_of, part};
 use super::print;
-use crate::archive::{self, Archive, Point, Reached, Span};
+use crate::archive::{self, Archive, Point, Span};
 use crate::history::{self, Event, RowKey, Undoing, Version};
 use crate::model::{Fault, Relation, Xid};
 use crate::pg::pattern::Pattern;
@@ -80,7 +80,7 @@ impl HistoryCommand {
     }
 
     fn versions(&self, everywhere: &Everywhere, archive: &Archive, table: &Pattern) -> Result<(), Fault> {
-        let part = self.part(archive)?;
+        let part = part(archive, &self.from, &self.to)?;
         let key = row_key(&self.key)?;
         let is_named = |schema: &str, name: &str| table.matches(schema, name);
         let mut count = 0u64;
@@ -100,18 +100,6 @@ impl HistoryCommand {
         Ok(())
     }
 
-    /// What lies between the points that were typed.
-    fn part(&self, archive: &Archive) -> Result<Span, Fault> {
-        let mut part = archive::whole(archive)?;
-        if let Some(from) = self.from.point() {
-            part.after = archive::resolve(archive, &from, Some(false))?.through;
-        }
-        if let Some(to) = self.to.point() {
-            part.through = last_of(&archive::resolve(archive, &to, Some(true))?);
-        }
-        Ok(part)
-    }
-
     fn undo(&self, archive: &Archive) -> Result<(), Fault> {
         let (part, what) = match (self.xid, self.from.point(), self.to.point()) {
             (Some(xid), ..) => {
@@ -120,7 +108,9 @@ impl HistoryCommand {
                 let through = last_of(&archive::resolve(archive, &point, Some(true))?);
                 (Span { after, through }, format!("transaction {xid}"))
             }
-            (None, Some(_), Some(_)) => (self.part(archive)?, "a part of the log".to_owned()),
+            (None, Some(_), Some(_)) => {
+                (part(archive, &self.from, &self.to)?, "a part of the log".to_owned())
+            }
             _ => {
                 return Err(Fault::usage("it was not said what to undo")
                     .hint("give --xid, or where it begins and ends, as with --from-lsn and --to-lsn"));
@@ -169,11 +159,6 @@ fn stdout(error: &std::io::Error) -> Fault {
         ErrorKind::BrokenPipe => Fault::stop("whoever reads the script went away before its end"),
         _ => Fault::stop(format!("writing to stdout: {error}")),
     }
-}
-
-/// The end of the last transaction up to a point.
-fn last_of(reached: &Reached) -> crate::model::Position {
-    reached.last.as_ref().map_or(reached.through, |last| last.end_lsn)
 }
 
 fn row_key(typed: &[String]) -> Result<RowKey, Fault> {

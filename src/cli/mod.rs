@@ -9,17 +9,20 @@ mod bases;
 mod cleanup;
 mod clone;
 mod compare;
+mod completions;
 mod conduct;
 mod config;
 mod copying;
 mod cutover;
 mod dead;
 mod doctor;
+mod export;
 mod follow;
 mod history;
 mod keepsake;
 mod keys;
 mod log;
+mod notify;
 mod pin;
 mod place;
 mod points;
@@ -77,8 +80,12 @@ enum Command {
     Archive(archive::ArchiveCommand),
     History(history::HistoryCommand),
     Dead(dead::DeadCommand),
+    Export(export::ExportCommand),
     Compare(compare::CompareCommand),
     Cleanup(cleanup::CleanupCommand),
+    Completions(completions::CompletionsCommand),
+    #[command(hide = true)]
+    Man(completions::ManCommand),
 }
 
 impl Command {
@@ -95,6 +102,7 @@ impl Command {
             Command::Archive(command) => command.run(everywhere, file).await,
             Command::History(command) => command.run(everywhere, file).await,
             Command::Dead(command) => command.run(everywhere, file).await,
+            Command::Export(command) => command.run(everywhere, file),
             Command::Compare(command) => command.run(everywhere, file).await,
             Command::Cutover(command) => command.run(everywhere, file).await,
             Command::Sentinel(command) => command.run(everywhere, file).await,
@@ -102,6 +110,8 @@ impl Command {
             Command::Status(command) => command.run(everywhere, file).await,
             Command::Doctor(command) => command.run(everywhere, file).await,
             Command::Cleanup(command) => command.run(everywhere, file).await,
+            Command::Completions(command) => command.run(),
+            Command::Man(command) => command.run(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Points of the log as they are typed.
 
-use crate::archive::Point;
-use crate::model::{Position, Timestamp, Xid};
+use crate::archive::{self, Archive, Point, Reached, Span};
+use crate::model::{Fault, Position, Timestamp, Xid};
 
 /// Where a part of the log begins.
 #[derive(Debug, clap::Args)]
@@ -49,6 +49,23 @@ impl ToArguments {
     pub(crate) fn point(&self) -> Option<Point> {
         point(self.to_lsn, self.to_time, self.to_xid, self.to_pin.as_ref())
     }
+}
+
+/// What lies between the points that were typed.
+pub(crate) fn part(archive: &Archive, from: &FromArguments, to: &ToArguments) -> Result<Span, Fault> {
+    let mut part = archive::whole(archive)?;
+    if let Some(from) = from.point() {
+        part.after = archive::resolve(archive, &from, Some(false))?.through;
+    }
+    if let Some(to) = to.point() {
+        part.through = last_of(&archive::resolve(archive, &to, Some(true))?);
+    }
+    Ok(part)
+}
+
+/// The end of the last transaction up to a point.
+pub(crate) fn last_of(reached: &Reached) -> Position {
+    reached.last.as_ref().map_or(reached.through, |last| last.end_lsn)
 }
 
 fn point(

@@ -19,7 +19,7 @@ use super::reach::Side;
 use crate::model::Fault;
 use crate::pg::inspect::{self, version_name};
 use crate::pg::tables::{self, Table};
-use crate::pg::{Conninfo, copied, extent, progress};
+use crate::pg::{Conninfo, copied, defined, extent, progress};
 
 /// Look at both databases, explain what is to be done, and do it: copy, follow, and show it on a page
 ///
@@ -63,6 +63,8 @@ struct Found {
     filled: Vec<String>,
     /// A clone of this name was begun on the target.
     cloned: bool,
+    /// And not with the schema.
+    without_schema: bool,
     /// Something is applied to the target already.
     runs: bool,
 }
@@ -114,7 +116,7 @@ impl QuickstartCommand {
         if self.yes {
             return Ok(());
         }
-        match ask(&format!("{question} [y/N] "))?.trim() {
+        match ask(&format!("{question} [y/N] "))?.as_str() {
             "y" | "Y" | "yes" => Ok(()),
             _ => Err(Fault::stop("nothing was done")
                 .hint("the command above does the same, with other flags if you like")),
@@ -133,7 +135,7 @@ fn ask(question: &str) -> Result<String, Fault> {
     stderr.write_all(question.as_bytes()).and_then(|()| stderr.flush()).map_err(told)?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).map_err(told)?;
-    Ok(answer)
+    Ok(answer.trim().to_owned())
 }
 
 /// To whoever sits there; stdout is for data.
@@ -175,13 +177,18 @@ async fn look(source: &Conninfo, target: &Conninfo, stream: &str) -> Result<Foun
             filled.push(table.shown());
         }
     }
+    let cloned = copied::clone(&target, stream).await.map_err(&says)?.is_some();
+    // Who has made the schema has noted it.
+    let without_schema =
+        cloned && defined::read(&target, stream).await.map_or(true, |noted| noted.is_empty());
     Ok(Found {
         keyless: of_source.iter().filter(|table| table.keyless().is_some()).map(Table::shown).collect(),
         source_tables: of_source.iter().map(Table::shown).collect(),
         source_bytes: extents.values().map(|extent| extent.bytes).sum(),
         target_tables: of_target.len(),
         filled,
-        cloned: copied::clone(&target, stream).await.map_err(&says)?.is_some(),
+        cloned,
+        without_schema,
         runs: progress::read(&target, stream).await.map_err(&says)?.is_some(),
     })
 }
@@ -207,7 +214,9 @@ fn plan(found: &Found, port: u16) -> Result<Plan, Fault> {
                 "A copy was begun here before: it is gone on with, and what is there is not copied again."
                     .into(),
             );
-            vec!["clone".into(), "--follow".into()]
+            let mut command = vec!["clone".into(), "--follow".into()];
+            command.extend(found.without_schema.then(|| "--no-schema".to_owned()));
+            command
         }
         (false, true) => {
             explanation
@@ -302,6 +311,8 @@ mod tests {
     fn what_was_begun_is_gone_on_with() {
         let cloned = Found { cloned: true, runs: true, filled: vec!["a".into()], ..found() };
         assert_eq!(planned(&cloned).0, "clone --follow --listen=127.0.0.1:1");
+        let without = Found { without_schema: true, ..cloned };
+        assert_eq!(planned(&without).0, "clone --follow --no-schema --listen=127.0.0.1:1");
         let runs = Found { runs: true, filled: vec!["a".into()], ..found() };
         assert_eq!(planned(&runs).0, "follow --listen=127.0.0.1:1");
     }

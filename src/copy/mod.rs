@@ -140,10 +140,11 @@ impl Options {
         let source = async {
             control::connect(&self.source, APPLICATION).await.map_err(|fault| fault.context("source"))
         };
-        let target = async {
-            control::connect(&self.target, APPLICATION).await.map_err(|fault| fault.context("target"))
-        };
-        tokio::try_join!(source, target)
+        tokio::try_join!(source, self.target())
+    }
+
+    async fn target(&self) -> Result<Client, Fault> {
+        control::connect(&self.target, APPLICATION).await.map_err(|fault| fault.context("target"))
     }
 }
 
@@ -309,7 +310,8 @@ async fn leave_out_dropped(source: &Client, target: &Client, options: &Options) 
 
 /// How far the clone is, if it was begun.
 pub async fn standing(options: &Options) -> Result<Option<copied::Clone>, Fault> {
-    let (_, target) = options.clients().await?;
+    // The source may be away when a clone is stopped.
+    let target = options.target().await?;
     copied::clone(&target, &options.stream).await
 }
 

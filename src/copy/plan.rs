@@ -77,7 +77,7 @@ pub(super) fn read(table: &Table, which: Which<'_>) -> String {
     // Its words are the server's own; a comment in it must not swallow the parenthesis.
     conditions.extend(table.condition.as_ref().map(|condition| format!("({condition}\n)")));
     let rows = if conditions.is_empty() && !table.is_root {
-        format!("{} ({})", table.quoted(), columns(&table.columns))
+        format!("{}{}", table.quoted(), listed(table))
     } else {
         let only = if table.is_root { "" } else { "ONLY " };
         let filter = match conditions.is_empty() {
@@ -92,7 +92,12 @@ pub(super) fn read(table: &Table, which: Which<'_>) -> String {
 /// The COPY that writes them. `frozen`: into a table that was truncated in the same transaction.
 pub(super) fn write(table: &Table, frozen: bool) -> String {
     let options = options(table.format, frozen);
-    format!("COPY {} ({}) FROM STDIN{options}", table.quoted(), columns(&table.columns))
+    format!("COPY {}{} FROM STDIN{options}", table.quoted(), listed(table))
+}
+
+/// ` (a, b)`; nothing where the table has no columns.
+fn listed(table: &Table) -> String {
+    if table.columns.is_empty() { String::new() } else { format!(" ({})", columns(&table.columns)) }
 }
 
 pub(super) fn columns(names: &[String]) -> String {

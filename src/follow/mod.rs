@@ -76,8 +76,11 @@ pub struct Standing {
     pub flush_lsn: Position,
     pub replay_lsn: Position,
     pub lag_bytes: u64,
-    /// Age of the last transaction applied, while there is more to apply.
+    /// Age of the first transaction that waits to be applied, as far as the applier has read.
     pub lag_seconds: f64,
+    /// Whether that is known.
+    #[serde(skip)]
+    pub is_lag_known: bool,
     /// Applied by this process.
     pub transactions: u64,
     pub changes: u64,
@@ -368,7 +371,7 @@ impl Runner {
     fn standing(&self, machine: &Machine) -> Standing {
         let applied = *self.applied.borrow();
         let lag_bytes = machine.durable().bytes_since(machine.applied());
-        let behind = lag_bytes > 0 && applied.transactions > 0;
+        let oldest = applied.oldest.filter(|_| lag_bytes > 0);
         Standing {
             mode: machine.mode(),
             held: machine.is_held(),
@@ -376,7 +379,8 @@ impl Runner {
             flush_lsn: machine.durable(),
             replay_lsn: machine.applied(),
             lag_bytes: if self.stages.target.is_some() { lag_bytes } else { 0 },
-            lag_seconds: if behind { now().seconds_since(applied.commit_time).max(0.0) } else { 0.0 },
+            lag_seconds: oldest.map_or(0.0, |oldest| now().seconds_since(oldest).max(0.0)),
+            is_lag_known: lag_bytes == 0 || oldest.is_some(),
             transactions: applied.transactions,
             changes: applied.changes,
         }

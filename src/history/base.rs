@@ -3,34 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::archive::{Archive, Base, BaseTable, Point, resolve};
-use crate::model::{Column, Fault, Position, Relation, VisibleXids};
-use crate::pgoutput::Begin;
+use crate::archive::{Archive, Base, BaseTable, Covered, base_before};
+use crate::model::{Column, Fault, Position, Relation};
 use crate::transform::{Cell, Row};
-
-/// Which changes of the log a base has already.
-pub(super) struct Covered {
-    /// Transactions before that are in it.
-    start: Position,
-    /// By table, what its snapshot saw, and where the WAL ended then: ids come round.
-    seen: HashMap<u32, (VisibleXids, Position)>,
-}
-
-impl Covered {
-    /// Whether a base has this table as it is after that transaction.
-    pub(super) fn has(&self, table: u32, begin: &Begin) -> bool {
-        let seen = self.seen.get(&table);
-        seen.is_some_and(|(seen, through)| {
-            self.start.covers_commit_at(begin.commit_lsn)
-                || through.covers_commit_at(begin.commit_lsn) && seen.include(begin.xid)
-        })
-    }
-
-    /// From where on the log has to be read for these tables.
-    pub(super) fn start(&self, mut tables: impl Iterator<Item = u32>) -> Option<Position> {
-        tables.all(|table| self.seen.contains_key(&table)).then_some(self.start)
-    }
-}
 
 /// Reads the rows of some tables, by the definitions that are given, from the newest base that has nothing from behind a position.
 pub(super) fn rows_before(
@@ -39,20 +14,10 @@ pub(super) fn rows_before(
     relations: &HashMap<u32, Arc<Relation>>,
     mut each: impl FnMut(&Arc<Relation>, Row) -> Result<(), Fault>,
 ) -> Result<Option<Covered>, Fault> {
-    let bases = archive.bases()?;
-    if bases.is_empty() {
-        return Ok(None);
-    }
-    let beginning = archive.beginning()?;
-    let reached = resolve(archive, &Point::Lsn(position), None)?;
-    let fits = |base: &Base| base.begin.start >= beginning && reached.has_not_passed(base.through);
-    let Some(base) = bases.into_iter().rfind(fits) else { return Ok(None) };
-    let mut covered = Covered { start: base.begin.start, seen: HashMap::new() };
+    let Some(base) = base_before(archive, position)? else { return Ok(None) };
+    let covered = Covered::by(&base, |oid| relations.contains_key(&oid))?;
     for table in &base.tables {
         let Some(relation) = relations.get(&table.oid) else { continue };
-        let seen = VisibleXids::parse(&table.snapshot);
-        let seen = seen.ok_or_else(|| Fault::person("a base has a snapshot that makes no sense"))?;
-        covered.seen.insert(table.oid, (seen, table.through));
         rows(archive, &base, table, |line| each(relation, row(relation, table, line)))?;
     }
     Ok(Some(covered))

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::model::{Fault, Relation, Value};
+use crate::model::{Fault, Relation};
 use crate::pgoutput::{Message, Old, Tuple};
-use crate::transform::{Cell, Row, RowChange};
+use crate::transform::{Cell, Row, RowChange, sent};
 
 /// A row's key: the values of some columns of a table, told apart by their text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -158,15 +158,11 @@ fn over(below: Option<Row>, above: Row) -> Row {
 
 /// A row as it was sent; what was not sent is unknown.
 fn row(relation: &Relation, tuple: &Tuple<'_>) -> Result<Row, Fault> {
-    let cell = |value: Value<'_>| match value {
-        Value::Null => Ok(Cell::Null),
-        Value::Unchanged => Ok(Cell::Unknown),
-        Value::Text(text) => Ok(Cell::Text(text.into())),
-        Value::Binary(_) => Err(Fault::stop(format!(
+    sent(tuple).ok_or_else(|| {
+        Fault::stop(format!(
             "the log has values of {}.{} in binary form, which only a server can read",
             relation.schema, relation.name
         ))
-        .hint("what is received with --format text can be looked at")),
-    };
-    tuple.values().map(cell).collect()
+        .hint("what is received with --format text can be looked at")
+    })
 }

@@ -7,7 +7,6 @@
 
 mod base;
 mod known;
-mod read;
 mod trail;
 mod undo;
 mod versions;

@@ -7,14 +7,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::archive::{Archive, Span, Whereabouts, whereabouts};
+use crate::archive::{Archive, Said, Span, Whereabouts, read_tables, whereabouts};
 use crate::model::{Fault, Position, Relation, Timestamp};
 use crate::pgoutput::{Message, Old};
 use crate::transform::{self, Cell, Guard, Row, RowChange};
 
 use super::base::rows_before;
 use super::known::{Image, Images, Key, Known, known, remember};
-use super::read::{Said, read};
 
 /// What is kept in memory of one part of the log.
 const BYTES_MAX: u64 = 2 << 30;
@@ -132,9 +131,9 @@ pub fn undo(archive: &Archive, part: Span, is_wanted: &dyn Fn(&str, &str) -> boo
         false => images_before(archive, part.after, &touched, &mut undoing)?,
     };
     drop(touched);
-    read(archive, &spans, &wanted, |said| {
+    read_tables(archive, &spans, &wanted, |said| {
         match said {
-            Said::Begin(begin) => {
+            Said::Begin { begin, .. } => {
                 let time = begin.commit_time;
                 undoing.first_time = Some(undoing.first_time.map_or(time, |first| first.min(time)));
                 undoing.last_time = Some(undoing.last_time.map_or(time, |last| last.max(time)));
@@ -149,9 +148,11 @@ pub fn undo(archive: &Archive, part: Span, is_wanted: &dyn Fn(&str, &str) -> boo
                 );
                 forget_altered(&mut images, before, relation);
             }
-            Said::Truncated(relation) => {
-                undoing.refuse(format!("TRUNCATE of {}.{}", relation.schema, relation.name));
-                images.retain(|key, _| key.table != relation.oid);
+            Said::Truncated { relations, .. } => {
+                for relation in relations {
+                    undoing.refuse(format!("TRUNCATE of {}.{}", relation.schema, relation.name));
+                    images.retain(|key, _| key.table != relation.oid);
+                }
             }
             Said::Changed { relation, message } => {
                 let places = key_places(relation);
@@ -180,7 +181,7 @@ struct Touched {
 impl Touched {
     fn read(archive: &Archive, spans: &[Span], wanted: &dyn Fn(&Relation) -> bool) -> Result<Touched, Fault> {
         let (mut touched, nothing, mut bytes) = (Touched::default(), Images::new(), 0u64);
-        read(archive, spans, wanted, |said| {
+        read_tables(archive, spans, wanted, |said| {
             let Said::Changed { relation, message } = said else { return Ok(()) };
             let tells_all = matches!(
                 message,
@@ -226,14 +227,16 @@ fn images_before(
     // By whatever name the table went then, and whatever identified its rows.
     let was_it = |relation: &Relation| touched.relations.contains_key(&relation.oid);
     let mut begun = None;
-    read(archive, &spans, &was_it, |said| {
+    read_tables(archive, &spans, &was_it, |said| {
         let is_covered = |table: u32| {
             covered.as_ref().zip(begun.as_ref()).is_some_and(|(covered, begin)| covered.has(table, begin))
         };
         match said {
-            Said::Begin(begin) => begun = Some(begin),
-            Said::Truncated(relation) if !is_covered(relation.oid) => {
-                images.retain(|key, _| key.table != relation.oid);
+            Said::Begin { begin, .. } => begun = Some(begin),
+            Said::Truncated { relations, .. } => {
+                for relation in relations.iter().filter(|relation| !is_covered(relation.oid)) {
+                    images.retain(|key, _| key.table != relation.oid);
+                }
             }
             Said::Changed { relation, message } if !is_covered(relation.oid) => {
                 let Some(asked) = touched.relations.get(&relation.oid) else { return Ok(()) };
@@ -245,7 +248,7 @@ fn images_before(
                 keep(undoing, &mut images, relation, &known, |key| touched.keys.contains(key))?;
             }
             Said::Defined { before, relation } => forget_altered(&mut images, before, relation),
-            Said::Truncated(_) | Said::Changed { .. } | Said::Commit(_) => {}
+            Said::Changed { .. } | Said::Commit(_) => {}
         }
         Ok(())
     })?;

@@ -4,13 +4,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::archive::{Archive, Span, whereabouts};
+use crate::archive::{Archive, Said, Span, read_tables, whereabouts};
 use crate::model::{Fault, Position, Relation, Timestamp, Xid};
 use crate::pgoutput::{Begin, Message, Old};
 use crate::transform::{Cell, RowChange, has_key};
 
 use super::known::{Images, Key, Known, known, remember};
-use super::read::{Said, read};
 use super::trail::{Followed, Moment, Move};
 
 /// With more rows that got another key, rows are not followed from one to the next.
@@ -74,9 +73,9 @@ pub fn versions(
     let (mut at, mut begun, mut has_any) = (0, None, false);
     // What the transaction in hand says; where it ends is told at its end.
     let mut pending: Vec<Event> = Vec::new();
-    read(archive, &places.spans, &is_wanted, |said| {
+    read_tables(archive, &places.spans, &is_wanted, |said| {
         match said {
-            Said::Begin(begin) => begun = Some(begin),
+            Said::Begin { begin, .. } => begun = Some(begin),
             Said::Commit(lsn) => {
                 for event in pending.drain(..) {
                     let Some(Begin { commit_time: time, xid, .. }) = begun else { break };
@@ -87,11 +86,14 @@ pub fn versions(
             Said::Defined { before, relation } if has_any => {
                 pending.push(Event::Defined { before: before.clone(), relation: relation.clone() });
             }
-            Said::Truncated(relation) if has_any => {
-                images.retain(|key, _| key.table != relation.oid);
-                pending.push(Event::Truncated { table: format!("{}.{}", relation.schema, relation.name) });
+            Said::Truncated { relations, .. } if has_any => {
+                for relation in relations {
+                    images.retain(|key, _| key.table != relation.oid);
+                    pending
+                        .push(Event::Truncated { table: format!("{}.{}", relation.schema, relation.name) });
+                }
             }
-            Said::Defined { .. } | Said::Truncated(_) => {}
+            Said::Defined { .. } | Said::Truncated { .. } => {}
             Said::Changed { relation, message } => {
                 let columns = asked.columns(relation)?;
                 let known = known(relation, &columns.places, message, &images)?;
@@ -125,7 +127,7 @@ fn moves(
 ) -> Result<(Vec<Move>, bool), Fault> {
     let (mut moves, mut at, nothing): (Vec<Move>, Moment, Images) = Default::default();
     let mut all = true;
-    read(archive, spans, is_wanted, |said| {
+    read_tables(archive, spans, is_wanted, |said| {
         let Said::Changed { relation, message } = said else { return Ok(()) };
         let columns = asked.columns(relation)?;
         if let Message::Update { old: Old::Key(_) | Old::Row(_), .. } = message {

@@ -16,6 +16,10 @@ impl Timestamp {
         Timestamp(microseconds.saturating_sub(EPOCH_MICROSECONDS))
     }
 
+    pub fn unix_microseconds(self) -> i64 {
+        self.0.saturating_add(EPOCH_MICROSECONDS)
+    }
+
     pub fn seconds_since(self, earlier: Timestamp) -> f64 {
         self.0.saturating_sub(earlier.0) as f64 / 1e6
     }
@@ -24,7 +28,7 @@ impl Timestamp {
 /// RFC 3339 in UTC; the bare number where a calendar can't hold it.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match jiff::Timestamp::from_microsecond(self.0.saturating_add(EPOCH_MICROSECONDS)) {
+        match jiff::Timestamp::from_microsecond(self.unix_microseconds()) {
             Ok(time) => write!(f, "{time:.6}"),
             Err(_) => write!(f, "{} µs since 2000-01-01", self.0),
         }

@@ -106,11 +106,13 @@ pub async fn emit(client: &Client, sample: &Sample) -> Result<Position, Fault> {
 pub async fn behind(client: &Client, sample: &Sample) -> Result<Vec<(String, String)>, Fault> {
     let mut behind = Vec::new();
     for sequence in sample.sequences.iter().filter(|sequence| sequence.is_called) {
+        // One that may not be read is not known to be behind.
         let query = "SELECT s.seqincrement > 0, l.last_value
                        FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid
                        JOIN pg_namespace n ON n.oid = c.relnamespace
                        JOIN pg_sequences l ON l.schemaname = n.nspname AND l.sequencename = c.relname
-                      WHERE n.nspname = $1 AND c.relname = $2 AND NOT s.seqcycle";
+                      WHERE n.nspname = $1 AND c.relname = $2 AND NOT s.seqcycle
+                        AND has_sequence_privilege(c.oid, 'SELECT, USAGE')";
         let row = client.query_opt(query, &[&sequence.schema, &sequence.name]).await;
         let row = row.map_err(|e| fault("looking at the target's sequences", &e))?;
         let Some(row) = row else { continue };

@@ -12,31 +12,51 @@ use crate::model::Fault;
 /// A session that is in somebody's way, or a prepared transaction.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Blocker {
-    /// None for a prepared transaction.
-    pub pid: Option<i32>,
+    pub kind: BlockerKind,
     /// `role app, psql, idle in transaction`, or the name of a prepared transaction.
     pub who: String,
-    /// Of its transaction.
-    pub age_seconds: f64,
+    /// Of its transaction; none where this role may not know.
+    pub age_seconds: Option<f64>,
     /// Its last statement, without the values in it.
     pub query: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum BlockerKind {
+    /// With its transaction id, if it has one.
+    Session {
+        pid: i32,
+        xid: String,
+    },
+    Prepared {
+        database: String,
+    },
+}
+
 impl Blocker {
     fn of(row: &Row) -> Blocker {
+        let text = |at| row.get::<_, Option<String>>(at).unwrap_or_default();
         Blocker {
-            pid: row.get(0),
+            kind: match row.get(0) {
+                Some(pid) => BlockerKind::Session { pid, xid: text(4) },
+                None => BlockerKind::Prepared { database: text(4) },
+            },
             who: row.get(1),
-            age_seconds: row.get::<_, Option<f64>>(2).unwrap_or_default(),
-            query: masked(row.get::<_, Option<&str>>(3).unwrap_or_default()),
+            age_seconds: row.get(2),
+            query: masked(&text(3)),
         }
     }
 
-    /// The SQL that ends it.
+    /// What ends it. A prepared transaction is its coordinator's to decide about.
     pub fn cure(&self) -> String {
-        match self.pid {
-            Some(pid) => format!("SELECT pg_terminate_backend({pid});"),
-            None => format!("ROLLBACK PREPARED {};", super::sql::quote_literal(&self.who)),
+        match &self.kind {
+            BlockerKind::Session { pid, .. } => format!("SELECT pg_terminate_backend({pid});"),
+            BlockerKind::Prepared { database } => {
+                let name = super::sql::quote_literal(&self.who);
+                format!(
+                    "ask its coordinator, then in database {database}: COMMIT PREPARED {name}; or ROLLBACK PREPARED {name};"
+                )
+            }
         }
     }
 }
@@ -44,19 +64,20 @@ impl Blocker {
 /// No more are told of.
 const BLOCKERS_MAX: i64 = 5;
 
-/// Transactions that have written, or may, and have run for so long, oldest first: a slot's `restart_lsn` can't pass what it was
-/// when the oldest of them began, in whichever database.
+/// Transactions that have written and have run for so long, oldest first, in whichever database: a slot's `restart_lsn` can't pass what
+/// it was when the oldest of them began. How old those of other roles are is not told without `pg_read_all_stats`: they are all given.
 pub async fn long_transactions(client: &Client, age_min: Duration) -> Result<Vec<Blocker>, Fault> {
     let query = "
-SELECT a.pid, format('role %s, %s, %s', a.usename, coalesce(nullif(a.application_name, ''), 'no application name'),
+SELECT a.pid, format('role %s, %s, %s', coalesce(a.usename, 'unknown'), coalesce(nullif(a.application_name, ''), 'no application name'),
                      coalesce(a.state, 'state unknown')),
-       extract(epoch FROM clock_timestamp() - a.xact_start)::float8, a.query
+       extract(epoch FROM clock_timestamp() - a.xact_start)::float8, a.query, a.backend_xid::text, age(a.backend_xid)
   FROM pg_stat_activity a
- WHERE a.backend_xid IS NOT NULL AND a.xact_start <= clock_timestamp() - make_interval(secs => $1)
+ WHERE a.backend_xid IS NOT NULL
+   AND (a.xact_start IS NULL OR a.xact_start <= clock_timestamp() - make_interval(secs => $1))
 UNION ALL
-SELECT NULL, gid, extract(epoch FROM clock_timestamp() - prepared)::float8, NULL
+SELECT NULL, gid, extract(epoch FROM clock_timestamp() - prepared)::float8, NULL, database::text, age(transaction)
   FROM pg_prepared_xacts WHERE prepared <= clock_timestamp() - make_interval(secs => $1)
- ORDER BY 3 DESC LIMIT $2";
+ ORDER BY 6 DESC LIMIT $2";
     let rows = client
         .query(query, &[&age_min.as_secs_f64(), &BLOCKERS_MAX])
         .await
@@ -68,9 +89,9 @@ SELECT NULL, gid, extract(epoch FROM clock_timestamp() - prepared)::float8, NULL
 pub async fn in_the_way(client: &Client) -> Result<Vec<Blocker>, Fault> {
     let query = "
 SELECT DISTINCT ON (b.pid) b.pid,
-       format('role %s, %s, %s', b.usename, coalesce(nullif(b.application_name, ''), 'no application name'),
+       format('role %s, %s, %s', coalesce(b.usename, 'unknown'), coalesce(nullif(b.application_name, ''), 'no application name'),
               coalesce(b.state, 'state unknown')),
-       extract(epoch FROM clock_timestamp() - b.xact_start)::float8, b.query
+       extract(epoch FROM clock_timestamp() - b.xact_start)::float8, b.query, b.backend_xid::text
   FROM pg_stat_activity w, unnest(pg_blocking_pids(w.pid)) p(pid)
   JOIN pg_stat_activity b ON b.pid = p.pid
  WHERE w.application_name = 'pgsluice apply' AND w.datname = current_database() AND w.wait_event_type = 'Lock'

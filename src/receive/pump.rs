@@ -6,6 +6,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::archive::Writer;
 use crate::faults;
+use crate::meter::METER;
 use crate::model::{Fault, Position};
 use crate::pg::{Event, ReplicationReceiver};
 
@@ -114,7 +115,10 @@ pub(super) async fn pump(
             }
             filled = events.fill(), if pump.takes() => {
                 match filled {
-                    Ok(bytes) => gather = bytes < GATHERED_BYTES,
+                    Ok(bytes) => {
+                        METER.received_bytes.inc_by(bytes as u64);
+                        gather = bytes < GATHERED_BYTES;
+                    }
                     Err(fault) => return Ok(Ended::Cut(fault)),
                 }
                 pump.heard = Instant::now();

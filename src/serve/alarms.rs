@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::model::{Position, Timestamp};
 use crate::pg::dead;
-use crate::pg::vitals::Blocker;
+use crate::pg::vitals::{Blocker, BlockerKind};
 
 use super::look::{ArchiveLook, Look, Road, SourceLook};
 use super::status::{Mode, Status};
@@ -38,6 +38,16 @@ impl Level {
     }
 }
 
+/// What a sign is seen on. One that can't be looked at says nothing of its signs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Source,
+    Target,
+    Archive,
+    /// All together, or none.
+    Road,
+}
+
 /// What is seen at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Sign {
@@ -46,6 +56,7 @@ pub(super) struct Sign {
     /// Of what: a process id, a table, a position. Together with `alarm` it tells whether two signs are the same.
     pub subject: String,
     pub level: Level,
+    pub part: Part,
     pub message: String,
     /// SQL or a command, or what to look at.
     pub cure: String,
@@ -113,21 +124,29 @@ pub(super) fn signs(seen: &Seen<'_>) -> Vec<Sign> {
     if let Ok(source) = &seen.look.source {
         of_slot(seen, source, &mut signs);
         for blocker in &source.holders {
+            let (age, patience, more) = match blocker.age_seconds {
+                Some(age) => (format!("for {}", span(age)), Duration::ZERO, ""),
+                // It is as old as it was seen.
+                None => (
+                    format!("for more than {}", span(seen.road.transaction_age.as_secs_f64())),
+                    seen.road.transaction_age,
+                    "; GRANT pg_read_all_stats to this role shows whose it is",
+                ),
+            };
             signs.add(
-                ("slot_held", subject(blocker), Level::Warning),
-                Duration::ZERO,
+                ("slot_held", Part::Source, subject(blocker), Level::Warning),
+                patience,
                 format!(
-                    "a transaction on the source holds the slot's WAL back for {}: {}{}",
-                    span(blocker.age_seconds),
+                    "a transaction on the source holds the slot's WAL back {age}: {}{}",
                     named(blocker),
                     statement(blocker)
                 ),
-                format!("{} -- on the source; or let it end", blocker.cure()),
+                format!("{} -- on the source; or let it end{more}", blocker.cure()),
             );
         }
         for table in &source.keyless {
             signs.add(
-                ("table_without_key", table.clone(), Level::Warning),
+                ("table_without_key", Part::Source, table.clone(), Level::Warning),
                 Duration::ZERO,
                 format!("{table} is published and has no usable replica identity: its UPDATE and DELETE fail on the source"),
                 format!("ALTER TABLE {table} REPLICA IDENTITY FULL; -- on the source; or give it a primary key"),
@@ -139,7 +158,7 @@ pub(super) fn signs(seen: &Seen<'_>) -> Vec<Sign> {
         of_clock("target", target.clock_ahead_seconds, &mut signs);
         if let Some(dead::Open { count, oldest }) = target.dead {
             signs.add(
-                ("dead_letters", seen.road.stream.clone(), Level::Warning),
+                ("dead_letters", Part::Target, seen.road.stream.clone(), Level::Warning),
                 Duration::ZERO,
                 format!("the target lacks {count} transactions that were set aside, the oldest ends at {oldest}"),
                 "pgsluice dead list; mend what it says, stop the applier, then pgsluice dead retry, or dead skip",
@@ -147,7 +166,7 @@ pub(super) fn signs(seen: &Seen<'_>) -> Vec<Sign> {
         }
         for blocker in &target.in_the_way {
             signs.add(
-                ("apply_blocked", subject(blocker), Level::Warning),
+                ("apply_blocked", Part::Target, subject(blocker), Level::Warning),
                 seen.limits.patience / 6,
                 format!("the applier waits for a lock of {}{}", named(blocker), statement(blocker)),
                 format!("{} -- on the target; or let it end", blocker.cure()),
@@ -169,12 +188,12 @@ struct Signs {
 impl Signs {
     fn add(
         &mut self,
-        (alarm, subject, level): (&'static str, String, Level),
+        (alarm, part, subject, level): (&'static str, Part, String, Level),
         patience: Duration,
         message: String,
         cure: impl Into<String>,
     ) {
-        self.found.push(Sign { alarm, subject, level, message, cure: cure.into(), patience });
+        self.found.push(Sign { alarm, subject, level, part, message, cure: cure.into(), patience });
     }
 }
 
@@ -185,7 +204,7 @@ fn out_of_reach(seen: &Seen<'_>, signs: &mut Signs) {
             let what = if alarm == "archive_away" { "read" } else { "reached" };
             let who = alarm.trim_end_matches("_away");
             let message = format!("the {who} can't be {what}: {reason}");
-            signs.add((alarm, String::new(), level), patience, message, cure);
+            signs.add((alarm, Part::Road, String::new(), level), patience, message, cure);
         }
     };
     away(
@@ -217,7 +236,7 @@ fn of_slot(seen: &Seen<'_>, source: &SourceLook, signs: &mut Signs) {
         // A pipeline that was never set up has none.
         if seen.look.archive.is_ok() && seen.status.mode != Mode::Done {
             signs.add(
-                ("slot_lost", name.clone(), Level::Critical),
+                ("slot_lost", Part::Source, name.clone(), Level::Critical),
                 Duration::ZERO,
                 format!("slot \"{name}\" does not exist on the source: what is written there now is not in the archive"),
                 "a new slot leaves a gap: see docs/OPERATIONS.md, \"The slot is lost\"",
@@ -228,7 +247,7 @@ fn of_slot(seen: &Seen<'_>, source: &SourceLook, signs: &mut Signs) {
     let status = slot.wal_status.as_deref().unwrap_or_default();
     if status == "lost" {
         signs.add(
-            ("slot_lost", name.clone(), Level::Critical),
+            ("slot_lost", Part::Source, name.clone(), Level::Critical),
             Duration::ZERO,
             format!("slot \"{name}\" is lost: the source has removed WAL that it needs"),
             "a new slot leaves a gap: see docs/OPERATIONS.md, \"The slot is lost\"",
@@ -240,7 +259,7 @@ fn of_slot(seen: &Seen<'_>, source: &SourceLook, signs: &mut Signs) {
             let level =
                 if status == "unreserved" || safe < limit / 10 { Level::Critical } else { Level::Warning };
             signs.add(
-                ("slot_near_limit", name.clone(), level),
+                ("slot_near_limit", Part::Source, name.clone(), level),
                 Duration::ZERO,
                 format!(
                     "slot \"{name}\" is lost after {} more of WAL (max_slot_wal_keep_size is {})",
@@ -252,7 +271,7 @@ fn of_slot(seen: &Seen<'_>, source: &SourceLook, signs: &mut Signs) {
         }
         (_, None) if slot.retained_bytes > signs.limits.retained_bytes => {
             signs.add(
-                ("wal_retained", name.clone(), Level::Warning),
+                ("wal_retained", Part::Source, name.clone(), Level::Warning),
                 Duration::ZERO,
                 format!(
                     "the source keeps {} of WAL for slot \"{name}\", without a limit",
@@ -269,7 +288,7 @@ fn of_clock(whose: &'static str, ahead_seconds: f64, signs: &mut Signs) {
     if ahead_seconds.abs() > signs.limits.clock_seconds {
         let way = if ahead_seconds > 0.0 { "ahead of" } else { "behind" };
         signs.add(
-            ("clock_skew", whose.to_owned(), Level::Warning),
+            ("clock_skew", if whose == "source" { Part::Source } else { Part::Target }, whose.to_owned(), Level::Warning),
             Duration::ZERO,
             format!("the {whose}'s clock is {} {way} this machine's", span(ahead_seconds.abs())),
             "let both follow NTP: lag in seconds, points in time and --apply-delay are as wrong as the clocks",
@@ -279,9 +298,9 @@ fn of_clock(whose: &'static str, ahead_seconds: f64, signs: &mut Signs) {
 
 fn of_archive(seen: &Seen<'_>, archive: &ArchiveLook, signs: &mut Signs) {
     let patience = signs.limits.patience;
-    if let Some(stored) = archive.stored.filter(|stored| *stored < archive.sealed) {
+    if let Some(stored) = archive.stored.filter(|stored| seen.receives && *stored < archive.sealed) {
         signs.add(
-            ("store_behind", stored.to_string(), Level::Warning),
+            ("store_behind", Part::Archive, stored.to_string(), Level::Warning),
             patience,
             format!(
                 "segments are not brought into the archive's store: it has the log up to {stored}, the spool up to {}",
@@ -295,7 +314,7 @@ fn of_archive(seen: &Seen<'_>, archive: &ArchiveLook, signs: &mut Signs) {
         let is_scarce = disk.free_bytes < (disk.size_bytes / 50).min(FREE_BYTES_SCARCE);
         if is_low || is_scarce {
             signs.add(
-                ("spool_filling", String::new(), if is_scarce { Level::Critical } else { Level::Warning }),
+                ("spool_filling", Part::Archive, String::new(), if is_scarce { Level::Critical } else { Level::Warning }),
                 Duration::ZERO,
                 format!("{} are free of {} where the log is written", size(disk.free_bytes), size(disk.size_bytes)),
                 "make space there, or pgsluice archive prune; nothing is received while the disk is full, and nothing is lost",
@@ -304,9 +323,14 @@ fn of_archive(seen: &Seen<'_>, archive: &ArchiveLook, signs: &mut Signs) {
     }
     let unreceived =
         seen.look.source.as_ref().map_or(0, |source| source.current_lsn.bytes_since(archive.totals.last_lsn));
-    if seen.receives && unreceived > UNRECEIVED_BYTES {
+    // What is wanted may be there already; and a long transaction moves nothing until its commit.
+    let is_complete = archive
+        .control
+        .and_then(|control| control.endpos())
+        .is_some_and(|end| archive.totals.last_lsn >= end);
+    if seen.receives && unreceived > UNRECEIVED_BYTES && !is_complete && !seen.rates.is_receiving {
         signs.add(
-            ("receive_stuck", archive.totals.last_lsn.to_string(), Level::Critical),
+            ("receive_stuck", Part::Archive, archive.totals.last_lsn.to_string(), Level::Critical),
             patience,
             format!("nothing is received: the log ends at {}, {} before the source's", archive.totals.last_lsn, size(unreceived)),
             "look at the last warnings in the log: a lost connection, a full disk or spool, a transaction on the source that is long",
@@ -322,10 +346,10 @@ fn of_progress(seen: &Seen<'_>, signs: &mut Signs) {
     let pending = seen.status.pending.as_ref().is_none_or(|pending| pending.transactions > 0);
     if is_on && pending && applier.lag_bytes.unwrap_or(0) > 0 && (late || seen.limits.delay.is_zero()) {
         signs.add(
-            ("apply_stuck", applier.replay_lsn.to_string(), Level::Critical),
+            ("apply_stuck", Part::Road, applier.replay_lsn.to_string(), Level::Warning),
             patience,
             format!(
-                "nothing is applied: the target stands at {}, {} behind",
+                "the target does not move: it stands at {}, {} behind",
                 applier.replay_lsn,
                 size(applier.lag_bytes.unwrap_or(0))
             ),
@@ -337,8 +361,8 @@ fn of_progress(seen: &Seen<'_>, signs: &mut Signs) {
         && let Some(growth) = seen.rates.lag_growth.filter(|growth| *growth > 0.0)
     {
         signs.add(
-            ("lag_growing", String::new(), Level::Warning),
-            Duration::ZERO,
+            ("lag_growing", Part::Road, String::new(), Level::Warning),
+            patience,
             format!(
                 "the target is {} behind, and {} more each second: the source writes faster than the target takes",
                 span(applier.lag_seconds.unwrap_or(0.0)),
@@ -349,7 +373,7 @@ fn of_progress(seen: &Seen<'_>, signs: &mut Signs) {
     }
     if is_on && seen.rates.only_full_batches {
         signs.add(
-            ("batches_full", String::new(), Level::Notice),
+            ("batches_full", Part::Road, String::new(), Level::Notice),
             patience,
             "all batches are as large as they may be: the target sets the pace".into(),
             "--lanes auto, where the target has cores to spare",
@@ -358,13 +382,18 @@ fn of_progress(seen: &Seen<'_>, signs: &mut Signs) {
 }
 
 fn subject(blocker: &Blocker) -> String {
-    blocker.pid.map_or_else(|| blocker.who.clone(), |pid| pid.to_string())
+    match &blocker.kind {
+        BlockerKind::Session { pid, xid } => format!("{pid} {xid}").trim_end().to_owned(),
+        BlockerKind::Prepared { .. } => blocker.who.clone(),
+    }
 }
 
 fn named(blocker: &Blocker) -> String {
-    match blocker.pid {
-        Some(pid) => format!("pid {pid} ({})", blocker.who),
-        None => format!("prepared transaction \"{}\"", blocker.who),
+    match &blocker.kind {
+        BlockerKind::Session { pid, .. } => format!("pid {pid} ({})", blocker.who),
+        BlockerKind::Prepared { database } => {
+            format!("prepared transaction \"{}\" of {database}", blocker.who)
+        }
     }
 }
 

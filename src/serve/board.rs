@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use crate::sentinel::Control;
+
 use super::exposition::Exposition;
 use super::status::Status;
 
@@ -15,6 +17,8 @@ pub(super) struct Shown {
     pub status_json: Bytes,
     pub tables_json: Bytes,
     pub history_json: Bytes,
+    /// The sentinel, as it was seen last.
+    pub(super) control: Option<Control>,
     /// Whether the conductor has been heard of lately.
     pub is_alive: bool,
     /// Why the target is not caught up; none where it is.
@@ -28,6 +32,7 @@ impl Default for Shown {
             status_json: Bytes::from_static(b"{}"),
             tables_json: Bytes::from_static(b"[]"),
             history_json: Bytes::from_static(b"{}"),
+            control: None,
             is_alive: true,
             unready: Some("nothing was looked at yet".into()),
         }

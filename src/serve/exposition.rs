@@ -4,6 +4,7 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -13,12 +14,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::follow::Standing;
 use crate::meter::METER;
 use crate::model::Position;
 
 use super::alarms::Level;
-use super::look::ArchiveLook;
+use super::look::{Look, SourceLook};
 use super::status::{Mode, Status};
 
 type Figure = Gauge<f64, AtomicU64>;
@@ -72,8 +72,7 @@ pub(super) struct Exposition {
     archive_raw_bytes: Figure,
     disk_free: Figure,
     memory: Figure,
-    transactions: Counter,
-    changes: Counter,
+    delay: Figure,
     requests: Counter,
 }
 
@@ -95,8 +94,7 @@ impl Default for Exposition {
             archive_raw_bytes: Figure::default(),
             disk_free: Figure::default(),
             memory: Figure::default(),
-            transactions: Counter::default(),
-            changes: Counter::default(),
+            delay: Figure::default(),
             requests: Counter::default(),
         };
         let e = &exposition;
@@ -130,12 +128,12 @@ impl Default for Exposition {
             e.lag_seconds.clone(),
         );
         registry.register("archive_segments", "Segments of the archive", e.segments.clone());
-        registry.register(
-            "applied_transactions",
-            "Source transactions that this process applied",
-            e.transactions.clone(),
+        registry.register_with_unit(
+            "apply_delay",
+            "How far the target trails on purpose",
+            Unit::Seconds,
+            e.delay.clone(),
         );
-        registry.register("applied_changes", "Changes that this process applied", e.changes.clone());
         registry.register("requests", "Requests answered here", e.requests.clone());
         METER.register(&mut registry);
         Exposition { registry: Mutex::new(registry), ..exposition }
@@ -155,7 +153,7 @@ impl Exposition {
     }
 
     /// Takes over what is known now.
-    pub(super) fn set(&self, status: &Status, archive: Option<&ArchiveLook>, standing: Option<&Standing>) {
+    pub(super) fn set(&self, status: &Status, look: &Look, delay: Duration) {
         let at = |place, position: Option<Position>| {
             if let Some(position) = position {
                 self.position.get_or_create(&At { at: place }).set(position.0 as f64);
@@ -190,27 +188,32 @@ impl Exposition {
         {
             self.reachable.get_or_create(&Part { part }).set(f64::from(u8::from(there)));
         }
-        let set = |figure: &Figure, value: Option<f64>| _ = value.map(|value| figure.set(value));
-        set(&self.lag_bytes, applier.and_then(|applier| applier.lag_bytes).map(|bytes| bytes as f64));
+        // What is not known is no number, and surely not 0.
+        let set = |figure: &Figure, value: Option<f64>| _ = figure.set(value.unwrap_or(f64::NAN));
+        let bytes = |bytes: u64| bytes as f64;
+        let (source_look, disk) =
+            (look.source.as_ref().ok(), look.archive.as_ref().ok().and_then(|look| look.disk));
+        set(&self.lag_bytes, applier.and_then(|applier| applier.lag_bytes).map(bytes));
         set(&self.lag_seconds, applier.and_then(|applier| applier.lag_seconds));
-        set(&self.retained, source.and_then(|source| source.retained_wal_bytes).map(|bytes| bytes as f64));
-        let safe = source.map(|source| source.safe_wal_bytes.map_or(f64::INFINITY, |bytes| bytes as f64));
-        set(&self.safe, safe);
+        set(&self.retained, source.and_then(|source| source.retained_wal_bytes).map(bytes));
+        set(&self.safe, source_look.map(safe_bytes));
         set(&self.segments, contents.map(|contents| contents.segments as f64));
-        set(&self.archive_bytes, contents.map(|contents| contents.bytes as f64));
-        set(&self.archive_raw_bytes, contents.map(|contents| contents.raw_bytes as f64));
-        set(&self.disk_free, archive.and_then(|look| look.disk).map(|disk| disk.free_bytes as f64));
-        set(&self.memory, memory_bytes().map(|bytes| bytes as f64));
-        if let Some(standing) = standing {
-            raise(&self.transactions, standing.transactions);
-            raise(&self.changes, standing.changes);
-        }
+        set(&self.archive_bytes, contents.map(|contents| bytes(contents.bytes)));
+        set(&self.archive_raw_bytes, contents.map(|contents| bytes(contents.raw_bytes)));
+        set(&self.disk_free, disk.map(|disk| bytes(disk.free_bytes)));
+        set(&self.memory, memory_bytes().map(bytes));
+        self.delay.set(delay.as_secs_f64());
     }
 }
 
-/// Brings a counter to where it is told to be.
-fn raise(counter: &Counter, to: u64) {
-    counter.inc_by(to.saturating_sub(counter.get()));
+/// WAL that may be written before the slot is lost: 0 where it is, without end where nothing limits it.
+fn safe_bytes(look: &SourceLook) -> f64 {
+    match &look.slot {
+        Some(slot) if slot.wal_status.as_deref() != Some("lost") => {
+            slot.safe_wal_bytes.map_or(f64::INFINITY, |bytes| bytes as f64)
+        }
+        _ => 0.0,
+    }
 }
 
 /// Resident memory of this process (proc(5), `VmRSS`).

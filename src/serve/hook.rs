@@ -110,7 +110,14 @@ impl Teller {
 fn execute(command: &str, message: &Message) -> Result<(), String> {
     let Alarm { alarm, subject, level, message: text, cure, .. } = &message.alarm;
     let json = serde_json::to_vec(message).map_err(|error| error.to_string())?;
-    let mut child = Command::new("/bin/sh")
+    let mut shell = Command::new("/bin/sh");
+    // What is in our environment is for us: connection strings, keys, URLs.
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"PGSLUICE_") || name == "PGPASSWORD" {
+            shell.env_remove(name);
+        }
+    }
+    let mut child = shell
         .args(["-c", command])
         .env("PGSLUICE_ALARM", alarm)
         .env("PGSLUICE_ALARM_STATE", message.state)
@@ -119,10 +126,6 @@ fn execute(command: &str, message: &Message) -> Result<(), String> {
         .env("PGSLUICE_ALARM_MESSAGE", text)
         .env("PGSLUICE_ALARM_CURE", cure)
         .env("PGSLUICE_ALARM_PIPELINE", &message.pipeline)
-        // What else is in ours is for us.
-        .env_remove("PGSLUICE_SOURCE")
-        .env_remove("PGSLUICE_TARGET")
-        .env_remove("PGSLUICE_TOKEN")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

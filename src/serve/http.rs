@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -61,6 +61,8 @@ pub(super) struct Door {
     pub home: Home,
     /// For an endpos of `current`.
     pub source: Option<Conninfo>,
+    /// Only this machine is meant to reach it.
+    pub is_loopback: bool,
     /// Who has it may write.
     pub token: Option<String>,
 }
@@ -136,10 +138,15 @@ type Answer = Response<Full<Bytes>>;
 
 async fn answer(request: Request<Incoming>, board: &Board, door: &Door) -> Answer {
     board.exposition().count_request();
+    if door.is_loopback && !names_loopback(request.headers().get(HOST)) {
+        return refused(
+            StatusCode::MISDIRECTED_REQUEST,
+            "this is served for this machine: ask for 127.0.0.1 or localhost",
+        );
+    }
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str()) {
         (&Method::PUT, "/sentinel") => put_sentinel(request, door).await,
-        (&Method::GET | &Method::HEAD, "/sentinel") => sentinel_answer(read_sentinel(door).await),
         (&Method::GET | &Method::HEAD, path) => get(path, board),
         (_, "/sentinel") => refused(StatusCode::METHOD_NOT_ALLOWED, "only GET and PUT"),
         _ => refused(StatusCode::METHOD_NOT_ALLOWED, "only GET"),
@@ -150,6 +157,10 @@ fn get(path: &str, board: &Board) -> Answer {
     let shown = board.shown();
     match path {
         "/" => with(StatusCode::OK, "text/html; charset=utf-8", Bytes::from_static(PAGE.as_bytes())),
+        "/sentinel" => match shown.control {
+            Some(control) => json_answer(StatusCode::OK, json!(control)),
+            None => refused(StatusCode::SERVICE_UNAVAILABLE, "the sentinel was not seen yet"),
+        },
         "/status" => json_answer(StatusCode::OK, shown.status_json.clone()),
         "/tables" => json_answer(StatusCode::OK, shown.tables_json.clone()),
         "/history" => json_answer(StatusCode::OK, shown.history_json.clone()),
@@ -233,12 +244,6 @@ async fn put_sentinel(request: Request<Incoming>, door: &Door) -> Answer {
     sentinel_answer(changed)
 }
 
-async fn read_sentinel(door: &Door) -> Result<Control, Fault> {
-    let home = door.home.clone();
-    let read = tokio::task::spawn_blocking(move || Sentinel::open(&home)?.read());
-    read.await.unwrap_or_else(|_| Err(Fault::stop("reading the sentinel has panicked")))
-}
-
 async fn current(door: &Door) -> Result<Position, Fault> {
     let Some(source) = &door.source else {
         return Err(Fault::usage("'current' asks the source, and none was given to this process"));
@@ -299,6 +304,17 @@ impl JsonBytes for serde_json::Value {
     }
 }
 
+/// Whether a request is meant for this machine: a page from elsewhere whose name was made to lead here says that name.
+fn names_loopback(host: Option<&HeaderValue>) -> bool {
+    let Some(host) = host else { return true };
+    let Ok(host) = host.to_str() else { return false };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    name == "localhost" || name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
+}
+
 /// Undoes percent-encoding; none where that is broken.
 fn unescaped(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
@@ -338,18 +354,36 @@ mod tests {
     }
 
     #[test]
+    fn other_names_than_this_machines_are_not_answered() {
+        let named = |host: &'static str| names_loopback(Some(&HeaderValue::from_static(host)));
+        for host in ["localhost", "localhost:9187", "127.0.0.1:9187", "[::1]:9187", "[::1]"] {
+            assert!(named(host), "{host}");
+        }
+        for host in
+            ["evil.example", "evil.example:9187", "localhost.evil.example", "", "127.0.0.1.evil.example:1"]
+        {
+            assert!(!named(host), "{host}");
+        }
+    }
+
+    #[test]
     fn only_the_whole_token_opens() {
         let home = Home::Folder("/nowhere".into());
-        let door = Door { home: home.clone(), source: None, token: Some("0123456789abcdef".into()) }
-            .checked()
-            .unwrap();
+        let door = Door {
+            home: home.clone(),
+            source: None,
+            is_loopback: true,
+            token: Some("0123456789abcdef".into()),
+        }
+        .checked()
+        .unwrap();
         let given = |text: &'static str| door.opens(Some(&HeaderValue::from_static(text)));
         assert!(given("Bearer 0123456789abcdef"));
         for wrong in ["Bearer 0123456789abcde", "0123456789abcdef", "Bearer ", "Bearer 0123456789abcdef0"] {
             assert!(!given(wrong), "{wrong}");
         }
         assert!(!door.opens(None));
-        let short = Door { home, source: None, token: Some("short".into()) };
+        let short = Door { home, source: None, is_loopback: true, token: Some("short".into()) };
         assert!(short.checked().is_err());
     }
 }

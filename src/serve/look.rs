@@ -154,7 +154,7 @@ impl Look {
         };
         let at_once = signs(&seen).into_iter().filter(|sign| sign.patience.is_zero());
         let mut ward = Ward::default();
-        ward.step(now, at_once.collect());
+        ward.step(now, at_once.collect(), &[]);
         status.alarms = ward.open();
         status
     }
@@ -218,6 +218,15 @@ impl Notes {
             stored,
         }
     }
+
+    /// With what was known before, where it could not be read now.
+    pub fn or(self, before: Notes) -> Notes {
+        Notes {
+            control: self.control.or(before.control),
+            appliers: if self.appliers.is_empty() { before.appliers } else { self.appliers },
+            stored: self.stored.or(before.stored),
+        }
+    }
 }
 
 impl ArchiveLook {
@@ -236,10 +245,11 @@ impl ArchiveLook {
             Ok::<_, Fault>(ArchiveLook {
                 totals: totals(archive)?,
                 sealed: sealed.unwrap_or(start),
-                stored: archive.has_store().then(|| {
-                    let seen = if ours { archive.stored_as_seen() } else { notes.stored };
-                    seen.unwrap_or(start)
-                }),
+                stored: match archive.has_store() {
+                    true if ours => Some(archive.stored_as_seen().unwrap_or(start)),
+                    true => notes.stored,
+                    false => None,
+                },
                 pending: replay.map(|replay| Pending::read(archive, replay)).transpose()?,
                 control,
                 receiving: ours || archive.has_receiver()?,

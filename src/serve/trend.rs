@@ -16,6 +16,8 @@ pub(super) struct Sample {
     pub applied: Position,
     pub lag_bytes: u64,
     pub lag_seconds: f64,
+    /// By the receiver of this process, of whatever kind.
+    pub received_bytes: u64,
     /// Applied by this process.
     pub changes: u64,
     pub batches: u64,
@@ -31,6 +33,9 @@ pub(super) struct Rates {
     pub changes_per_second: f64,
     /// Bytes a second by which the lag has grown over the last minutes; less than 0 where it shrinks.
     pub lag_growth: Option<f64>,
+    /// Data comes in, be it only of a transaction that is under way.
+    #[serde(skip)]
+    pub is_receiving: bool,
     /// There were batches, and each was as large as it may be.
     #[serde(skip)]
     pub only_full_batches: bool,
@@ -41,6 +46,8 @@ const COARSE: usize = 2160;
 const COARSE_EVERY: usize = 10;
 /// Samples over which a rate is taken.
 const RATE_SAMPLES: usize = 10;
+/// What keepalives come to meanwhile, and more.
+const TRICKLE_BYTES: u64 = 64 << 10;
 /// Batches that tell something.
 const BATCHES_MIN: u64 = 5;
 
@@ -95,6 +102,7 @@ impl Trend {
             applied_bytes_per_second: moved(before, now, |sample| sample.applied),
             changes_per_second: now.changes.saturating_sub(before.changes) as f64 / seconds(before, now),
             lag_growth: growth,
+            is_receiving: now.received_bytes.saturating_sub(before.received_bytes) > TRICKLE_BYTES,
             only_full_batches: batches >= BATCHES_MIN && full >= batches,
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::model::Timestamp;
 
-use super::alarms::{Alarm, Sign};
+use super::alarms::{Alarm, Part, Sign};
 
 /// What has become of an alarm.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,16 +23,22 @@ pub(super) struct Ward {
 
 struct Standing {
     alarm: Alarm,
+    part: Part,
     is_raised: bool,
+    /// It is not seen any more since then.
+    gone: Option<Timestamp>,
 }
 
+/// How long the sign of an alarm must be gone before it is over, so that one at a threshold is not told again and again.
+const SETTLE: Duration = Duration::from_secs(5);
+
 impl Ward {
-    /// Takes note of what is seen now.
-    pub(super) fn step(&mut self, now: Timestamp, signs: Vec<Sign>) -> Vec<Change> {
+    /// Takes note of what is seen now. Of a part that can't be looked at all stays as it was.
+    pub(super) fn step(&mut self, now: Timestamp, signs: Vec<Sign>, unseen: &[Part]) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut before = std::mem::take(&mut self.standing);
         for sign in signs {
-            let Sign { alarm, subject, level, message, cure, patience } = sign;
+            let Sign { alarm, subject, level, part, message, cure, patience } = sign;
             let key = (alarm, subject.clone());
             let known = before.remove(&key);
             let since = known.as_ref().map_or(now, |known| known.alarm.since);
@@ -44,10 +50,20 @@ impl Ward {
                 Some(was) if was != level => changes.push(Change::Moved(alarm.clone())),
                 _ => {}
             }
-            self.standing.insert(key, Standing { alarm, is_raised });
+            self.standing.insert(key, Standing { alarm, part, is_raised, gone: None });
         }
-        let over = before.into_values().filter(|gone| gone.is_raised).map(|gone| Change::Over(gone.alarm));
-        changes.extend(over);
+        for (key, mut standing) in before {
+            let is_unseen = unseen.contains(&standing.part);
+            let gone = *standing.gone.get_or_insert(now);
+            if is_unseen {
+                standing.gone = None;
+                self.standing.insert(key, standing);
+            } else if standing.is_raised && has_stood(now, gone, SETTLE) {
+                changes.push(Change::Over(standing.alarm));
+            } else if standing.is_raised {
+                self.standing.insert(key, standing);
+            }
+        }
         changes
     }
 
@@ -74,6 +90,7 @@ mod tests {
             alarm: "a",
             subject: subject.into(),
             level,
+            part: Part::Source,
             message: String::new(),
             cure: String::new(),
             patience: Duration::from_secs(patience_seconds),
@@ -88,11 +105,11 @@ mod tests {
     fn a_sign_that_passes_is_no_alarm() {
         let mut ward = Ward::default();
         let seen = |subject: &str| vec![sign(subject, Level::Warning, 10)];
-        assert!(ward.step(at(0), seen("1")).is_empty());
-        assert!(ward.step(at(9), seen("1")).is_empty());
+        assert!(ward.step(at(0), seen("1"), &[]).is_empty());
+        assert!(ward.step(at(9), seen("1"), &[]).is_empty());
         // The position has moved: another sign.
-        assert!(ward.step(at(11), seen("2")).is_empty());
-        assert!(ward.step(at(12), Vec::new()).is_empty());
+        assert!(ward.step(at(11), seen("2"), &[]).is_empty());
+        assert!(ward.step(at(12), Vec::new(), &[]).is_empty());
         assert!(ward.open().is_empty());
     }
 
@@ -100,23 +117,37 @@ mod tests {
     fn one_that_stays_is_raised_once_and_over_once() {
         let mut ward = Ward::default();
         let seen = |level| vec![sign("1", level, 10)];
-        assert!(ward.step(at(0), seen(Level::Warning)).is_empty());
-        assert!(
-            matches!(&ward.step(at(10), seen(Level::Warning))[..], [Change::Raised(a)] if a.since == at(0))
-        );
-        assert!(ward.step(at(11), seen(Level::Warning)).is_empty());
-        assert!(matches!(&ward.step(at(12), seen(Level::Critical))[..], [Change::Moved(_)]));
+        assert!(ward.step(at(0), seen(Level::Warning), &[]).is_empty());
+        let raised = ward.step(at(10), seen(Level::Warning), &[]);
+        assert!(matches!(&raised[..], [Change::Raised(alarm)] if alarm.since == at(0)));
+        assert!(ward.step(at(11), seen(Level::Warning), &[]).is_empty());
+        assert!(matches!(&ward.step(at(12), seen(Level::Critical), &[])[..], [Change::Moved(_)]));
         assert_eq!(ward.open().len(), 1);
-        assert!(
-            matches!(&ward.step(at(13), Vec::new())[..], [Change::Over(a)] if a.level == Level::Critical)
-        );
-        assert!(ward.step(at(14), Vec::new()).is_empty());
+        // At a threshold it comes and goes.
+        assert!(ward.step(at(13), Vec::new(), &[]).is_empty());
+        assert!(ward.step(at(17), seen(Level::Critical), &[]).is_empty());
+        assert!(ward.step(at(18), Vec::new(), &[]).is_empty());
+        assert_eq!(ward.open().len(), 1);
+        let over = ward.step(at(23), Vec::new(), &[]);
+        assert!(matches!(&over[..], [Change::Over(alarm)] if alarm.level == Level::Critical));
+        assert!(ward.step(at(24), Vec::new(), &[]).is_empty());
+    }
+
+    #[test]
+    fn what_cant_be_looked_at_is_not_over() {
+        let mut ward = Ward::default();
+        ward.step(at(0), vec![sign("1", Level::Warning, 0)], &[]);
+        assert!(ward.step(at(60), Vec::new(), &[Part::Source]).is_empty());
+        assert_eq!(ward.open().len(), 1);
+        // Another part's being away keeps nothing.
+        ward.step(at(61), Vec::new(), &[Part::Target]);
+        assert_eq!(ward.step(at(66), Vec::new(), &[Part::Target]).len(), 1);
     }
 
     #[test]
     fn without_patience_it_is_raised_at_once_and_the_gravest_come_first() {
         let mut ward = Ward::default();
-        ward.step(at(0), vec![sign("1", Level::Notice, 0), sign("2", Level::Critical, 0)]);
+        ward.step(at(0), vec![sign("1", Level::Notice, 0), sign("2", Level::Critical, 0)], &[]);
         let open: Vec<_> = ward.open().into_iter().map(|alarm| alarm.subject).collect();
         assert_eq!(open, ["2", "1"]);
     }

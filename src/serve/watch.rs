@@ -17,7 +17,7 @@ use crate::model::{Fault, Position, Timestamp};
 use crate::pg::now;
 use crate::sentinel::Home;
 
-use super::alarms::{Limits, Seen, arrival_seconds, signs, some};
+use super::alarms::{Limits, Part, Seen, arrival_seconds, signs, some};
 use super::board::{Board, Shown};
 use super::exposition::memory_bytes;
 use super::hook::{Hooks, Teller};
@@ -69,6 +69,7 @@ impl Watch {
         let door = Door {
             home: watched.home.clone(),
             source: watched.road.source.clone(),
+            is_loopback: address.is_some_and(|address| address.ip().is_loopback()),
             token: watched.token.clone(),
         };
         let door = Arc::new(door.checked()?);
@@ -132,7 +133,10 @@ struct AtNotes {
 
 impl AtNotes {
     fn run(self) {
-        again_and_again(&self.found, || Some(Notes::read(&self.archive, &self.home, self.ours)));
+        again_and_again(&self.found, || {
+            let before = self.found.borrow().clone().unwrap_or_default();
+            Some(Notes::read(&self.archive, &self.home, self.ours).or(before))
+        });
     }
 }
 
@@ -148,9 +152,13 @@ struct AtArchive {
 
 impl AtArchive {
     fn run(self) {
-        again_and_again(&self.found, || match &*self.notes.borrow() {
-            None => Err(UNSEEN.to_owned()),
-            Some(notes) => ArchiveLook::read(&self.archive, notes, *self.applied.borrow(), self.ours),
+        again_and_again(&self.found, || {
+            // Copied: who holds what is borrowed holds up who writes it.
+            let (notes, applied) = (self.notes.borrow().clone(), *self.applied.borrow());
+            match notes {
+                None => Err(UNSEEN.to_owned()),
+                Some(notes) => ArchiveLook::read(&self.archive, &notes, applied, self.ours),
+            }
         });
     }
 }
@@ -252,7 +260,7 @@ impl Judge<'_> {
         if let Some(standing) = &standing {
             self.refine(&mut status, standing);
         }
-        self.trend.push(sample(&status, standing.as_ref(), now));
+        self.trend.push(sample(&status, now));
         let rates = self.trend.rates();
         let seen = Seen {
             road: &watched.road,
@@ -269,11 +277,18 @@ impl Judge<'_> {
             || is_unseen(target.as_ref().err())
             || is_unseen(archive.as_ref().err());
         let signs = if unseen { Vec::new() } else { signs(&seen) };
-        for change in self.ward.step(now, signs) {
+        let unseen_parts = [
+            (Part::Source, source.is_err()),
+            (Part::Target, target.is_err()),
+            (Part::Archive, archive.is_err()),
+        ];
+        let unseen_parts: Vec<Part> =
+            unseen_parts.into_iter().filter_map(|(part, is)| is.then_some(part)).collect();
+        for change in self.ward.step(now, signs, &unseen_parts) {
             teller.tell(&change);
         }
         status.alarms = self.ward.open();
-        board.exposition().set(&status, archive.as_ref().ok(), standing.as_ref());
+        board.exposition().set(&status, look, watched.limits.delay);
         let before = board.shown();
         let history_json = match self.seconds {
             seconds if seconds < 60 || seconds.is_multiple_of(5) => {
@@ -293,6 +308,7 @@ impl Judge<'_> {
             tables_json: json!(status.tables()).to_string().into(),
             history_json,
             is_alive: alive,
+            control: archive.as_ref().ok().and_then(|look| look.control),
             unready,
             status: Some(status),
         });
@@ -314,7 +330,7 @@ impl Judge<'_> {
             status.mode = mode(standing.mode);
             if let Ok(applier) = &mut status.applier {
                 applier.replay_lsn = applier.replay_lsn.max(standing.replay_lsn);
-                if standing.transactions > 0 || standing.lag_bytes == 0 {
+                if standing.is_lag_known {
                     applier.lag_bytes = Some(standing.lag_bytes);
                     applier.lag_seconds = Some(standing.lag_seconds);
                 }
@@ -329,7 +345,7 @@ impl Judge<'_> {
         if status.mode == Mode::Done {
             return None;
         }
-        if status.mode != Mode::Live {
+        if !matches!(status.mode, Mode::Live | Mode::Catchup) {
             return Some(format!("mode is {}", status.mode.name()));
         }
         let limit = self.watched.ready_lag_seconds + self.watched.limits.delay.as_secs_f64();
@@ -374,7 +390,7 @@ fn mode(mode: follow::Mode) -> Mode {
     }
 }
 
-fn sample(status: &Status, standing: Option<&Standing>, now: Timestamp) -> Sample {
+fn sample(status: &Status, now: Timestamp) -> Sample {
     let applier = status.applier.as_ref().ok();
     let durable = status.archive.as_ref().map(|contents| contents.last_lsn).unwrap_or_default();
     Sample {
@@ -384,7 +400,8 @@ fn sample(status: &Status, standing: Option<&Standing>, now: Timestamp) -> Sampl
         applied: applier.map(|applier| applier.replay_lsn).unwrap_or_default(),
         lag_bytes: applier.and_then(|applier| applier.lag_bytes).unwrap_or_default(),
         lag_seconds: applier.and_then(|applier| applier.lag_seconds).unwrap_or_default(),
-        changes: standing.map(|standing| standing.changes).unwrap_or_default(),
+        received_bytes: METER.received_bytes.get(),
+        changes: METER.applied_changes.get(),
         batches: METER.batches.get(),
         full_batches: METER.full_batches.get(),
     }

@@ -11,6 +11,7 @@ mod columns;
 mod fit;
 mod fold;
 mod planner;
+mod redo;
 mod statement;
 mod target;
 mod types;
@@ -19,9 +20,11 @@ mod undo;
 pub use fit::{Choice, Refusal};
 pub use fold::{Fold, Group, GroupKind, NetRow, RowKey};
 pub use planner::{Apart, Parameters, Planner, Step, Way};
+pub use redo::{must_be_empty, redo, truncate};
 pub use statement::{Check, Many, Statement, StatementKind};
 pub use target::{Equality, Found, Generated, Identity, Referring, TargetColumn, TargetTable};
 pub use types::{ColumnType, TypeKind};
 pub use undo::{
-    Cell, Guard, Lacking, Row, RowChange, SCRIPT_TAIL, block, block_of, has_key, named, script_head, undo,
+    Cell, Guard, Lacking, Row, RowChange, SCRIPT_TAIL, block, block_of, comment, has_key, named, script_head,
+    sent, session_head, undo,
 };

@@ -4,7 +4,8 @@
 //! Values are written as the source printed them, in the source's encoding, which the script says at its head along with the settings
 //! that they were printed under.
 
-use crate::model::{Column, Relation, ReplicaIdentity, quote_ident};
+use crate::model::{Column, Relation, ReplicaIdentity, Value, quote_ident};
+use crate::pgoutput::Tuple;
 
 /// A column's value as far as the log tells it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +18,17 @@ pub enum Cell {
 
 /// A row, column by column of its relation.
 pub type Row = Vec<Cell>;
+
+/// A row as it was sent; what was not sent is unknown. None where a value is in binary form, which only a server can read.
+pub fn sent(tuple: &Tuple<'_>) -> Option<Row> {
+    let cell = |value: Value<'_>| match value {
+        Value::Null => Some(Cell::Null),
+        Value::Unchanged => Some(Cell::Unknown),
+        Value::Text(text) => Some(Cell::Text(text.into())),
+        Value::Binary(_) => None,
+    };
+    tuple.values().map(cell).collect()
+}
 
 /// What was done to a row, with what is known of it before and after.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,26 +68,34 @@ pub fn undo(relation: &Relation, change: &RowChange) -> Result<Option<Vec<u8>>, 
             if changed.is_empty() {
                 return Ok(None);
             }
-            (update(relation, old, new, &changed), new, NOT_AS_IT_WAS)
+            (update(relation, new, old, &changed, &changed), new, NOT_AS_IT_WAS)
         }
         RowChange::Deleted(old) => (insert(relation, old)?, old, " was not put back, rows inserted: "),
     };
+    Ok(Some(checked(statement, &[named(relation, row), said.as_bytes().to_vec()].concat())))
+}
+
+/// A statement that must change one row, or ends the script.
+pub(super) fn checked(statement: Vec<u8>, said: &[u8]) -> Vec<u8> {
     let mut sql = statement;
     sql.extend_from_slice(
         b";\nGET DIAGNOSTICS pgsluice_rows = ROW_COUNT;\n\
           IF pgsluice_rows <> 1 THEN RAISE EXCEPTION USING MESSAGE = ",
     );
-    push_literal(&mut sql, &[named(relation, row), said.as_bytes().to_vec()].concat());
+    push_literal(&mut sql, said);
     sql.extend_from_slice(b" || pgsluice_rows; END IF;\n");
-    Ok(Some(sql))
+    sql
 }
 
 const NOT_AS_IT_WAS: &str = " is not as the change has left it, rows found: ";
 
-fn insert(relation: &Relation, old: &Row) -> Result<Vec<u8>, Lacking> {
+pub(super) fn insert(relation: &Relation, old: &Row) -> Result<Vec<u8>, Lacking> {
     refuse_lacking(relation, |at| matches!(old.get(at), None | Some(Cell::Unknown)))?;
     let names: Vec<_> = relation.columns.iter().map(|column| quote_ident(&column.name)).collect();
     let (table, names) = (table(relation), names.join(", "));
+    if relation.columns.is_empty() {
+        return Ok(format!("INSERT INTO {table} DEFAULT VALUES").into_bytes());
+    }
     // That lets columns be given that are generated always as identity, and means nothing elsewhere.
     let mut sql = format!("INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE VALUES (").into_bytes();
     push_list(&mut sql, old.iter(), push_value);
@@ -83,17 +103,24 @@ fn insert(relation: &Relation, old: &Row) -> Result<Vec<u8>, Lacking> {
     Ok(sql)
 }
 
-fn update(relation: &Relation, old: &Row, new: &Row, changed: &[usize]) -> Vec<u8> {
-    let (one, alias) = one(relation, new);
+/// Finds the row as it is now, with these columns of it as they are said to be, and gives some of its columns other values.
+pub(super) fn update(
+    relation: &Relation,
+    now: &Row,
+    then: &Row,
+    changed: &[usize],
+    guarded: &[usize],
+) -> Vec<u8> {
+    let (one, alias) = one(relation, now);
     let mut sql = one.clone();
     sql.extend_from_slice(format!("UPDATE {}{alias} SET ", table(relation)).as_bytes());
-    push_list(&mut sql, cells(relation, old, changed), |sql, (column, cell)| {
+    push_list(&mut sql, cells(relation, then, changed), |sql, (column, cell)| {
         sql.extend_from_slice(format!("{} = ", quote_ident(&column.name)).as_bytes());
         push_value(sql, cell);
     });
     if one.is_empty() {
         sql.extend_from_slice(b" WHERE ");
-        push_by_key(&mut sql, relation, new, changed);
+        push_by_key(&mut sql, relation, now, guarded);
     } else {
         sql.extend_from_slice(b" FROM pgsluice_one");
         sql.extend_from_slice(IS_ONE);
@@ -101,7 +128,7 @@ fn update(relation: &Relation, old: &Row, new: &Row, changed: &[usize]) -> Vec<u
     sql
 }
 
-fn delete(relation: &Relation, new: &Row, guarded: &[usize]) -> Vec<u8> {
+pub(super) fn delete(relation: &Relation, new: &Row, guarded: &[usize]) -> Vec<u8> {
     let (one, alias) = one(relation, new);
     let mut sql = one.clone();
     sql.extend_from_slice(format!("DELETE FROM {}{alias}", table(relation)).as_bytes());
@@ -133,7 +160,7 @@ fn one(relation: &Relation, row: &Row) -> (Vec<u8>, &'static str) {
     (sql, " AS pgsluice_t")
 }
 
-fn table(relation: &Relation) -> String {
+pub(super) fn table(relation: &Relation) -> String {
     format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name))
 }
 
@@ -172,7 +199,7 @@ pub fn has_key(relation: &Relation) -> bool {
 }
 
 /// The places of the key's columns; of no use where all columns are.
-fn keys(relation: &Relation) -> impl Iterator<Item = usize> {
+pub(super) fn keys(relation: &Relation) -> impl Iterator<Item = usize> {
     let keyed = has_key(relation);
     relation.columns.iter().zip(0..).filter(move |(column, _)| keyed && column.key).map(|(_, at)| at)
 }
@@ -196,7 +223,7 @@ fn refuse_lacking(relation: &Relation, lacks: impl Fn(usize) -> bool) -> Result<
 }
 
 /// Finds the row by its key, if these columns are as they are said to be.
-fn push_by_key(sql: &mut Vec<u8>, relation: &Relation, row: &Row, guarded: &[usize]) {
+pub(super) fn push_by_key(sql: &mut Vec<u8>, relation: &Relation, row: &Row, guarded: &[usize]) {
     let key: Vec<usize> = keys(relation).collect();
     let others: Vec<usize> = guarded.iter().copied().filter(|at| !key.contains(at)).collect();
     // Unique by the type's own `=`, which an index knows.
@@ -238,7 +265,11 @@ fn push_conditions<'a>(sql: &mut Vec<u8>, cells: impl Iterator<Item = (bool, (&'
     }
 }
 
-fn push_list<T>(sql: &mut Vec<u8>, items: impl Iterator<Item = T>, mut push: impl FnMut(&mut Vec<u8>, T)) {
+pub(super) fn push_list<T>(
+    sql: &mut Vec<u8>,
+    items: impl Iterator<Item = T>,
+    mut push: impl FnMut(&mut Vec<u8>, T),
+) {
     for (item, number) in items.zip(0..) {
         if number > 0 {
             sql.extend_from_slice(b", ");
@@ -247,7 +278,7 @@ fn push_list<T>(sql: &mut Vec<u8>, items: impl Iterator<Item = T>, mut push: imp
     }
 }
 
-fn push_value(sql: &mut Vec<u8>, cell: &Cell) {
+pub(super) fn push_value(sql: &mut Vec<u8>, cell: &Cell) {
     match cell {
         Cell::Text(text) => push_literal(sql, text),
         Cell::Null | Cell::Unknown => sql.extend_from_slice(b"NULL"),
@@ -255,7 +286,7 @@ fn push_value(sql: &mut Vec<u8>, cell: &Cell) {
 }
 
 /// A literal under `standard_conforming_strings`. In no encoding of a server is a quote a part of another character.
-fn push_literal(sql: &mut Vec<u8>, text: &[u8]) {
+pub(super) fn push_literal(sql: &mut Vec<u8>, text: &[u8]) {
     sql.push(b'\'');
     for byte in text {
         if *byte == b'\'' {
@@ -266,14 +297,29 @@ fn push_literal(sql: &mut Vec<u8>, text: &[u8]) {
     sql.push(b'\'');
 }
 
-/// What a script begins with. Comments are lines for people.
+/// What a script begins with that is one transaction. Comments are lines for people.
 pub fn script_head(encoding: &str, comments: &[String]) -> String {
-    let mut head = String::new();
-    for comment in comments {
-        let plain: String = comment.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        head.push_str(&format!("-- {plain}\n"));
-    }
-    head.push_str("\\set ON_ERROR_STOP on\n\\set QUIET on\nBEGIN;\n");
+    format!("{}BEGIN;\n{}", script_begin(comments), pinned(encoding, "SET LOCAL"))
+}
+
+/// What a script of many transactions begins with.
+pub fn session_head(encoding: &str, comments: &[String]) -> String {
+    script_begin(comments) + &pinned(encoding, "SET")
+}
+
+fn script_begin(comments: &[String]) -> String {
+    let lines: String = comments.iter().map(|line| comment(line)).collect();
+    lines + "\\set ON_ERROR_STOP on\n\\set QUIET on\n"
+}
+
+/// A line for people, whatever is in it.
+pub fn comment(text: &str) -> String {
+    let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    format!("-- {plain}\n")
+}
+
+/// Under these settings values mean what they meant when they were printed.
+fn pinned(encoding: &str, set: &str) -> String {
     let pinned = [
         ("client_encoding", encoding),
         ("standard_conforming_strings", "on"),
@@ -285,10 +331,8 @@ pub fn script_head(encoding: &str, comments: &[String]) -> String {
         ("lc_monetary", "C"),
         ("xmlbinary", "base64"),
     ];
-    for (name, value) in pinned {
-        head.push_str(&format!("SET LOCAL {name} = '{}';\n", value.replace('\'', "''")));
-    }
-    head
+    let set = pinned.map(|(name, value)| format!("{set} {name} = '{}';\n", value.replace('\'', "''")));
+    set.concat()
 }
 
 pub const SCRIPT_TAIL: &str = "COMMIT;\n";

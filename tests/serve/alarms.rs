@@ -96,7 +96,10 @@ fn a_prepared_transaction_holds_the_slot_too() {
     let served = Served::start(&road, SOON);
     road.source.run_script("begin; insert into t values (1); prepare transaction 'forgotten'");
     let alarm = served.raises("slot_held");
-    assert_eq!(text(&alarm, "cure").split(" -- ").next(), Some("ROLLBACK PREPARED 'forgotten';"));
+    assert!(
+        text(&alarm, "cure").contains("COMMIT PREPARED 'forgotten'; or ROLLBACK PREPARED 'forgotten';"),
+        "{alarm}"
+    );
     road.source.run_script("rollback prepared 'forgotten'");
     served.is_over("slot_held");
     road.finish(served.running);
@@ -158,7 +161,7 @@ fn a_lock_on_the_target_is_told_with_who_has_it() {
     road.change("insert into t values (1)");
     let alarm = served.raises("apply_blocked");
     assert!(text(&alarm, "message").contains("lock table t"), "{alarm}");
-    assert_eq!(text(&served.raises("apply_stuck"), "level"), "critical");
+    assert_eq!(text(&served.raises("apply_stuck"), "level"), "warning");
     let cure = text(&alarm, "cure").split(" -- ").next().unwrap();
     road.target.session().query(cure);
     served.is_over("apply_blocked");

@@ -65,10 +65,80 @@ impl Served {
             token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
         let length = body.len();
         let request = format!(
-            "PUT /sentinel HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{authorization}Content-Length: {length}\r\n\r\n{body}"
+            "PUT /sentinel HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{authorization}Content-Length: {length}\r\n\r\n{body}"
         );
         answer(&raw(&self.address, request.as_bytes()))
     }
+}
+
+/// What of a value is not as a schema of docs/openapi.json says, with where it is.
+fn misfits(document: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> {
+    if let Some(name) = schema["$ref"].as_str() {
+        return misfits(document, document.pointer(name.trim_start_matches('#')).unwrap(), value, at);
+    }
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let types: Vec<&str> = match &schema["type"] {
+        Value::Array(types) => types.iter().filter_map(Value::as_str).collect(),
+        one => one.as_str().into_iter().collect(),
+    };
+    if !types.contains(&kind) && !(kind == "integer" && types.contains(&"number")) {
+        return vec![format!("{at} is {kind}, not {types:?}")];
+    }
+    if let Some(choices) = schema["enum"].as_array()
+        && !choices.contains(value)
+    {
+        return vec![format!("{at} is {value}")];
+    }
+    match value {
+        Value::Array(items) => items
+            .iter()
+            .flat_map(|item| misfits(document, &schema["items"], item, &format!("{at}[]")))
+            .collect(),
+        Value::Object(fields) if schema["properties"].is_object() => {
+            let required = schema["required"].as_array().unwrap().iter().filter_map(Value::as_str);
+            let missing = required
+                .filter(|name| !fields.contains_key(*name))
+                .map(|name| format!("{at}.{name} is missing"));
+            let each = fields.iter().flat_map(|(name, field)| match &schema["properties"][name] {
+                Value::Null => vec![format!("{at}.{name} is not described")],
+                schema => misfits(document, schema, field, &format!("{at}.{name}")),
+            });
+            missing.chain(each).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn answers_are_as_the_document_describes_them() {
+    let document: Value = serde_json::from_str(include_str!("../../docs/openapi.json")).unwrap();
+    let road = Road::new("create table t(id int primary key)");
+    let served = Served::start(&road, &["follow"]);
+    road.change("insert into t values (1)");
+    road.wait_for("select count(*) from t");
+    let forgotten = road.source.session();
+    forgotten.query("begin; insert into t values (2)");
+    wait_until(seconds(30), "a table is there", || !served.seen()["tables"].as_array().unwrap().is_empty());
+    for path in ["/status", "/tables", "/tables/{name}", "/history", "/sentinel", "/healthz", "/readyz"] {
+        let schema =
+            &document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"];
+        assert!(schema.is_object(), "{path} is not described");
+        let answer = served.get(&path.replace("{name}", "public.t"));
+        assert_eq!(misfits(&document, schema, &answer, path), [] as [String; 0]);
+    }
+    let schema = &document["paths"]["/tables/{name}"]["get"]["responses"]["404"]["content"]["application/json"]
+        ["schema"];
+    assert_eq!(misfits(&document, schema, &served.ask("/tables/public.x").1, "404"), [] as [String; 0]);
+    forgotten.query("rollback");
+    road.finish(served.running);
 }
 
 fn raw(address: &str, request: &[u8]) -> String {
@@ -129,7 +199,9 @@ fn what_is_served_is_what_status_says() {
     assert_eq!((&table["received_events"], &table["applied_events"]), (&json!(600), &json!(600)));
     assert_eq!(served.ask("/tables/public.nothing").0, 404);
     assert_eq!(served.ask("/nothing").0, 404);
-    assert_eq!(served.get("/sentinel"), road.program.sentinel());
+    wait_until(seconds(20), "the sentinel is shown as it is", || {
+        served.get("/sentinel") == road.program.sentinel()
+    });
     assert_eq!(served.get("/healthz"), json!({"alive": true}));
     assert_eq!(served.get("/readyz"), json!({"ready": true}));
     let mut history = Value::Null;
@@ -140,6 +212,9 @@ fn what_is_served_is_what_status_says() {
     let lengths = ["at", "received_bytes_per_second", "lag_bytes", "lag_seconds"]
         .map(|name| history[name].as_array().unwrap().len());
     assert!(lengths[0] > 0 && lengths.iter().all(|length| *length == lengths[0]), "{history}");
+    let misled =
+        raw(&served.address, b"GET /status HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
+    assert_eq!(answer(&misled).0, 421);
     // Nothing of a connection string, nor of a row.
     let whole = served.get("/status").to_string();
     assert!(!whole.contains("user=") && !whole.contains("filler"), "{whole}");

@@ -61,7 +61,7 @@ impl Moto {
 }
 
 /// Where `tools/stores` puts what it installs.
-fn stores_folder() -> PathBuf {
+pub fn stores_folder() -> PathBuf {
     match std::env::var_os("PGSLUICE_STORES") {
         Some(folder) => folder.into(),
         None if process::is_root() => "/var/cache/pgsluice/stores".into(),

@@ -176,6 +176,7 @@ impl Applier<'_> {
         }
         let flow = self.finish(run).await?;
         if flow == Flow::On {
+            run.first = Some(begin.commit_time);
             run.touched = Touched::default();
             run.inside = Inside::Aside(begin);
         }

@@ -41,7 +41,12 @@ impl Applier<'_> {
             run.lanes.send(advance).await?;
             run.sent = Some(advance);
             run.sent_at = Instant::now();
+            run.sent_first = run.first.take();
             run.alone = 0;
+            self.report(run);
+        } else {
+            // None of it was for this target.
+            run.first = None;
         }
         Ok(Flow::On)
     }
@@ -64,6 +69,9 @@ impl Applier<'_> {
             return self.refused(run, refused).await;
         }
         run.sent = None;
+        run.sent_first = None;
+        METER.applied_transactions.inc_by(advance.transactions);
+        METER.applied_changes.inc_by(advance.changes);
         METER.batches.inc();
         observe(&METER.batch_seconds, run.sent_at.elapsed());
         METER.batch_transactions.observe(advance.transactions as f64);
@@ -136,6 +144,7 @@ impl Applier<'_> {
         let has_more = run.is_open || run.sent.is_some() || !run.fold.is_empty();
         let read = if has_more { Position::ZERO } else { run.read };
         self.applied.position = self.applied.position.max(run.lanes.main.progress()).max(read);
+        self.applied.oldest = run.sent_first.or(run.first);
         run.told.send_replace(self.applied);
     }
 }

@@ -11,6 +11,8 @@ use super::{Applier, Flow, Run};
 
 /// How often the clock is looked at, which somebody may set.
 const GLANCE: Duration = Duration::from_secs(1);
+/// How much of the log is read anew without having anything for this target.
+const REREAD_BYTES_MAX: u64 = 1 << 20;
 /// What becomes due within so long goes together: each time the log is opened anew.
 const TOGETHER: Duration = Duration::from_millis(250);
 
@@ -39,9 +41,13 @@ impl Applier<'_> {
         assert!(!run.is_open, "would wait inside of a batch");
         // As near as it shall be.
         self.applied.is_live = true;
+        run.first = Some(committed);
+        // What had nothing for this target left no mark on it, and is not to be read again each time.
+        if run.read.bytes_since(run.lanes.main.progress()) > REREAD_BYTES_MAX {
+            run.lanes.main.note(run.read).await?;
+        }
         self.report(run);
-        control.endpos.mark_unchanged();
-        control.hold.mark_unchanged();
+        // What was set while the last batch was ended is looked at when the log is read anew: at once.
         loop {
             let left = self.left(committed);
             tokio::select! {

@@ -206,6 +206,8 @@ impl<'a> Applier<'a> {
             advance: Advance::default(),
             sent: None,
             sent_at: Instant::now(),
+            sent_first: None,
+            first: None,
             told,
             fold: Fold::default(),
             alone: 0,
@@ -469,6 +471,10 @@ impl<'a> Applier<'a> {
         let touches = faults::mutated("adjacent_is_known") && progress.0 == begin.commit_lsn.0;
         let is_known = progress.covers_commit_at(begin.commit_lsn) || touches;
         run.inside = if is_known { Inside::Known } else { Inside::Applying(begin) };
+        if !is_known && run.first.is_none() {
+            run.first = Some(begin.commit_time);
+            self.report(run);
+        }
         if !is_known && self.aside.is_some() {
             return self.begin_aside(run, begin).await;
         }

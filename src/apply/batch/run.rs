@@ -5,7 +5,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 use tokio_postgres::Client;
 
-use crate::model::{Fault, Lsn, Position};
+use crate::model::{Fault, Lsn, Position, Timestamp};
 use crate::pgoutput::Begin;
 use crate::transform::{Fold, Refusal};
 
@@ -35,6 +35,9 @@ pub(super) struct Run {
     pub(super) sent: Option<Advance>,
     /// When it was.
     pub(super) sent_at: Instant,
+    /// Commit time of the first transaction of that batch, and of the one in hand.
+    pub(super) sent_first: Option<Timestamp>,
+    pub(super) first: Option<Timestamp>,
     /// Told how far the target is.
     pub(super) told: watch::Sender<Applied>,
     /// Changes of the batch that wait, net.
@@ -94,6 +97,8 @@ impl Run {
         self.fold.clear();
         self.alone = 0;
         self.captured = None;
+        // They are still the oldest, until they are read again.
+        self.first = self.sent_first.take().or(self.first);
         if self.sent.take().is_some() | std::mem::replace(&mut self.is_open, false) {
             self.lanes.rollback().await?;
         }

@@ -195,7 +195,7 @@ pub(super) async fn clean_up(wanted: setup::Options) -> Result<(), Fault> {
         origin: wanted.origin,
     };
     let (source, target, archive) = (wanted.source, wanted.target, wanted.archive);
-    let cleanup = Cleanup { source, target, names, archive, archive_too: false };
+    let cleanup = Cleanup { source: Some(source), target, names, archive, archive_too: false };
     let started = Instant::now();
     loop {
         match cleanup.perform().await {

@@ -25,7 +25,7 @@ pub(crate) use filters::filter_findings;
 pub(crate) use format::format_findings;
 pub(crate) use plugin::plugin_findings;
 pub(crate) use source::source_findings;
-pub(crate) use target::target_findings;
+pub(crate) use target::{MISSING, target_findings};
 
 /// The oldest version that is supported, on either side.
 const VERSION_MIN: u32 = 140_000;

@@ -9,6 +9,9 @@ use crate::pg::progress::Place;
 use crate::pg::tables::Table;
 use crate::pg::{quote_ident, quote_literal};
 
+/// How the finding of a table that is not on the target ends.
+pub(crate) const MISSING: &str = " is missing on the target";
+
 pub(crate) fn target_findings(
     source: &SourceFacts,
     target: &TargetFacts,
@@ -108,7 +111,7 @@ fn table_findings(target: &TargetFacts, wish: &Wish<'_>, plan: &Plan, findings: 
         let Some(&table) = there.get(&(wanted.schema.as_str(), wanted.name.as_str())) else {
             let shell = name.replace('\'', "'\\''");
             findings.push(error(
-                format!("table {shown} is missing on the target"),
+                format!("table {shown}{MISSING}"),
                 format!(
                     "pg_dump --schema-only --table='{shell}' \"$PGSLUICE_SOURCE\" | psql \"$PGSLUICE_TARGET\""
                 ),

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::super::preflight::Finding;
+use super::super::preflight::{Finding, MISSING};
 use super::super::reach::Side;
 use super::survey::Survey;
-use super::{APPLICATION, Options};
+use super::{APPLICATION, KeylessPolicy, Options};
 use crate::model::Fault;
+use crate::pg::pattern::choose;
 use crate::pg::publication::Published;
 use crate::pg::{Conninfo, sequences};
 
@@ -17,15 +18,25 @@ pub(crate) struct Checked {
     pub(crate) foreign: Option<Fault>,
     /// What has become different since the stream began: what it is, and what mends it.
     pub(crate) drift: Vec<(String, String)>,
+    /// Of the same, what may well be meant so.
+    pub(crate) perhaps_meant: Vec<(String, String)>,
+    /// The target has none of the tables, as before a clone.
+    pub(crate) is_target_empty: bool,
 }
 
 pub(crate) async fn check(options: &Options) -> Result<Checked, Fault> {
     let survey = Survey::take(options).await?;
-    Ok(Checked {
-        foreign: survey.refuse_foreign().err(),
-        drift: [survey.unpublished(), survey.types()].concat(),
-        findings: survey.findings,
-    })
+    let (unpublished, types) = (survey.unpublished(), survey.types());
+    // A publication without patterns is itself what says which tables are meant.
+    let is_chosen = !(options.tables.is_empty() && options.exclude.is_empty());
+    let (drift, perhaps_meant) =
+        if is_chosen { (unpublished, types) } else { (Vec::new(), [unpublished, types].concat()) };
+    let is_target_empty = survey.target_tables.as_ref().is_some_and(Vec::is_empty);
+    let mut findings = survey.findings.clone();
+    if is_target_empty && survey.archive.is_none() {
+        findings.retain(|finding| !finding.what.ends_with(MISSING));
+    }
+    Ok(Checked { foreign: survey.refuse_foreign().err(), drift, perhaps_meant, is_target_empty, findings })
 }
 
 /// The target's sequences that are behind the source's.
@@ -52,17 +63,14 @@ impl Survey<'_> {
             let table = self.facts.tables.iter().find(|table| table.oid == oid);
             table.is_some_and(|table| names.contains(&(table.schema.clone(), table.name.clone())))
         };
-        let meant = |schema: &str, name: &str| {
-            let chosen = self.options.tables.is_empty()
-                || self.options.tables.iter().any(|pattern| pattern.matches(schema, name));
-            chosen && !self.options.exclude.iter().any(|pattern| pattern.matches(schema, name))
-        };
-        let outside = self.facts.tables.iter().filter(|table| {
-            table.logged
-                && !table.partitioned
-                && meant(&table.schema, &table.name)
-                && !std::iter::once(table.oid).chain(table.ancestors.iter().copied()).any(is_in)
-        });
+        let outside = choose(&self.facts.tables, &self.options.tables, &self.options.exclude)
+            .into_iter()
+            .filter(|table| {
+                let is_left_out = self.options.keyless == KeylessPolicy::Exclude && table.keyless().is_some();
+                !table.partitioned
+                    && !is_left_out
+                    && !std::iter::once(table.oid).chain(table.ancestors.iter().copied()).any(is_in)
+            });
         let said = outside.map(|table| {
             (
                 format!(
@@ -85,18 +93,22 @@ impl Survey<'_> {
         let mut said = Vec::new();
         for wanted in &self.plan.arriving {
             let Some(table) = there.get(&(&wanted.schema, &wanted.name)) else { continue };
-            for column in &wanted.columns {
+            for column in wanted.columns.iter().filter(|column| !column.generated) {
                 let other = table.columns.iter().find(|other| other.name == column.name);
                 let Some(other) = other.filter(|other| other.type_name != column.type_name) else { continue };
                 let name = crate::pg::quote_ident(&column.name);
                 said.push((
                     format!(
-                        "column {name} of {} is {} on the source and {} on the target: a value that does not fit stops the applier",
+                        "column {name} of {} is {} on the source and {} on the target: a value that does not fit stops the applier, and none is changed silently",
                         wanted.shown(),
                         column.type_name,
                         other.type_name
                     ),
-                    format!("ALTER TABLE {} ALTER COLUMN {name} TYPE {};", wanted.quoted(), column.type_name),
+                    format!(
+                        "ALTER TABLE {} ALTER COLUMN {name} TYPE {}; -- on the target, unless it is meant so",
+                        wanted.quoted(),
+                        column.type_name
+                    ),
                 ));
             }
         }

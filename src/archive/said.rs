@@ -1,36 +1,39 @@
 //! Reads what the log says of some tables, in order.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::archive::{Archive, Frame, Reader, Span};
 use crate::model::{Fault, Position, Relation};
-use crate::pgoutput::{Begin, Message, decode};
-use crate::segment::{Peek, peek, truncated_oids};
+use crate::pgoutput::{Begin, Message, Truncate, decode};
+use crate::segment::{Peek, peek};
+
+use super::{Archive, Frame, Reader, Span};
 
 /// What is said, in the order of the log.
-pub(super) enum Said<'a> {
-    Begin(Begin),
+pub enum Said<'a> {
+    Begin {
+        begin: Begin,
+        /// Where its commit ends; none where that is not near enough to be known yet.
+        end: Option<Position>,
+    },
     /// The end of the commit.
     Commit(Position),
     /// A table's definition, where it is another than the one before it.
-    Defined {
-        before: &'a Relation,
-        relation: &'a Relation,
-    },
+    Defined { before: &'a Relation, relation: &'a Relation },
     /// An insert, update or delete.
-    Changed {
-        relation: &'a Arc<Relation>,
-        message: &'a Message<'a>,
+    Changed { relation: &'a Arc<Relation>, message: &'a Message<'a> },
+    Truncated {
+        /// Those of the tables that are wanted.
+        relations: &'a [Arc<Relation>],
+        truncate: &'a Truncate,
     },
-    Truncated(&'a Arc<Relation>),
 }
 
 /// Definitions as they were last seen; none of tables that are not wanted.
 type Definitions = HashMap<u32, Option<Arc<Relation>>>;
 
 /// Reads these parts of the log, of the tables that are wanted by their definitions. Transactions with nothing of them begin and end too.
-pub(super) fn read(
+pub fn read_tables(
     archive: &Archive,
     spans: &[Span],
     is_wanted: &dyn Fn(&Relation) -> bool,
@@ -72,6 +75,7 @@ fn frame_says(
         Fault::person(format!("the frame through {} can't be read: {error}", frame.through))
             .hint("`pgsluice archive verify` tells what is damaged")
     };
+    let mut ends = ends(frame);
     for record in frame.records() {
         let bytes = record.map_err(|error| unreadable(&error))?;
         match peek(bytes).map_err(|error| unreadable(&error))? {
@@ -83,12 +87,13 @@ fn frame_says(
         }
         match decode(bytes).map_err(|error| unreadable(&error))? {
             Message::Begin(begin) => {
+                let end = ends.pop_front();
                 if !span.through.covers_commit_at(begin.commit_lsn) {
                     return Ok(Flow::Over);
                 }
                 *is_inside = !span.after.covers_commit_at(begin.commit_lsn);
                 if *is_inside {
-                    each(Said::Begin(begin))?;
+                    each(Said::Begin { begin, end })?;
                 }
             }
             Message::Commit(commit) if *is_inside => {
@@ -96,11 +101,11 @@ fn frame_says(
                 each(Said::Commit(commit.end))?;
             }
             Message::Relation(relation) => define(definitions, relation, is_wanted, each)?,
-            Message::Truncate(_) => {
-                for oid in truncated_oids(bytes) {
-                    if let Some(Some(relation)) = definitions.get(&oid) {
-                        each(Said::Truncated(relation))?;
-                    }
+            Message::Truncate(ref truncate) => {
+                let wanted = |oid: &u32| definitions.get(oid).cloned().flatten();
+                let relations: Vec<_> = truncate.relations.iter().filter_map(wanted).collect();
+                if !relations.is_empty() {
+                    each(Said::Truncated { relations: &relations, truncate })?;
                 }
             }
             ref message @ (Message::Insert { relation: oid, .. }
@@ -116,6 +121,21 @@ fn frame_says(
         }
     }
     Ok(Flow::On)
+}
+
+/// Where the transactions end that begin in a frame, as far as they end in it too.
+fn ends(frame: &Frame) -> VecDeque<Position> {
+    let mut in_hand = frame.starts_in_transaction;
+    let mut ends = VecDeque::new();
+    for bytes in frame.records().map_while(Result::ok) {
+        if let Ok(Peek::Commit { end, .. }) = peek(bytes) {
+            // That of the one that began before the frame does not count.
+            if !std::mem::take(&mut in_hand) {
+                ends.push_back(end);
+            }
+        }
+    }
+    ends
 }
 
 fn define(
