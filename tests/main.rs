@@ -15,6 +15,7 @@ mod conformance;
 mod control;
 mod cutover;
 mod ddl;
+mod dead;
 mod define;
 mod depot;
 mod doctor;

@@ -60,7 +60,10 @@ fn the_program_may_end_at_each_point() {
         .iter()
         .map(|(name, _)| *name)
         .filter(|name| {
-            !is_among(&["prune.", "compact.", "copy.", "backfill.", "base.", "restore.", "export."], name)
+            !is_among(
+                &["prune.", "compact.", "copy.", "backfill.", "base.", "restore.", "export.", "apply.dead_"],
+                name,
+            )
         })
         .partition(|name| is_among(&AT_REST, name));
     for name in under_load {

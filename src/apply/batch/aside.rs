@@ -46,6 +46,7 @@ impl Applier<'_> {
             self.held.add(held, note.lsn);
         }
         self.dead = notes.len();
+        self.pinned = quarantines && !notes.is_empty();
         if !notes.is_empty() {
             let (keys, whole_tables) = self.held.count();
             tracing::warn!(transactions = notes.len(), keys, whole_tables, "set aside: {DEAD_HINT}");
@@ -174,6 +175,7 @@ impl Applier<'_> {
         if self.aside.as_ref().is_none_or(|aside| aside.commit_lsn != begin.commit_lsn) {
             return Ok(Flow::On);
         }
+        run.inside = Inside::Nothing;
         let flow = self.finish(run).await?;
         if flow == Flow::On {
             run.first = Some(begin.commit_time);
@@ -238,8 +240,10 @@ impl Applier<'_> {
             self.aside = None;
             return Ok(Flow::On);
         };
-        let stream = &self.target.stream;
-        pins::keep(self.archive, &run.catalog, stream, begin.commit_lsn).await?;
+        if !self.pinned {
+            pins::keep(self.archive, &run.catalog, &self.target.stream, begin.commit_lsn).await?;
+            self.pinned = true;
+        }
         run.advance.end = commit.end;
         run.advance.commit_time = commit.commit_time;
         run.advance.xid = begin.xid.0;

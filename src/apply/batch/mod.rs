@@ -71,6 +71,8 @@ pub(super) struct Applier<'a> {
     /// The rows of transactions that are set aside, and how many these are.
     held: Held,
     dead: usize,
+    /// The log is kept from before the oldest of them.
+    pinned: bool,
     /// The next one that is to be.
     aside: Option<Aside>,
 }
@@ -122,6 +124,7 @@ impl<'a> Applier<'a> {
             sequences: None,
             held: Held::default(),
             dead: 0,
+            pinned: false,
             aside: None,
         }
     }

@@ -6,6 +6,7 @@ use crate::model::{Fault, Remedy, quote_ident};
 use crate::pgoutput::{Message, decode};
 use crate::transform::{Parameters, Step};
 
+use super::super::dead::OnError;
 use super::super::describe;
 use super::super::session::{FIRST_CHANGE, Refused};
 use super::{Applier, Flow, Run};
@@ -44,7 +45,12 @@ impl Applier<'_> {
             return Err(fault.context("ending a batch that other lanes have committed"));
         }
         if (self.careful_until.is_none() && run.lanes.torn().is_none()) || !self.is_fresh {
-            tracing::info!(error = %fault, "batch refused, going through it transaction by transaction");
+            // Where that is nothing unusual, what PostgreSQL said is kept on the target: it may have values of rows in it.
+            let error = match (self.target.on_error, &fault.sqlstate) {
+                (OnError::Quarantine, Some(sqlstate)) => format!("SQLSTATE {sqlstate}"),
+                _ => fault.to_string(),
+            };
+            tracing::info!(error, "batch refused, going through it transaction by transaction");
             return self.go_carefully(run).await;
         }
         let has_altered = run.has_altered();
