@@ -89,7 +89,8 @@ fn misfits(document: &Value, schema: &Value, value: &Value, at: &str) -> Vec<Str
         Value::Array(types) => types.iter().filter_map(Value::as_str).collect(),
         one => one.as_str().into_iter().collect(),
     };
-    if !types.contains(&kind) && !(kind == "integer" && types.contains(&"number")) {
+    let is_number = kind == "integer" && types.contains(&"number");
+    if !is_number && !types.contains(&kind) {
         return vec![format!("{at} is {kind}, not {types:?}")];
     }
     if let Some(choices) = schema["enum"].as_array()

@@ -148,9 +148,9 @@ fn what_does_not_move_is_the_same_sign_and_what_moves_another() {
 #[test]
 fn clocks_and_keys_and_long_transactions() {
     let blocker = Blocker {
-        pid: Some(7),
+        kind: BlockerKind::Session { pid: 7, xid: "700".into() },
         who: "role a, psql, active".into(),
-        age_seconds: 400.0,
+        age_seconds: Some(400.0),
         query: "SELECT ?".into(),
     };
     let seen = SourceLook {
