@@ -267,7 +267,18 @@ fn kill_9_loses_and_doubles_nothing_of_what_is_set_aside() {
     let road = accounts(&[]);
     let script = script();
     let path = script.path().display().to_string();
-    let load = road.source.start_pgbench(&["-n", "-c", "2", "-T", "86400", "-R", "200", "--random-seed=5", "-f", &path]);
+    let load = road.source.start_pgbench(&[
+        "-n",
+        "-c",
+        "2",
+        "-T",
+        "86400",
+        "-R",
+        "200",
+        "--random-seed=5",
+        "-f",
+        &path,
+    ]);
     let mut dice = Dice(9);
     for _ in 0..crate::support::ledger::kills() {
         let running = road.program.start(&["follow"]);

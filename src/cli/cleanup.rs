@@ -119,7 +119,7 @@ impl Cleanup {
             if dead > 0 {
                 removed.push(format!("notes of {dead} transactions of {} that were set aside", names.origin));
             }
-            if let Err(error) = unpin_dead(archive, client, &names.origin).await {
+            if let Err(error) = unpin_dead(archive, client, at, &names.origin).await {
                 tracing::warn!(%error, "the archive goes on to keep what was set aside; `archive unpin` ends that");
             }
             if progress::drop(client, &names.origin).await.map_err(Side::Target.says())? {
@@ -188,9 +188,9 @@ async fn refuse(client: &Client, name: &str, plugin: OutputPlugin) -> Result<(),
 }
 
 /// An archive that can't be reached is no reason to stop.
-async fn unpin_dead(place: &Location, client: &Client, stream: &str) -> Result<(), Fault> {
+async fn unpin_dead(place: &Location, client: &Client, target: &Conninfo, stream: &str) -> Result<(), Fault> {
     match tokio::task::block_in_place(|| place.find())? {
-        Some(archive) => apply::dead::release(&archive, client, stream).await,
+        Some(archive) => apply::dead::release(&archive, client, target, stream).await,
         None => Ok(()),
     }
 }

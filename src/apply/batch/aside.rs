@@ -39,7 +39,7 @@ impl Applier<'_> {
         }
         let notes = dead::read(&run.catalog, &self.target.stream).await?;
         if quarantines {
-            pins::release(self.archive, &run.catalog, &self.target.stream).await?;
+            pins::release(self.archive, &run.catalog, &self.target.conninfo, &self.target.stream).await?;
         }
         for note in &notes {
             let (held, _) = self.rows_of(run, note, &Held::default()).await?;
@@ -241,7 +241,7 @@ impl Applier<'_> {
             return Ok(Flow::On);
         };
         if !self.pinned {
-            pins::keep(self.archive, &run.catalog, &self.target.stream, begin.commit_lsn).await?;
+            pins::keep(self.archive, &run.catalog, self.target, begin.commit_lsn).await?;
             self.pinned = true;
         }
         run.advance.end = commit.end;

@@ -113,7 +113,9 @@ impl Applier<'_> {
 
     /// While the stream is ours still, so that nobody sets more of it aside meanwhile.
     async fn keep_no_more(&self, run: &Run) {
-        if let Err(error) = pins::release(self.archive, &run.catalog, &self.target.stream).await {
+        if let Err(error) =
+            pins::release(self.archive, &run.catalog, &self.target.conninfo, &self.target.stream).await
+        {
             tracing::warn!(%error, "more of the log is kept than is needed; the next applier ends that");
         }
     }

@@ -5,12 +5,14 @@ use tokio_postgres::Client;
 
 use crate::archive::{Archive, Pin};
 use crate::model::{Fault, Lsn, Position};
-use crate::pg::{dead, inspect};
+use crate::pg::{Conninfo, dead, inspect};
 
-/// What the names of a stream's pins for one target begin with.
-async fn stem(client: &Client, stream: &str) -> Result<String, Fault> {
+use super::super::Target;
+
+/// What the names of a stream's pins for one target begin with. Servers that are copies of one another are told apart by their address.
+async fn stem(client: &Client, target: &Conninfo, stream: &str) -> Result<String, Fault> {
     let server = inspect::server(client).await?;
-    let key = [stream, &server.system_identifier.to_string(), &server.database].join("\0");
+    let key = [stream, &target.address(), &server.system_identifier.to_string()].join("\0");
     let hash = blake3::hash(key.as_bytes()).to_hex();
     Ok(format!("dead-{}-", hash.chars().take(16).collect::<String>()))
 }
@@ -24,42 +26,41 @@ fn ours(archive: &Archive, stem: &str) -> Result<Vec<Pin>, Fault> {
 pub(in crate::apply) async fn keep(
     archive: &Archive,
     client: &Client,
-    stream: &str,
+    target: &Target,
     commit_lsn: Lsn,
 ) -> Result<(), Fault> {
-    let stem = stem(client, stream).await?;
+    let stem = stem(client, &target.conninfo, &target.stream).await?;
     let lsn = Position(commit_lsn.0);
     tokio::task::block_in_place(|| {
         if ours(archive, &stem)?.iter().any(|pin| pin.lsn <= lsn) {
             return Ok(());
         }
-        let created = jiff::Timestamp::now().to_string();
-        archive.pin(&Pin { name: format!("{stem}{:x}", lsn.0), lsn, created })
+        archive.pin(&Pin { name: format!("{stem}{:x}", lsn.0), lsn, created: now() })
     })
 }
 
 /// Keeps no more of the log than what is still set aside. To be called by who has the stream's lock, or while nobody applies it. Blocks on disk or
 /// network.
-pub async fn release(archive: &Archive, client: &Client, stream: &str) -> Result<(), Fault> {
-    let notes = dead::read(client, stream).await?;
-    let oldest = notes.first().map(|note| note.commit_lsn);
-    if let Some(oldest) = oldest {
-        // One that is behind it keeps enough only together with what is there.
-        let stem = stem(client, stream).await?;
-        let name = format!("{stem}{:x}", oldest.0);
-        let pins = tokio::task::block_in_place(|| ours(archive, &stem))?;
-        if !pins.iter().any(|pin| pin.name == name) {
-            let created = jiff::Timestamp::now().to_string();
-            tokio::task::block_in_place(|| archive.pin(&Pin { name, lsn: Position(oldest.0), created }))?;
-        }
-    }
-    let stem = stem(client, stream).await?;
+pub async fn release(
+    archive: &Archive,
+    client: &Client,
+    target: &Conninfo,
+    stream: &str,
+) -> Result<(), Fault> {
+    let stem = stem(client, target, stream).await?;
+    let oldest = dead::read(client, stream).await?.first().map(|note| Position(note.commit_lsn.0));
     tokio::task::block_in_place(|| {
-        for pin in ours(archive, &stem)? {
-            if oldest.is_none_or(|oldest| pin.lsn != Position(oldest.0)) {
-                archive.unpin(&pin.name)?;
-            }
+        let pins = ours(archive, &stem)?;
+        if let Some(lsn) = oldest.filter(|lsn| pins.iter().all(|pin| pin.lsn != *lsn)) {
+            archive.pin(&Pin { name: format!("{stem}{:x}", lsn.0), lsn, created: now() })?;
+        }
+        for pin in pins.iter().filter(|pin| oldest != Some(pin.lsn)) {
+            archive.unpin(&pin.name)?;
         }
         Ok(())
     })
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().to_string()
 }
