@@ -41,7 +41,7 @@ fn a_refused_transaction_and_all_that_touch_its_rows_are_set_aside_whole_and_bro
     let tables = "create table t(id int primary key, v int); create table u(id int primary key, v text)";
     let road = road(tables, "alter table t add constraint small check (v < 100)");
     road.change(
-        "begin; insert into t values (1, 1), (2, 271828); insert into u values (1, 'a'); commit;
+        "begin; insert into t values (1, 1), (2, 271828), (99, 271828); insert into u values (1, 'a'); commit;
          insert into t values (3, 3);
          update u set v = 'held' where id = 1;
          update t set id = 10 where id = 3;
@@ -67,11 +67,14 @@ fn a_refused_transaction_and_all_that_touch_its_rows_are_set_aside_whole_and_bro
     assert_eq!(notes[4]["held_by"], notes[2]["lsn"]);
     let shown = road.program.run(&["dead", "show", lsn(&notes[0]), "--json"]).done().stdout;
     let shown: Vec<Value> = shown.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(shown.len(), 3);
+    assert_eq!(shown.len(), 4);
     assert_eq!(shown[1]["new"]["v"], "271828");
-    assert_eq!(shown[2]["table"], "public.u");
+    assert_eq!(shown[3]["table"], "public.u");
     let text = road.program.run(&["dead", "show", lsn(&notes[4])]).done().stdout;
     assert!(text.contains("delete public.t") && text.contains("key: id = '20'"), "{text}");
+    let at = lsn(&notes[0]);
+    let sql = road.program.run(&["export", "--format", "sql", "--from-lsn", at, "--to-lsn", at]).done().stdout;
+    assert_eq!(sql.matches("INSERT INTO").count(), 4, "{sql}");
 
     // Rows are held still after a new start; the whole table after a TRUNCATE.
     road.change("update t set v = 4 where id = 30; update t set v = 9 where id = 20; insert into u values (3, 'free')");
@@ -340,8 +343,8 @@ fn what_is_set_aside_is_kept_by_a_prune() {
 fn retry_and_skip_need_the_stream_and_keep_the_order() {
     let road = road(T, SMALL);
     road.change(
-        "insert into t values (1, 200); update t set v = 1 where id = 1; insert into u values (1, 200);
-         update u set v = 2 where id = 1; insert into u values (2, 2)",
+        "insert into t values (1, 200); update t set v = 201 where id = 1; insert into u values (1, 200);
+         update u set v = 202 where id = 1; insert into u values (2, 2)",
     );
     let running = road.follow();
     road.wait_for("select count(*) from u where id = 2");
@@ -363,7 +366,7 @@ fn retry_and_skip_need_the_stream_and_keep_the_order() {
     let outcome = road.program.run(&["dead", "retry", "--json"]).ends_with(1);
     assert_eq!(outcome.json()["brought"].as_array().unwrap().len(), 2, "{outcome}");
     assert_eq!(outcome.json()["left"], 2);
-    assert_eq!(rows(&road.target, "select v from t"), "1");
+    assert_eq!(rows(&road.target, "select v from t"), "201");
     let notes = dead(&road.program);
     assert_eq!(reasons(&road.program), "rh");
     let outcome = road.program.run(&["dead", "skip", lsn(&notes[0]), "--yes"]).ends_with(1);
