@@ -73,7 +73,8 @@ fn a_refused_transaction_and_all_that_touch_its_rows_are_set_aside_whole_and_bro
     let text = road.program.run(&["dead", "show", lsn(&notes[4])]).done().stdout;
     assert!(text.contains("delete public.t") && text.contains("key: id = '20'"), "{text}");
     let at = lsn(&notes[0]);
-    let sql = road.program.run(&["export", "--format", "sql", "--from-lsn", at, "--to-lsn", at]).done().stdout;
+    let sql =
+        road.program.run(&["export", "--format", "sql", "--from-lsn", at, "--to-lsn", at]).done().stdout;
     assert_eq!(sql.matches("INSERT INTO").count(), 4, "{sql}");
 
     // Rows are held still after a new start; the whole table after a TRUNCATE.
@@ -119,7 +120,7 @@ fn tables_whose_rows_are_not_told_apart_are_held_as_a_whole() {
     let road = road(
         tables,
         "alter table k add constraint no_13 check (v <> 13); alter table n add constraint no_13 check (v <> 13);
-         alter table e add constraint no_13 check (email <> '13'); alter table f add constraint no_13 check (v <> 13)",
+         alter table e add constraint no_13 check (email <> '13'); alter table f add constraint no_13 check (v < 13)",
     );
     road.change(
         "insert into k values (1), (1), (2);
@@ -135,7 +136,7 @@ fn tables_whose_rows_are_not_told_apart_are_held_as_a_whole() {
          insert into f values (1, 1), (2, 2);
          update f set v = 13 where id = 1;
          update f set v = 3 where id = 2;
-         update f set v = 4 where id = 1;",
+         update f set v = 14 where id = 1;",
     );
     road.program.follow_to_current();
     assert_eq!(reasons(&road.program), "rhhrhrhrh");
