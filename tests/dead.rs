@@ -512,3 +512,29 @@ fn ddl_is_not_run_while_rows_of_before_it_are_set_aside() {
     assert!(outcome.stderr.contains("violates check constraint"), "{outcome}");
     assert!(dead(&program).is_empty());
 }
+
+#[test]
+fn a_row_that_changes_all_the_time_is_set_aside_each_time() {
+    let road = road(T, SMALL);
+    road.change("insert into t values (1, 200)");
+    let script = tempfile::NamedTempFile::new().unwrap();
+    let text = "\\set id random(1, 1000000000)\nbegin;\ninsert into u values (:id, 1) on conflict do nothing;\n\
+                update t set v = v + 1 where id = 1;\ncommit;\ninsert into u values (-:id, 1) on conflict do nothing;\n";
+    std::fs::write(script.path(), text).unwrap();
+    let path = script.path().display().to_string();
+    road.source.pgbench(&["-n", "-c", "4", "-t", "250", "-f", &path]);
+    let started = std::time::Instant::now();
+    road.program.follow_to_current();
+    let set_aside = started.elapsed();
+    assert_eq!(dead(&road.program).len(), 1001);
+    assert_eq!(road.target.value("select count(*) from u where id > 0"), "0");
+    assert_ne!(road.target.value("select count(*) from u where id < 0"), "0");
+    let started = std::time::Instant::now();
+    road.program.follow_to_current();
+    let begun = started.elapsed();
+    road.target.run_script("alter table t drop constraint small");
+    let started = std::time::Instant::now();
+    retried(&road.program);
+    println!("set aside in {set_aside:?}, begun again in {begun:?}, brought in {:?}", started.elapsed());
+    road.arrives();
+}
