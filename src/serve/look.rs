@@ -9,7 +9,7 @@ use crate::archive::{Archive, ArchiveTotals, Location, Registered, totals};
 use crate::model::{Fault, Position};
 use crate::pg::progress::Progress;
 use crate::pg::vitals::{self, Blocker};
-use crate::pg::{Conninfo, control, inspect, now, progress, slot};
+use crate::pg::{Conninfo, control, copied, inspect, now, progress, slot};
 use crate::sentinel::{Control, Home, Sentinel};
 
 use super::alarms::{Limits, Seen, signs};
@@ -58,6 +58,8 @@ pub struct SourceLook {
 #[derive(Clone, Debug)]
 pub struct TargetLook {
     pub progress: Option<Progress>,
+    /// Its tables are being copied, and nothing is applied before they all are.
+    pub is_copying: bool,
     /// Who has locks that the applier waits for.
     pub in_the_way: Vec<Blocker>,
     pub clock_ahead_seconds: f64,
@@ -178,6 +180,9 @@ impl Road {
         line.ask(conninfo, async |client| {
             Ok(TargetLook {
                 progress: progress::read(client, &self.stream).await?,
+                is_copying: copied::clone(client, &self.stream)
+                    .await?
+                    .is_some_and(|clone| clone.through.is_none()),
                 in_the_way: vitals::in_the_way(client).await?,
                 clock_ahead_seconds: vitals::clock_ahead(client).await?,
             })
