@@ -61,5 +61,5 @@ fn rows_on_the_target_are_left_alone() {
     let away = Pgsluice::with("host=127.0.0.1 port=1", &target.conninfo())
         .run(&["quickstart", "--yes"])
         .ends_with(1);
-    assert!(away.stderr.contains("check --source"), "{away}");
+    assert!(away.stderr.contains("source: 127.0.0.1:1: can't connect"), "{away}");
 }

@@ -239,7 +239,7 @@ fn of_slot(seen: &Seen<'_>, source: &SourceLook, signs: &mut Signs) {
                 ("slot_lost", Part::Source, name.clone(), Level::Critical),
                 Duration::ZERO,
                 format!("slot \"{name}\" does not exist on the source: what is written there now is not in the archive"),
-                "a new slot leaves a gap: see docs/OPERATIONS.md, \"The slot is lost\"",
+                "a new slot leaves a gap: see docs/OPERATIONS.md, \"Slot lost\"",
             );
         }
         return;
@@ -250,7 +250,7 @@ fn of_slot(seen: &Seen<'_>, source: &SourceLook, signs: &mut Signs) {
             ("slot_lost", Part::Source, name.clone(), Level::Critical),
             Duration::ZERO,
             format!("slot \"{name}\" is lost: the source has removed WAL that it needs"),
-            "a new slot leaves a gap: see docs/OPERATIONS.md, \"The slot is lost\"",
+            "a new slot leaves a gap: see docs/OPERATIONS.md, \"Slot lost\"",
         );
         return;
     }

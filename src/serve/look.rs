@@ -9,7 +9,7 @@ use crate::archive::{Archive, ArchiveTotals, Location, Registered, totals};
 use crate::model::{Fault, Position};
 use crate::pg::progress::Progress;
 use crate::pg::vitals::{self, Blocker};
-use crate::pg::{Conninfo, control, dead, inspect, now, progress, slot};
+use crate::pg::{Conninfo, control, copied, dead, inspect, now, progress, slot};
 use crate::sentinel::{Control, Home, Sentinel};
 
 use super::alarms::{Limits, Seen, signs};
@@ -60,6 +60,8 @@ pub struct TargetLook {
     pub progress: Option<Progress>,
     /// Transactions of the stream that were set aside.
     pub dead: Option<dead::Open>,
+    /// Its tables are being copied, and nothing is applied before they all are.
+    pub is_copying: bool,
     /// Who has locks that the applier waits for.
     pub in_the_way: Vec<Blocker>,
     pub clock_ahead_seconds: f64,
@@ -181,6 +183,9 @@ impl Road {
             Ok(TargetLook {
                 progress: progress::read(client, &self.stream).await?,
                 dead: dead::open(client, &self.stream).await?,
+                is_copying: copied::clone(client, &self.stream)
+                    .await?
+                    .is_some_and(|clone| clone.through.is_none()),
                 in_the_way: vitals::in_the_way(client).await?,
                 clock_ahead_seconds: vitals::clock_ahead(client).await?,
             })

@@ -8,7 +8,7 @@ use crate::model::{Position, Timestamp};
 use crate::pg::progress::Progress;
 
 use super::alarms::Alarm;
-use super::look::{ArchiveLook, Found, Look, SourceLook, replay};
+use super::look::{ArchiveLook, Found, Look, SourceLook, TargetLook, replay};
 use super::pending::Pending;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -118,7 +118,7 @@ impl Status {
             }
         });
         Status {
-            mode: mode(archive.as_ref().ok(), applier.as_ref().ok()),
+            mode: mode(archive.as_ref().ok(), target.as_ref().ok(), applier.as_ref().ok()),
             held: control.is_some_and(|control| control.hold.is_some()),
             source: source.as_ref().map(|look| source_status(slot, look)).map_err(Clone::clone),
             write_lsn: control.map(|control| control.write_lsn).filter(|lsn| *lsn != Position::ZERO),
@@ -196,7 +196,7 @@ fn source_status(slot: &str, look: &SourceLook) -> Source {
     }
 }
 
-fn mode(look: Option<&ArchiveLook>, applier: Option<&Applier>) -> Mode {
+fn mode(look: Option<&ArchiveLook>, target: Option<&TargetLook>, applier: Option<&Applier>) -> Mode {
     let Some(look) = look else { return Mode::Stopped };
     let control = look.control.unwrap_or_default();
     let reached = |position: Position| control.endpos().is_some_and(|endpos| position >= endpos);
@@ -205,6 +205,7 @@ fn mode(look: Option<&ArchiveLook>, applier: Option<&Applier>) -> Mode {
         (false, true) if reached(replay) => Mode::Done,
         (false, false) if reached(look.totals.last_lsn) => Mode::Done,
         (false, _) => Mode::Stopped,
+        (true, _) if target.is_some_and(|target| target.is_copying) => Mode::Prefetch,
         (true, false) => Mode::Prefetch,
         (true, true) if look.totals.last_lsn.bytes_since(replay) <= LIVE_BYTES_MAX => Mode::Live,
         (true, true) => Mode::Catchup,
@@ -213,7 +214,6 @@ fn mode(look: Option<&ArchiveLook>, applier: Option<&Applier>) -> Mode {
 
 #[cfg(test)]
 mod tests {
-    use super::super::look::TargetLook;
     use super::*;
     use crate::sentinel::Control;
 
@@ -250,7 +250,13 @@ mod tests {
             transactions: 1,
             changes: 1,
         });
-        Ok(TargetLook { progress, dead: None, in_the_way: Vec::new(), clock_ahead_seconds: 0.0 })
+        Ok(TargetLook {
+            progress,
+            dead: None,
+            is_copying: false,
+            in_the_way: Vec::new(),
+            clock_ahead_seconds: 0.0,
+        })
     }
 
     #[test]

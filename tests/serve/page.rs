@@ -139,6 +139,11 @@ fn the_page_shows_a_copy_under_way() {
     let served = Served::start(&road, &arguments);
     browser.open(&format!("http://{}/", served.address));
     wait_until(seconds(60), "the copy is shown", || browser.text("#copy-rows").contains("public.large"));
+    let status = road
+        .program
+        .run(&["status", "--json", "--name", name, "--archive", archive.to_str().unwrap()])
+        .done();
+    assert_eq!(status.json()["mode"], "prefetch", "nothing is applied while tables are copied");
     looks_right(&browser, "copy");
     blocker.query("commit");
     wait_until(seconds(60), "it is done", || browser.text("#copy-sum").contains("done"));
