@@ -30,8 +30,8 @@ pub fn ask_for_length(address: &str, method: &str, path: &str, body: &[u8]) -> S
     while !head.ends_with("\r\n\r\n") {
         let start = head.len();
         assert!(reader.read_line(&mut head).unwrap() > 0, "{method} {path}: cut off");
-        if let Some(("content-length", value)) = head[start..].to_ascii_lowercase().trim().split_once(": ") {
-            length = value.parse().unwrap();
+        if let Some(("content-length", value)) = head[start..].to_ascii_lowercase().split_once(':') {
+            length = value.trim().parse().unwrap();
         }
     }
     let mut body = vec![0; length];
