@@ -142,7 +142,7 @@ pub(super) async fn unpublished(source: &Client, wanted: &Wanted<'_>) -> Result<
     Ok(chosen.map(|(schema, name): (String, String)| shown_name(&schema, &name)).collect())
 }
 
-/// Columns of a table that are stored, with their types.
+/// Columns of a table, with their types; one row without a column where it has none.
 const COLUMNS: &str = "
 SELECT n.nspname::text, c.relname::text, a.attname::text, a.atttypid, a.attgenerated <> '',
        EXISTS (SELECT FROM pg_constraint f WHERE f.confrelid = c.oid AND f.contype = 'f'), c.relkind = 'p',
@@ -151,8 +151,8 @@ SELECT n.nspname::text, c.relname::text, a.attname::text, a.atttypid, a.attgener
   FROM unnest($1::text[], $2::text[]) w(schema, name)
   JOIN pg_namespace n ON n.nspname = w.schema
   JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name AND c.relkind IN ('r', 'p')
-  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-  JOIN pg_type t ON t.oid = a.atttypid
+  LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+  LEFT JOIN pg_type t ON t.oid = a.atttypid
  ORDER BY c.oid, a.attnum";
 
 /// A side's columns of one table.
@@ -208,12 +208,13 @@ pub(super) async fn columns(
     let mut found: HashMap<_, Columns> = HashMap::new();
     for row in client.query(COLUMNS, &[&schemas, &tables]).await? {
         let table = found.entry((row.get(0), row.get(1))).or_default();
-        table.all.push((row.get(2), row.get(3), row.get(4)));
         (table.referenced, table.partitioned) = (row.get(5), row.get(6));
         table.version = row.get::<_, i32>(7).unsigned_abs();
+        let Some(name) = row.get::<_, Option<String>>(2) else { continue };
         if row.get(8) {
-            table.comparable.insert(row.get(2));
+            table.comparable.insert(name.clone());
         }
+        table.all.push((name, row.get(3), row.get(4)));
     }
     Ok(found)
 }

@@ -146,7 +146,6 @@ impl Output {
             Kind::Store { mut claim, .. } => {
                 claim.has_files = true;
                 let store = &claim.store;
-                faults::point("export.before_name");
                 match store.put_once(REPORT, Bytes::copy_from_slice(report))? {
                     Put::Done => store.delete(CLAIM),
                     Put::Exists => Err(taken(store.place())),

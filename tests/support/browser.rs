@@ -116,7 +116,7 @@ impl Drop for Browser {
 
 fn call(address: &str, method: &str, path: &str, body: &Value) -> Value {
     let body = if method == "DELETE" { Vec::new() } else { body.to_string().into_bytes() };
-    let answer = http::ask(address, method, path, &body);
+    let answer = http::ask_for_length(address, method, path, &body);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, "{}"));
     assert!(head.contains(" 200 ") || method == "DELETE", "{method} {path}: {answer}");
     serde_json::from_str::<Value>(body).map(|value| value["value"].clone()).unwrap_or_default()

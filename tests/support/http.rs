@@ -17,6 +17,28 @@ pub fn ask(address: &str, method: &str, path: &str, body: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
+/// The same of a server that may leave the connection open: as much of the answer as it announces.
+pub fn ask_for_length(address: &str, method: &str, path: &str, body: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(120))).unwrap();
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body).unwrap();
+    let mut reader = BufReader::new(stream);
+    let (mut head, mut length) = (String::new(), 0);
+    while !head.ends_with("\r\n\r\n") {
+        let start = head.len();
+        assert!(reader.read_line(&mut head).unwrap() > 0, "{method} {path}: cut off");
+        if let Some(("content-length", value)) = head[start..].to_ascii_lowercase().split_once(':') {
+            length = value.trim().parse().unwrap();
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    head + &String::from_utf8_lossy(&body)
+}
+
 /// The variables by which a program reaches an S3 server.
 pub fn s3_environment(address: &str) -> Vec<(String, String)> {
     let variables = [
