@@ -548,3 +548,29 @@ fn a_row_that_changes_all_the_time_is_set_aside_each_time() {
     println!("set aside in {set_aside:?}, begun again in {begun:?}, brought in {:?}", started.elapsed());
     road.arrives();
 }
+
+#[test]
+fn what_the_filters_of_now_leave_out_is_neither_forgotten_nor_in_the_way() {
+    let tables = "create table t(id int primary key, v int); create table u(id int primary key, v int)";
+    let road = road(tables, "alter table t add constraint small check (v < 100)");
+    road.change("insert into t values (1, 500); insert into t values (2, 600); insert into u values (1, 1)");
+    road.program.follow_to_current();
+    assert_eq!(reasons(&road.program), "rr");
+    road.target.run_script("alter table t drop constraint small");
+    let notes = dead(&road.program);
+    let last = lsn(&notes[1]);
+    // With other filters than it was applied with nothing of it is brought, and nothing is done without.
+    for arguments in [&["dead", "retry", last][..], &["dead", "retry"], &["dead", "skip", last, "--yes"]] {
+        let refused = road.program.run(&[arguments, &["--tables", "public.u"]].concat());
+        assert_ne!(refused.code, Some(0), "{refused}");
+        assert!(refused.stderr.contains("left out by the filters"), "{refused}");
+        assert_eq!(dead(&road.program).len(), 2, "{refused}");
+    }
+    // An applier that leaves the table out goes by its changes, however many touch those rows.
+    road.change(
+        "update t set v = 7 where id = 1; update t set v = 8 where id = 1; truncate t; insert into u values (2, 2)",
+    );
+    road.program.run(&["follow", "--endpos", "current", "--tables", "public.u"]).done();
+    assert_eq!(rows(&road.target, "select id::text from u order by id"), "1 2");
+    assert_eq!(dead(&road.program).len(), 2);
+}

@@ -31,7 +31,7 @@ use tokio_postgres::Client;
 use crate::model::{Fault, Position, Remedy};
 use crate::pg::filter::ColumnList;
 use crate::pg::pattern::Pattern;
-use crate::pg::{Conninfo, control, progress};
+use crate::pg::{Conninfo, control, dead, progress};
 use crate::sentinel::{Holder, Home, Sentinel};
 
 use moment::Moment;
@@ -140,6 +140,14 @@ async fn round(
         release(holder.take()).await;
     }
     let moment = taken?;
+    if let (Some(held), Some(_)) = (&options.held, only) {
+        // It stands now, so no more is set aside, which a retry would bring once more.
+        let refused = dead::refuse_open(&target, &held.stream, "nothing is repaired").await;
+        if let Err(fault) = refused {
+            release(holder.take()).await;
+            return Err(says("target")(fault));
+        }
+    }
     let compared = tokio::select! {
         compared = tables(options, &plan.pairs, &moment, only.is_some(), tell) => compared,
         () = stopped(stop) => Err(interrupted()),

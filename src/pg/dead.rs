@@ -68,7 +68,14 @@ pub struct Open {
 
 /// Makes the place where they are kept.
 pub async fn prepare(client: &Client) -> Result<(), Fault> {
-    match own_table(client, "dead", TABLE).await? {
+    let query = "SELECT has_table_privilege(c.oid, 'DELETE')
+                   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                  WHERE n.nspname = 'pgsluice' AND c.relname = 'dead'";
+    let is_ours = own_table(client, "dead", TABLE).await? && {
+        let row = client.query_one(query, &[]).await.map_err(|e| fault("looking for pgsluice.dead", &e))?;
+        row.get(0)
+    };
+    match is_ours {
         true => Ok(()),
         false => Err(Fault::stop("the user of the target may not write pgsluice.dead").hint(
             "let it create tables in schema pgsluice, or own that one; or run without --on-error quarantine",
@@ -92,7 +99,14 @@ pub async fn read(client: &Client, stream: &str) -> Result<Vec<Note>, Fault> {
     let query = "SELECT lsn, commit_lsn, xid, (extract(epoch FROM commit_time) * 1000000)::int8, sqlstate, error, held_by,
                         tables, (extract(epoch FROM noted_at) * 1000000)::int8
                    FROM pgsluice.dead WHERE stream = $1 ORDER BY lsn";
-    let rows = client.query(query, &[&stream]).await.map_err(|e| fault("reading pgsluice.dead", &e))?;
+    let denied = |fault: Fault| match fault.sqlstate.as_deref() {
+        Some("42501") => {
+            fault.hint("GRANT SELECT, INSERT, UPDATE, DELETE ON pgsluice.dead to this role of the target")
+        }
+        _ => fault,
+    };
+    let rows = client.query(query, &[&stream]).await;
+    let rows = rows.map_err(|e| denied(fault("reading pgsluice.dead", &e)))?;
     let note = |row: &tokio_postgres::Row| Note {
         lsn: position(row.get(0)),
         commit_lsn: Lsn(position(row.get(1)).0),
@@ -145,6 +159,9 @@ pub async fn forget(client: &mut Client, stream: &str, lsns: &[Position]) -> Res
     transaction.batch_execute("SET LOCAL synchronous_commit = on").await.map_err(|e| doing(&e))?;
     let delete = "DELETE FROM pgsluice.dead WHERE stream = $1 AND lsn = ANY ($2)";
     let deleted = transaction.execute(delete, &[&stream, &lsns]).await.map_err(|e| doing(&e))?;
+    if deleted != lsns.len() as u64 {
+        return Err(Fault::reread("what is set aside was changed by somebody else meanwhile"));
+    }
     transaction.commit().await.map_err(|e| doing(&e))?;
     Ok(deleted)
 }

@@ -10,7 +10,7 @@ use crate::faults;
 use crate::meter::METER;
 use crate::model::{Fault, Position};
 use crate::pg::dead::{self, Note};
-use crate::pgoutput::{Begin, Commit, Message, decode};
+use crate::pgoutput::{Begin, Commit, Message, Truncate, decode};
 use crate::transform::Apart;
 
 use super::super::ddl::DdlMode;
@@ -42,7 +42,7 @@ impl Applier<'_> {
             pins::release(self.archive, &run.catalog, &self.target.conninfo, &self.target.stream).await?;
         }
         for note in &notes {
-            let (held, _) = self.rows_of(run, note, &Held::default()).await?;
+            let (held, _) = self.rows_of(run, note, &Held::default(), false).await?;
             self.held.add(held, note.lsn);
         }
         self.dead = notes.len();
@@ -54,12 +54,14 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// The rows that a transaction holds which was set aside; and that of those `before` which holds one of them.
+    /// The rows that a transaction holds which was set aside; and that of those `before` which holds one of them. `by_hand`: what becomes
+    /// of it is decided now, so all its tables must be known.
     pub(super) async fn rows_of(
         &mut self,
         run: &mut Run,
         note: &Note,
         before: &Held,
+        by_hand: bool,
     ) -> Result<(Held, Option<Position>), Fault> {
         let mut holder = None;
         let mut touched = Touched::default();
@@ -81,6 +83,9 @@ impl Applier<'_> {
                     change if is_it => {
                         let mut spare = None;
                         if let Some(change) = of_tables(&note.tables, change, &mut spare) {
+                            if by_hand {
+                                self.refuse_filtered(run, change).await?;
+                            }
                             self.touch(run, &mut touched, change).await?;
                             holder =
                                 holder.or_else(|| before.holder(change, |oid| self.planner.relation(oid)));
@@ -99,18 +104,7 @@ impl Applier<'_> {
         touched: &mut Touched,
         change: &Message<'_>,
     ) -> Result<(), Fault> {
-        let one;
-        let oids = match change {
-            Message::Truncate(truncate) => truncate.relations.as_slice(),
-            Message::Insert { relation, .. }
-            | Message::Update { relation, .. }
-            | Message::Delete { relation, .. } => {
-                one = [*relation];
-                &one
-            }
-            _ => return Ok(()),
-        };
-        for &oid in oids {
+        for &oid in &relations_of(change) {
             if self.planner.apart(oid) == Apart::NotYet {
                 self.look_up(run, oid).await?;
             }
@@ -133,7 +127,46 @@ impl Applier<'_> {
         if self.held.is_empty() || run.lanes.torn().is_some() {
             return None;
         }
+        // What is left out now comes behind nothing, whatever it was when rows of it were set aside.
+        let is_ours = |oid: &u32| self.planner.apart(*oid) != Apart::LeftOut;
+        let rest;
+        let change = match change {
+            Message::Insert { relation, .. }
+            | Message::Update { relation, .. }
+            | Message::Delete { relation, .. }
+                if !is_ours(relation) =>
+            {
+                return None;
+            }
+            Message::Truncate(truncate) => {
+                let relations = truncate.relations.iter().copied().filter(is_ours).collect();
+                rest = Message::Truncate(Truncate { relations, ..truncate.clone() });
+                &rest
+            }
+            change => change,
+        };
         self.held.holder(change, |oid| self.planner.relation(oid))
+    }
+
+    /// Refuses a change of a table that the filters leave out: what was set aside with it can't be told, nor brought, without it.
+    pub(super) async fn refuse_filtered(&mut self, run: &mut Run, change: &Message<'_>) -> Result<(), Fault> {
+        for &oid in &relations_of(change) {
+            if self.planner.apart(oid) == Apart::NotYet {
+                self.look_up(run, oid).await?;
+            }
+            if self.planner.apart(oid) == Apart::LeftOut {
+                let table = self
+                    .planner
+                    .relation(oid)
+                    .map(|relation| format!("{}.{}", relation.schema, relation.name));
+                let message = format!(
+                    "table {} is left out by the filters that are given now",
+                    table.unwrap_or_default()
+                );
+                return Err(Fault::usage(message).hint("give those with which it was applied"));
+            }
+        }
+        Ok(())
     }
 
     /// The transaction in hand touches a row of one that is set aside: it is set aside too.
@@ -299,6 +332,17 @@ impl Applier<'_> {
         if self.dead > 0 {
             tracing::warn!(transactions = self.dead, "the target lacks what was set aside: {DEAD_HINT}");
         }
+    }
+}
+
+/// The tables of the source that a change is about.
+fn relations_of(change: &Message<'_>) -> Vec<u32> {
+    match change {
+        Message::Truncate(truncate) => truncate.relations.clone(),
+        Message::Insert { relation, .. }
+        | Message::Update { relation, .. }
+        | Message::Delete { relation, .. } => vec![*relation],
+        _ => Vec::new(),
     }
 }
 

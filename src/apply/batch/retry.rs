@@ -4,7 +4,7 @@
 use tokio::sync::watch;
 
 use super::super::Applied;
-use super::super::dead::{Held, Resolved, of_tables, pins};
+use super::super::dead::{Held, Resolved, is_about_rows, of_tables, pins};
 use super::super::describe;
 use super::aside::{gone, open_at};
 use super::binding::fault_of;
@@ -12,7 +12,7 @@ use super::{Applier, Run};
 use crate::model::{Fault, Position, Remedy};
 use crate::pg::dead::{self, Note};
 use crate::pgoutput::{Message, decode};
-use crate::transform::{Apart, Parameters, Step};
+use crate::transform::{Parameters, Step};
 
 impl Applier<'_> {
     /// Takes the stream, and reads what is set aside of it.
@@ -35,7 +35,7 @@ impl Applier<'_> {
         for note in &notes {
             let is_chosen = chosen.is_empty() || chosen.contains(&note.lsn);
             if !is_chosen || !stays.is_empty() {
-                let (rows, holder) = self.rows_of(&mut run, note, &stays).await?;
+                let (rows, holder) = self.rows_of(&mut run, note, &stays, true).await?;
                 if !is_chosen {
                     stays.add(rows, note.lsn);
                     continue;
@@ -51,7 +51,7 @@ impl Applier<'_> {
             match self.bring(&mut run, note).await {
                 Ok(()) => done.push(note.lsn),
                 Err(fault) => {
-                    if fault.remedy == Remedy::Stop {
+                    if is_about_rows(&fault) {
                         dead::note_error(&run.catalog, &self.target.stream, note.lsn, &fault).await?;
                     }
                     failed = Some((note.lsn, fault));
@@ -81,7 +81,7 @@ impl Applier<'_> {
             if !is_chosen && held.is_empty() && !is_unknown {
                 continue;
             }
-            let depends = match self.rows_of(&mut run, note, &held).await {
+            let depends = match self.rows_of(&mut run, note, &held, true).await {
                 Ok((rows, holder)) if is_chosen || holder.is_some() => {
                     held.add(rows, note.lsn);
                     true
@@ -184,19 +184,14 @@ impl Applier<'_> {
         is_part: bool,
         parameters: &mut Parameters<'m>,
     ) -> Result<(), Fault> {
+        self.refuse_filtered(run, change).await?;
         loop {
             let planned = match change {
                 Message::Truncate(truncate) if is_part => self.planner.plan_rest(truncate, parameters),
                 _ => self.planner.plan(change, parameters),
             };
             match planned.map_err(fault_of)? {
-                Step::LookUp(oid) => {
-                    self.look_up(run, oid).await?;
-                    if self.planner.apart(oid) == Apart::LeftOut {
-                        let message = "the table is left out by the filters that are given now";
-                        return Err(Fault::usage(message).hint("give those with which it was applied"));
-                    }
-                }
+                Step::LookUp(oid) => self.look_up(run, oid).await?,
                 Step::Nothing => return Ok(()),
                 Step::Execute(statement) => {
                     return run.lanes.main.execute(statement, parameters.values()).await;
