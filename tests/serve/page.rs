@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Served, TOKEN};
 use crate::support::browser::Browser;
-use crate::support::{Road, seconds, wait_until};
+use crate::support::{Cluster, Pgsluice, Road, seconds, wait_until};
 
 /// Where pictures for the documentation are to go; none are taken otherwise.
 fn pictures() -> Option<std::path::PathBuf> {
@@ -120,30 +120,24 @@ fn the_page_shows_each_mode_as_status_tells_it() {
 #[test]
 fn the_page_shows_a_copy_under_way() {
     let Some(browser) = Browser::start() else { return };
-    let schema = "create table large(id int primary key, v text); create table small(id int primary key)";
-    let road = Road::with(schema, "");
-    road.change("insert into large select n, repeat('x', 100) from generate_series(1, 300000) n; insert into small values (1); analyze");
-    let name = "copying";
-    let program = |arguments: &[&str]| {
-        let mut all = arguments.to_vec();
-        all.extend(["--name", name]);
-        all.into_iter().map(str::to_owned).collect::<Vec<_>>()
-    };
+    let (source, target) = (Cluster::source(), Cluster::target());
+    for cluster in [&source, &target] {
+        cluster.run_script(
+            "create table large(id int primary key, v text); create table small(id int primary key)",
+        );
+    }
+    source.run_script(
+        "insert into large select n, repeat('x', 100) from generate_series(1, 300000) n; insert into small values (1); analyze",
+    );
+    let program = Pgsluice::between(&source, &target);
+    let road = Road { source, target, program };
     // A lock in the way of one table, so that there is time to look.
-    let blocker = road.source.session();
-    blocker.query("begin; lock table large in access exclusive mode");
-    let archive = road.program.folder().join("other");
-    let mut arguments = program(&["clone", "--follow", "--archive", archive.to_str().unwrap()]);
-    arguments.extend(["--tables".into(), "public.*".into()]);
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let served = Served::start(&road, &arguments);
+    let blocker = road.target.session();
+    blocker.query("begin; lock table large in share mode");
+    let served = Served::start(&road, &["clone", "--follow", "--no-schema"]);
     browser.open(&format!("http://{}/", served.address));
-    wait_until(seconds(60), "the copy is shown", || browser.text("#copy-rows").contains("public.large"));
-    let status = road
-        .program
-        .run(&["status", "--json", "--name", name, "--archive", archive.to_str().unwrap()])
-        .done();
-    assert_eq!(status.json()["mode"], "prefetch", "nothing is applied while tables are copied");
+    wait_until(seconds(60), "the copy is shown", || browser.text("#copy-sum").starts_with("1 of 2 tables"));
+    assert_eq!(road.program.status()["mode"], "prefetch", "nothing is applied while tables are copied");
     looks_right(&browser, "copy");
     blocker.query("commit");
     wait_until(seconds(60), "it is done", || browser.text("#copy-sum").contains("done"));
