@@ -330,8 +330,8 @@ impl Judge<'_> {
             status.mode = mode(standing.mode);
             if let Ok(applier) = &mut status.applier {
                 applier.replay_lsn = applier.replay_lsn.max(standing.replay_lsn);
+                applier.lag_bytes = Some(standing.lag_bytes);
                 if standing.is_lag_known {
-                    applier.lag_bytes = Some(standing.lag_bytes);
                     applier.lag_seconds = Some(standing.lag_seconds);
                 }
             }
