@@ -341,7 +341,7 @@ pub(crate) async fn conduct(
     let mut shown = Shown::new(&options.archive, everywhere);
     let mut notify = Notify::default();
     let tell = |standing: &Standing| {
-        notify.beat(mode(standing.mode), standing);
+        notify.beat(standing.mode.name(), standing);
         shown.tell(standing);
         if let Some(watch) = &watch {
             watch.tell(standing);
@@ -359,23 +359,13 @@ pub(crate) async fn conduct(
 
 fn table(standing: &Standing) -> String {
     print::pairs(&[
-        ("mode", mode(standing.mode).into()),
+        ("mode", standing.mode.name().into()),
         ("write_lsn", standing.write_lsn.to_string()),
         ("flush_lsn", standing.flush_lsn.to_string()),
         ("replay_lsn", standing.replay_lsn.to_string()),
         ("transactions", standing.transactions.to_string()),
         ("changes", standing.changes.to_string()),
     ])
-}
-
-fn mode(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Prefetch => "prefetch",
-        Mode::Catchup => "catchup",
-        Mode::Live => "live",
-        Mode::Stopped => "stopped",
-        Mode::Done => "done",
-    }
 }
 
 /// The progress line on a terminal; log lines elsewhere.
@@ -410,7 +400,7 @@ impl Shown {
         if let Some(bar) = &self.bar {
             bar.set_message(format!(
                 "{}{} lag {} / {:.1} s, {rate:.0} changes/s, applied {}, archive {}",
-                mode(standing.mode),
+                standing.mode.name(),
                 if standing.held { ", held," } else { "" },
                 print::size(standing.lag_bytes),
                 standing.lag_seconds,
@@ -421,7 +411,7 @@ impl Shown {
         } else if due {
             self.logged = Some((now, standing.mode));
             tracing::info!(
-                mode = mode(standing.mode),
+                mode = standing.mode.name(),
                 flush_lsn = %standing.flush_lsn,
                 replay_lsn = %standing.replay_lsn,
                 lag_bytes = standing.lag_bytes,

@@ -11,9 +11,10 @@ use super::place;
 use super::preflight::{Finding, Severity};
 use super::print;
 use super::setup::{self, Checked};
+use crate::follow::Mode;
 use crate::model::{Fault, Remedy};
 use crate::pg::vitals::Blocker;
-use crate::serve::{Level, Look, Mode, Road, span};
+use crate::serve::{Level, Look, Road, span};
 
 /// Check source, target and archive, before a start and while things run; each finding names the SQL or command that mends it
 ///

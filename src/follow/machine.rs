@@ -19,11 +19,29 @@ const TAIL_LOST_BYTES: u64 = 16 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
+    /// A receiver runs, nothing is applied.
     Prefetch,
+    /// A receiver runs, and the target is behind.
     Catchup,
+    /// A receiver runs, and the target is near.
     Live,
     Stopped,
+    /// Stopped, with endpos reached.
     Done,
+}
+
+impl Mode {
+    pub const ALL: [Mode; 5] = [Mode::Prefetch, Mode::Catchup, Mode::Live, Mode::Stopped, Mode::Done];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Prefetch => "prefetch",
+            Mode::Catchup => "catchup",
+            Mode::Live => "live",
+            Mode::Stopped => "stopped",
+            Mode::Done => "done",
+        }
+    }
 }
 
 /// What one process takes part in.

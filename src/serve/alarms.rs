@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::follow::Mode;
 use crate::model::{Position, Timestamp};
 use crate::pg::dead;
 use crate::pg::vitals::{Blocker, BlockerKind};
 
 use super::look::{ArchiveLook, Look, Road, SourceLook};
-use super::status::{Mode, Status};
+use super::status::Status;
 use super::trend::Rates;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -14,12 +14,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::follow::Mode;
 use crate::meter::METER;
 use crate::model::Position;
 
 use super::alarms::Level;
 use super::look::{Look, SourceLook};
-use super::status::{Mode, Status};
+use super::status::Status;
 
 type Figure = Gauge<f64, AtomicU64>;
 
@@ -168,7 +169,7 @@ impl Exposition {
         at(Place::durable, contents.map(|contents| contents.last_lsn));
         at(Place::stored, status.stored);
         at(Place::applied, applier.map(|applier| applier.replay_lsn));
-        for mode in [Mode::Prefetch, Mode::Catchup, Mode::Live, Mode::Stopped, Mode::Done] {
+        for mode in Mode::ALL {
             let is_now = f64::from(u8::from(mode == status.mode));
             self.mode.get_or_create(&InMode { mode: mode.name() }).set(is_now);
         }

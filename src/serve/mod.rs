@@ -27,5 +27,5 @@ pub use alarms::{Alarm, Level, Limits, size, span};
 pub use hook::Hooks;
 pub use http::Listen;
 pub use look::{ArchiveLook, Found, Look, Road, SourceLook, TargetLook};
-pub use status::{Applier, Mode, Source, Status, TableStatus};
+pub use status::{Applier, Source, Status, TableStatus};
 pub use watch::{Watch, Watched};

@@ -4,38 +4,13 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::archive::{ArchiveTotals, Registered};
+use crate::follow::Mode;
 use crate::model::{Position, Timestamp};
 use crate::pg::progress::Progress;
 
 use super::alarms::Alarm;
 use super::look::{ArchiveLook, Found, Look, SourceLook, TargetLook, replay};
 use super::pending::Pending;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// A receiver runs, nothing is applied.
-    Prefetch,
-    /// A receiver runs, and the target is behind.
-    Catchup,
-    /// A receiver runs, and the target is near.
-    Live,
-    Stopped,
-    /// Stopped, with endpos reached.
-    Done,
-}
-
-impl Mode {
-    pub fn name(self) -> &'static str {
-        match self {
-            Mode::Prefetch => "prefetch",
-            Mode::Catchup => "catchup",
-            Mode::Live => "live",
-            Mode::Stopped => "stopped",
-            Mode::Done => "done",
-        }
-    }
-}
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Source {

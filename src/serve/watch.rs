@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::archive::Archive;
 use crate::copy::Progress;
-use crate::follow::{self, Standing};
+use crate::follow::{Mode, Standing};
 use crate::meter::METER;
 use crate::model::{Fault, Position, Timestamp};
 use crate::pg::now;
@@ -23,7 +23,7 @@ use super::exposition::memory_bytes;
 use super::hook::{Hooks, Teller};
 use super::http::{self, Door, Listen};
 use super::look::{ArchiveLook, Found, Line, Look, Notes, Road};
-use super::status::{Mode, Status};
+use super::status::Status;
 use super::trend::{Rates, Sample, Trend};
 use super::ward::Ward;
 
@@ -327,7 +327,7 @@ impl Judge<'_> {
             }
         }
         if self.watched.applies {
-            status.mode = mode(standing.mode);
+            status.mode = standing.mode;
             if let Ok(applier) = &mut status.applier {
                 applier.replay_lsn = applier.replay_lsn.max(standing.replay_lsn);
                 applier.lag_bytes = Some(standing.lag_bytes);
@@ -377,16 +377,6 @@ impl Judge<'_> {
             "rates": rates,
             "arrival_seconds": lag.and_then(|lag| arrival_seconds(lag, rates)),
         })
-    }
-}
-
-fn mode(mode: follow::Mode) -> Mode {
-    match mode {
-        follow::Mode::Prefetch => Mode::Prefetch,
-        follow::Mode::Catchup => Mode::Catchup,
-        follow::Mode::Live => Mode::Live,
-        follow::Mode::Stopped => Mode::Stopped,
-        follow::Mode::Done => Mode::Done,
     }
 }
 
