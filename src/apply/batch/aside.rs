@@ -11,11 +11,13 @@ use crate::meter::METER;
 use crate::model::{Fault, Position};
 use crate::pg::dead::{self, Note};
 use crate::pgoutput::{Begin, Commit, Message, Truncate, decode};
+use crate::rules::Spare;
 use crate::transform::Apart;
 
 use super::super::ddl::DdlMode;
 use super::super::dead::{Aside, Held, OnError, Reason, is_about_rows, of_tables, pins};
 use super::super::describe;
+use super::super::shaper::Given;
 use super::{Applier, Flow, Inside, Run};
 
 /// Of what PostgreSQL says, so much is kept.
@@ -78,7 +80,7 @@ impl Applier<'_> {
                     Message::Begin(begin) => is_it = begin.commit_lsn == note.commit_lsn,
                     Message::Commit(_) if is_it => return Ok((touched.held, holder)),
                     Message::Commit(commit) if commit.end > note.lsn => return Err(gone(note)),
-                    Message::Relation(relation) => self.planner.define(relation.clone()),
+                    Message::Relation(relation) => self.define_table(relation),
                     Message::Type { oid, schema, name } => self.planner.define_type(*oid, schema, name),
                     change if is_it => {
                         let mut spare = None;
@@ -86,9 +88,8 @@ impl Applier<'_> {
                             if by_hand {
                                 self.refuse_filtered(run, change).await?;
                             }
-                            self.touch(run, &mut touched, change).await?;
-                            holder =
-                                holder.or_else(|| before.holder(change, |oid| self.planner.relation(oid)));
+                            let holds = self.touch(run, &mut touched, change, before).await?;
+                            holder = holder.or(holds);
                         }
                     }
                     _ => {}
@@ -97,17 +98,36 @@ impl Applier<'_> {
         }
     }
 
-    /// Notes which rows a change is about.
+    /// Notes which rows of the target a change is about. Gives that of those `before` which holds one of them.
     async fn touch(
         &mut self,
         run: &mut Run,
         touched: &mut Touched,
         change: &Message<'_>,
-    ) -> Result<(), Fault> {
-        for &oid in &relations_of(change) {
+        before: &Held,
+    ) -> Result<Option<Position>, Fault> {
+        for oid in relations_of(change) {
             if self.planner.apart(oid) == Apart::NotYet {
                 self.look_up(run, oid).await?;
             }
+        }
+        let mut spare = Spare::default();
+        let given = self.given(change, &mut spare).map_err(|refusal| self.untold(run, change, refusal))?;
+        let other;
+        let change = match given {
+            Given::Same => change,
+            Given::Nothing => return Ok(None),
+            Given::Row(message) => {
+                other = message;
+                &other
+            }
+            Given::Truncate { mut rest, parts } => {
+                rest.relations.extend(parts);
+                other = Message::Truncate(rest);
+                &other
+            }
+        };
+        for oid in relations_of(change) {
             let key = match self.planner.apart(oid) {
                 Apart::LeftOut => continue,
                 Apart::By(places) => Some(places),
@@ -119,7 +139,7 @@ impl Applier<'_> {
             })?;
             touched.held.take(relation, key, change);
         }
-        Ok(())
+        Ok(before.holder(change, |oid| self.planner.relation(oid)))
     }
 
     /// The transaction set aside of which the change touches a row. A torn batch was looked at when it was made.
@@ -150,7 +170,7 @@ impl Applier<'_> {
 
     /// Refuses a change of a table that the filters leave out: what was set aside with it can't be told, nor brought, without it.
     pub(super) async fn refuse_filtered(&mut self, run: &mut Run, change: &Message<'_>) -> Result<(), Fault> {
-        for &oid in &relations_of(change) {
+        for oid in relations_of(change) {
             if self.planner.apart(oid) == Apart::NotYet {
                 self.look_up(run, oid).await?;
             }
@@ -228,9 +248,9 @@ impl Applier<'_> {
         let mut spare = None;
         let Some(rest) = run.stitches.rest(begin, change, &mut spare) else { return Ok(()) };
         let mut touched = std::mem::take(&mut run.touched);
-        let done = self.touch(run, &mut touched, rest).await;
+        let done = self.touch(run, &mut touched, rest, &Held::default()).await;
         run.touched = touched;
-        done
+        done.map(drop)
     }
 
     /// The target's tables are not as they were when the rows of what is set aside were written, once this has run.
@@ -336,7 +356,7 @@ impl Applier<'_> {
 }
 
 /// The tables of the source that a change is about.
-fn relations_of(change: &Message<'_>) -> Vec<u32> {
+pub(super) fn relations_of(change: &Message<'_>) -> Vec<u32> {
     match change {
         Message::Truncate(truncate) => truncate.relations.clone(),
         Message::Insert { relation, .. }

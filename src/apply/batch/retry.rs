@@ -8,10 +8,12 @@ use super::super::dead::{Held, Resolved, is_about_rows, of_tables, pins};
 use super::super::describe;
 use super::aside::{gone, open_at};
 use super::binding::fault_of;
+use super::shaped::Piece;
 use super::{Applier, Run};
 use crate::model::{Fault, Position, Remedy};
 use crate::pg::dead::{self, Note};
-use crate::pgoutput::{Message, decode};
+use crate::pgoutput::{Begin, Message, decode};
+use crate::rules::Spare;
 use crate::transform::{Parameters, Step};
 
 impl Applier<'_> {
@@ -139,7 +141,6 @@ impl Applier<'_> {
             let Some(frame) = tokio::task::block_in_place(|| reader.try_next())? else {
                 return Err(gone(note));
             };
-            let mut parameters = Parameters::default();
             for record in frame.records() {
                 let bytes = record.map_err(|error| run.unreadable(&error))?;
                 let message = decode(bytes).map_err(|error| run.unreadable(&error))?;
@@ -149,16 +150,13 @@ impl Applier<'_> {
                     }
                     (Message::Commit(_), Some(begin)) => break 'read begin,
                     (Message::Commit(commit), None) if commit.end > note.lsn => return Err(gone(note)),
-                    (Message::Relation(relation), _) => self.planner.define(relation.clone()),
+                    (Message::Relation(relation), _) => self.define_table(relation),
                     (Message::Type { oid, schema, name }, _) => self.planner.define_type(*oid, schema, name),
                     (change, Some(begin)) => {
                         let mut spare = None;
                         if let Some(rest) = of_tables(&note.tables, change, &mut spare) {
                             let is_part = !std::ptr::eq(rest, change);
-                            let planned = self.bring_change(run, rest, is_part, &mut parameters).await;
-                            planned.map_err(|fault| {
-                                fault.context(describe::change(&self.planner, rest, begin))
-                            })?;
+                            self.bring_change(run, rest, is_part, begin).await?;
                         }
                     }
                     _ => {}
@@ -177,20 +175,29 @@ impl Applier<'_> {
         committed.await.map_err(|refused| refused.fault.context(describe::transaction(begin, note.lsn)))
     }
 
-    async fn bring_change<'m>(
+    async fn bring_change(
         &mut self,
         run: &mut Run,
-        change: &Message<'m>,
+        change: &Message<'_>,
         is_part: bool,
-        parameters: &mut Parameters<'m>,
+        begin: Begin,
     ) -> Result<(), Fault> {
         self.refuse_filtered(run, change).await?;
+        let mut spare = Spare::default();
+        let pieces = self.pieces(change, is_part, &mut spare).map_err(|refusal| {
+            fault_of(refusal).context(describe::of_tables(|oid| self.shaper.source(oid), change, begin))
+        })?;
+        for piece in &pieces {
+            let brought = self.bring_piece(run, piece).await;
+            brought.map_err(|fault| fault.context(self.in_words(piece, begin)))?;
+        }
+        Ok(())
+    }
+
+    async fn bring_piece<'v>(&mut self, run: &mut Run, piece: &Piece<'_, 'v, 'v>) -> Result<(), Fault> {
+        let mut parameters = Parameters::default();
         loop {
-            let planned = match change {
-                Message::Truncate(truncate) if is_part => self.planner.plan_rest(truncate, parameters),
-                _ => self.planner.plan(change, parameters),
-            };
-            match planned.map_err(fault_of)? {
+            match self.plan_piece(piece, &mut parameters).map_err(fault_of)? {
                 Step::LookUp(oid) => self.look_up(run, oid).await?,
                 Step::Nothing => return Ok(()),
                 Step::Execute(statement) => {
