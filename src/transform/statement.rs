@@ -395,8 +395,8 @@ pub(super) fn delete_all(id: u32, targets: &[&TargetTable], restart_identity: bo
 pub(super) fn delete_where(id: u32, target: &TargetTable, rows: &[(String, String)]) -> Statement {
     let conditions =
         rows.iter().map(|(column, text)| format!("{} = {}", quote_ident(column), quote_literal(text)));
-    let sql = format!("DELETE FROM {} WHERE {}", only(target), join(conditions, " AND "));
-    Sql::new(sql, Format::Text).statement(id, StatementKind::Truncate)
+    let body = format!("BEGIN DELETE FROM {} WHERE {}; END", only(target), join(conditions, " AND "));
+    Sql::new(format!("DO {}", quote_literal(&body)), Format::Text).statement(id, StatementKind::DeleteAll)
 }
 
 enum Found {
