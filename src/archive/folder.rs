@@ -257,7 +257,11 @@ impl Archive {
     /// All that are in the folder, sorted.
     pub(super) fn folder_names(&self) -> Result<Vec<SegmentName>, Fault> {
         let folder = self.segments_folder();
-        let fault = |error: &io::Error| disk::fault("cannot list", &folder, error);
+        // There was an archive: its disk may be mounted again.
+        let fault = |error: &io::Error| match error.kind() {
+            io::ErrorKind::NotFound => Fault::retry(format!("cannot list {}: {error}", folder.display())),
+            _ => disk::fault("cannot list", &folder, error),
+        };
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&folder).map_err(|error| fault(&error))? {
             let file = entry.map_err(|error| fault(&error))?.file_name();

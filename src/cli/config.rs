@@ -9,6 +9,7 @@ use super::arguments::{LogFormat, Manner, SchemaPolicy, ValueFormat};
 use super::backfill::TableSettings;
 use super::conduct::{DdlChoice, Delay, Durable, ErrorChoice, Lanes, Switch};
 use super::setup::KeylessPolicy;
+use super::size::Size;
 use crate::model::Fault;
 
 /// What the file may hold. A key that is not here is an error, since a misspelt one would silently do nothing.
@@ -51,6 +52,7 @@ pub(crate) struct File {
     pub(crate) alarm_url: Option<String>,
     pub(crate) alarm_patience: Option<u32>,
     pub(crate) alarm_transaction_age: Option<u32>,
+    pub(crate) alarm_wal: Option<Size>,
     /// By a table's name or pattern.
     #[serde(default)]
     pub(crate) backfill: BTreeMap<String, TableSettings>,

@@ -36,6 +36,7 @@ mod retention;
 mod scratch;
 mod sentinel;
 pub mod setup;
+mod size;
 mod status;
 mod watching;
 
