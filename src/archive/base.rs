@@ -161,7 +161,7 @@ pub struct BaseLock(#[expect(dead_code, reason = "held")] File);
 impl Archive {
     /// Blocks nothing: refuses where another process takes a base.
     pub fn lock_bases(&self) -> Result<BaseLock, Fault> {
-        disk::create_folder(&self.root().join(FOLDER))?;
+        self.make_folder(&self.root().join(FOLDER))?;
         let path = self.root().join(LOCK);
         let fault = |error: &io::Error| disk::fault("cannot lock", &path, error);
         let file = disk::open_or_create(&path).map_err(|error| fault(&error))?;

@@ -203,6 +203,15 @@ impl Archive {
         self.root.join("spool")
     }
 
+    /// Makes a folder in the archive's own. Where that is away it is not made anew: it would be in the way of the one that comes back.
+    pub(crate) fn make_folder(&self, path: &Path) -> Result<(), Fault> {
+        match self.root.join(MANIFEST).try_exists() {
+            Ok(false) => Err(Fault::retry(format!("the archive's folder {} is away", self.root.display()))),
+            Ok(true) => disk::create_folder(path),
+            Err(error) => Err(disk::fault("cannot look into", &self.root, &error)),
+        }
+    }
+
     /// The sealed segments, sorted. That each begins where the one before it ends is for
     /// [`Archive::check_contiguous`] to say.
     pub fn segments(&self) -> Result<Vec<SegmentName>, Fault> {

@@ -378,11 +378,10 @@ impl Scribe {
     /// What stands in the way and passes without harm: until then nothing is confirmed that is not durable.
     fn passing(&self, error: &io::Error) -> Option<Passing> {
         // An error of our own making has no number.
-        match error.kind() {
-            _ if disk::is_full(error) && error.raw_os_error().is_some() => Some(Passing::DiskFull),
-            _ if disk::is_full(error) => Some(Passing::SpoolFull),
-            io::ErrorKind::NotFound if !self.archive.segments_folder().is_dir() => Some(Passing::FolderAway),
-            _ => None,
+        match disk::is_full(error) {
+            true if error.raw_os_error().is_some() => Some(Passing::DiskFull),
+            true => Some(Passing::SpoolFull),
+            false => disk::is_away(error, &self.archive.segments_folder()).then_some(Passing::FolderAway),
         }
     }
 

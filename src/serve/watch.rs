@@ -138,7 +138,9 @@ impl AtNotes {
             |_| true,
             || {
                 let before = self.found.borrow().clone().unwrap_or_default();
-                Some(Notes::read(&self.archive, &self.home, self.ours).or(before))
+                let notes = Notes::read(&self.archive, &self.home, self.ours);
+                notes.warn_after(&before);
+                Some(notes.or(before))
             },
         );
     }
@@ -181,11 +183,9 @@ fn again_and_again<T>(found: &watch::Sender<T>, is_found: impl Fn(&T) -> bool, l
     }
 }
 
-/// How long to wait after a look that took so long. One that found nothing has waited, which costs nobody anything: that all is well
-/// again is to be seen soon.
+/// How long to wait after a look that took so long. One that found nothing has but waited: that all is well again is to be seen soon.
 fn pause(took: Duration, is_found: bool) -> Duration {
-    let share = if is_found { SHARE } else { 1 };
-    (took * share).clamp(PACE, PACE_MAX)
+    if is_found { (took * SHARE).clamp(PACE, PACE_MAX) } else { PACE }
 }
 
 /// Looks and judges until the process that is watched drops its end.

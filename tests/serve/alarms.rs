@@ -26,8 +26,13 @@ impl Served {
 
     #[track_caller]
     fn raises(&self, alarm: &str) -> Value {
+        self.raises_within(60, alarm)
+    }
+
+    #[track_caller]
+    fn raises_within(&self, limit_seconds: u64, alarm: &str) -> Value {
         let mut found = None;
-        wait_until(seconds(60), alarm, || {
+        wait_until(seconds(limit_seconds), alarm, || {
             found = self.alarms().into_iter().find(|open| open["alarm"] == alarm);
             found.is_some()
         });
@@ -309,15 +314,17 @@ fn an_archive_whose_store_is_away_is_told_by_who_reads_it() {
     served.seen();
     moto.running().signal(Signal::STOP);
     road.change("insert into t values (2)");
-    let alarm = served.raises("archive_away");
+    // Beside them somebody asks, who can't look into the archive either, and claims nothing.
+    let asked = [["status", "--json"].as_slice(), &["status"]].map(|words| road.program.start(words));
+    // Each call to a store has half a minute.
+    let alarm = served.raises_within(180, "archive_away");
     assert_eq!(text(&alarm, "level"), "critical");
     assert_eq!(road.target.value("select count(*) from t"), "1");
-    // Beside them somebody asks, who can't look into the archive either, and claims nothing.
-    let status = road.program.status();
+    let [status, said] = asked.map(|asked| asked.wait(seconds(180)).done());
+    let (status, said) = (status.json(), said.stdout);
     assert_eq!((&status["mode"], &status["archive"]), (&"unknown".into(), &Value::Null));
     assert!(text(&status["unreachable"], "archive").contains("s3://bucket/shop"), "{status}");
     assert!(status["source"]["active_pid"].is_i64(), "{status}");
-    let said = road.program.run(&["status"]).done().stdout;
     assert!(said.contains("unknown: somebody receives from the slot"), "{said}");
     moto.running().signal(Signal::CONT);
     served.is_over("archive_away");
