@@ -68,7 +68,7 @@ pub use frame::Frame;
 pub use holds::{Pin, Registered};
 pub use indexer::reindex;
 pub use inspect::{
-    ArchiveTotals, Events, FrameSummary, Listed, Page, RelationSummary, SegmentDetail, SegmentState,
+    ArchiveTotals, Events, FrameSummary, Level, Listed, Page, RelationSummary, SegmentDetail, SegmentState,
     SegmentSummary, TableTotals, TransactionsAndEvents, events, list, list_page, show, totals,
 };
 pub use location::Location;
