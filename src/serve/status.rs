@@ -206,7 +206,7 @@ mod tests {
                 first_time: None,
                 last_time: None,
                 tables: Vec::new(),
-levels: Vec::new(),
+                levels: Vec::new(),
             },
             sealed: Position(1),
             stored: None,

@@ -70,7 +70,7 @@ impl Applier<'_> {
             for record in frame.records() {
                 match letter.read(record)? {
                     None => {}
-                    Some(Said::Definition(definition)) => self.define(definition),
+                    Some(Said::Definition(definition)) => self.note_definition(definition),
                     Some(Said::Change(_, change)) => {
                         let mut spare = None;
                         if let Some(change) = of_tables(&note.tables, &change, &mut spare) {
@@ -93,7 +93,7 @@ impl Applier<'_> {
     }
 
     /// Takes note of a table's or a type's definition.
-    pub(super) fn define(&mut self, definition: Message<'_>) {
+    pub(super) fn note_definition(&mut self, definition: Message<'_>) {
         match definition {
             Message::Relation(relation) => self.planner.define(relation),
             Message::Type { oid, schema, name } => self.planner.define_type(oid, &schema, &name),

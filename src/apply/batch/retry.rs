@@ -139,7 +139,7 @@ impl Applier<'_> {
             for record in frame.records() {
                 match letter.read(record)? {
                     None => {}
-                    Some(Said::Definition(definition)) => self.define(definition),
+                    Some(Said::Definition(definition)) => self.note_definition(definition),
                     Some(Said::Change(begin, change)) => {
                         let mut spare = None;
                         if let Some(rest) = of_tables(&note.tables, &change, &mut spare) {
