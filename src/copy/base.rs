@@ -371,7 +371,7 @@ impl Taking {
 
 /// Reads the schema into a file of the base.
 async fn take_schema(options: &BaseOptions, begin: &BaseBegin) -> Result<(), Fault> {
-    let programs = Programs::find(options.archive.manifest().server_version_num).await?;
+    let programs = Programs::find(options.archive.origin()?.server_version_num).await?;
     let file = options.archive.root().join(format!("schema-base-{}.dump", begin.id));
     let leader = Leader::open(&options.source, None).await?;
     let dumped = programs.dump(&options.source, &options.schema, Some(&leader.exported), &file).await;

@@ -124,7 +124,7 @@ pub async fn restored_schema(options: &RestoreOptions, schema: &SchemaOptions) -
         let bytes: u64 = table.parts.iter().map(|file| file.raw_bytes).sum();
         ((table.schema.clone(), table.name.clone()), bytes / super::BLOCK_BYTES)
     });
-    let version = options.archive.manifest().server_version_num;
+    let version = options.archive.origin()?.server_version_num;
     let mut tables = options.tables.clone();
     if !tables.is_empty() {
         let above = options.wanted().into_iter().flat_map(|table| &table.above);

@@ -173,6 +173,7 @@ fn what_is_served_is_what_status_says() {
             archive["first_lsn"],
             archive["last_lsn"],
             archive["segments"],
+            archive["levels"],
             archive["transactions"],
             archive["changes"],
             archive["bytes"],

@@ -5,6 +5,7 @@
 mod check;
 mod foreign;
 mod make;
+mod successor;
 mod survey;
 mod target;
 
@@ -75,6 +76,8 @@ pub struct Options {
     pub capture_ddl: bool,
     /// How long to wait for other transactions when the slot is created.
     pub slot_timeout: Duration,
+    /// The source is what `pg_upgrade` made of the archive's, with its slot.
+    pub source_upgraded: bool,
 }
 
 /// What is there after setup.
@@ -119,12 +122,16 @@ pub(crate) struct SetupCommand {
     tables: TableArguments,
     #[command(flatten)]
     schema: SchemaArguments,
+    /// The source was upgraded by pg_upgrade, which has kept its slot (PostgreSQL 17): go on with the same log
+    #[arg(long)]
+    source_upgraded: bool,
 }
 
 impl SetupCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         let on_schema_change = self.schema.policy(file);
-        let options = Options { on_schema_change, ..self.road.options(&self.tables, file)? };
+        let source_upgraded = self.source_upgraded;
+        let options = Options { on_schema_change, source_upgraded, ..self.road.options(&self.tables, file)? };
         let survey = Survey::take(&options).await?;
         let findings = survey.findings.clone();
         match survey.perform().await {
@@ -175,6 +182,7 @@ pub(crate) fn options(
         format: tables.format(names.plugin, file)?,
         capture_ddl: tables.capture_ddl(file),
         slot_timeout: tables.slot_timeout(),
+        source_upgraded: false,
     })
 }
 

@@ -53,6 +53,7 @@ fn archive() -> ArchiveLook {
             first_time: None,
             last_time: None,
             tables: Vec::new(),
+            levels: Vec::new(),
         },
         sealed: Position(900),
         stored: None,
