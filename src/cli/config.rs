@@ -38,6 +38,7 @@ pub(crate) struct File {
     pub(crate) sequences: Option<Switch>,
     pub(crate) ddl: Option<DdlChoice>,
     pub(crate) capture_ddl: Option<bool>,
+    pub(crate) failover: Option<bool>,
     pub(crate) on_schema_change: Option<SchemaPolicy>,
     pub(crate) apply: Option<Manner>,
     pub(crate) exact: Option<Vec<String>>,

@@ -100,7 +100,7 @@ impl<'a> Worker<'a> {
             self.options.pace(table.oid, more)
         };
         work.progress.part_begins();
-        let rows = transfer(&mut self.source, &read, &mut self.target, &write, moved).await?;
+        let rows = transfer(&mut self.source, &read, &mut self.target, &write, None, moved).await?;
         let part = Part { moment, rows, bytes };
         let mut notes = copied::note_part(stream, table.oid, number, &part);
         if begins {

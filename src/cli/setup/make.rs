@@ -159,10 +159,16 @@ impl Survey<'_> {
                 };
                 intent.write(&options.archive.folder)?;
                 let watch = Side::Source.connect(&options.source, APPLICATION).await?;
-                let start =
-                    slot::create(&self.source, &watch, &options.slot, options.plugin, options.slot_timeout)
-                        .await
-                        .map_err(Side::Source.says())?;
+                let start = slot::create(
+                    &self.source,
+                    &watch,
+                    &options.slot,
+                    options.plugin,
+                    options.failover,
+                    options.slot_timeout,
+                )
+                .await
+                .map_err(Side::Source.says())?;
                 created.push(format!("slot {}", options.slot));
                 start
             }

@@ -76,6 +76,8 @@ pub struct Options {
     pub capture_ddl: bool,
     /// How long to wait for other transactions when the slot is created.
     pub slot_timeout: Duration,
+    /// Make it one that standbys have too.
+    pub failover: bool,
     /// The source is what `pg_upgrade` made of the archive's, with its slot.
     pub source_upgraded: bool,
 }
@@ -182,6 +184,7 @@ pub(crate) fn options(
         format: tables.format(names.plugin, file)?,
         capture_ddl: tables.capture_ddl(file),
         slot_timeout: tables.slot_timeout(),
+        failover: tables.failover(file),
         source_upgraded: false,
     })
 }

@@ -26,6 +26,7 @@ fn slot() -> Slot {
         retained_bytes: 0,
         wal_status: Some("reserved".into()),
         safe_wal_bytes: None,
+        failover: false,
         keep_bytes_max: None,
     }
 }
