@@ -22,6 +22,7 @@ pub mod pg;
 pub mod pgoutput;
 pub mod plugin;
 pub mod receive;
+pub mod rules;
 pub mod segment;
 pub mod sentinel;
 pub mod serve;

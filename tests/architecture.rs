@@ -7,7 +7,7 @@ const LEVELS: [&[&str]; 8] = [
     &["model", "faults", "meter"],
     &["pgoutput"],
     &["segment", "transform", "plugin", "ddl", "pg", "catalog", "store"],
-    &["archive", "sentinel", "dump"],
+    &["archive", "sentinel", "dump", "rules"],
     &["receive", "copy", "apply", "verify", "compare", "history", "export"],
     &["follow"],
     &["serve"],

@@ -1,6 +1,6 @@
 //! Words for a change, for the error that stops at it.
 
-use crate::model::{Position, Value};
+use crate::model::{Position, Relation, Value};
 use crate::pgoutput::{Begin, Message, Old};
 use crate::transform::Planner;
 
@@ -31,6 +31,24 @@ pub(super) fn change(planner: &Planner, message: &Message<'_>, begin: Begin) -> 
         .map(|(column, value)| format!("{} = {}", column.name, shown(value, column.type_oid)))
         .collect();
     format!("{verb} of {}.{} ({}) in {}", relation.schema, relation.name, key.join(", "), begun(begin))
+}
+
+/// The same of tables, without the row: `UPDATE of public.t in transaction 777 committed at 0/2022AA8 (…)`.
+pub(super) fn of_tables<'r>(
+    relation: impl Fn(u32) -> Option<&'r Relation>,
+    message: &Message<'_>,
+    begin: Begin,
+) -> String {
+    let (verb, oids) = match message {
+        Message::Insert { relation, .. } => ("INSERT", vec![*relation]),
+        Message::Update { relation, .. } => ("UPDATE", vec![*relation]),
+        Message::Delete { relation, .. } => ("DELETE", vec![*relation]),
+        Message::Truncate(truncate) => ("TRUNCATE", truncate.relations.clone()),
+        _ => return begun(begin),
+    };
+    let tables = oids.into_iter().filter_map(relation);
+    let tables: Vec<_> = tables.map(|table| format!("{}.{}", table.schema, table.name)).collect();
+    format!("{verb} of {} in {}", tables.join(", "), begun(begin))
 }
 
 /// The table of a row's change.

@@ -21,10 +21,12 @@ mod origin;
 mod referee;
 mod register;
 mod replies;
+mod ruled;
 mod rules;
 mod run;
 mod sequences;
 mod session;
+mod shaper;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -36,6 +38,7 @@ use crate::archive::{Archive, Span, Tail};
 use crate::meter::METER;
 use crate::model::{Fault, Position, Remedy, Timestamp};
 use crate::pg::Conninfo;
+use crate::rules::RuleSet;
 
 use batch::{Applier, Flow};
 
@@ -53,6 +56,10 @@ pub struct Target {
     /// Set its sequences at endpos.
     pub sequences: bool,
     pub rules: Rules,
+    /// What its tables are, where that is not what they are on the source.
+    pub shapes: Option<Arc<RuleSet>>,
+    /// Other rules than those that it was applied by so far are taken.
+    pub accept_rules: bool,
     pub ddl: Ddl,
     /// Connections over which a large batch goes.
     pub lanes: u32,

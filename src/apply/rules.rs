@@ -47,13 +47,15 @@ select n.nspname::text, c.relname::text
  where s.nspname = $1 and t.relname = $2 and c.oid <> t.oid";
 
 impl Rules {
-    /// Names under which the patterns may mean a table: its own and those of the partitioned tables above it.
+    /// Names under which the patterns may mean a table: its own on the source, and those of the partitioned tables above it, which are
+    /// those of the target.
     pub(super) async fn family(
         &self,
         client: &Client,
+        source: &Relation,
         relation: &Relation,
     ) -> Result<Vec<(String, String)>, Fault> {
-        let mut family = vec![(relation.schema.clone(), relation.name.clone())];
+        let mut family = vec![(source.schema.clone(), source.name.clone())];
         let patterns = [&self.tables, &self.exclude, &self.exact];
         if patterns.iter().any(|patterns| !patterns.is_empty()) || !self.columns.is_empty() {
             let rows = client
@@ -88,6 +90,7 @@ impl Rules {
             ignore_extra: self.on_schema_change == OnSchemaChange::IgnoreExtra,
             columns: list.map(|list| list.columns.clone()),
             exact: self.exact.iter().any(meant),
+            loose: Vec::new(),
         })
     }
 

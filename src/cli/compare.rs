@@ -17,7 +17,7 @@ use super::scratch::Scratch;
 use super::{place, print};
 use crate::compare::{self, Event, Held, Kind, Options, Report, ShownRow};
 use crate::model::Fault;
-use crate::pg::{Conninfo, dead};
+use crate::pg::{Conninfo, dead, ruled};
 
 /// Characters of a value that are shown to people.
 const SHOWN_CHARACTERS: usize = 60;
@@ -70,6 +70,8 @@ impl CompareCommand {
             Some(text) => Conninfo::parse(text).map_err(|fault| fault.context("--scratch"))?,
             None => self.road.source.conninfo(file)?,
         };
+        let client = Side::Target.connect(&target, "pgsluice compare").await?;
+        ruled::refuse(&client, &names.origin, "compare").await.map_err(Side::Target.says())?;
         let held = match self.at_rest {
             true => None,
             false => {

@@ -10,6 +10,7 @@ use super::config::File;
 use super::notify::Notify;
 use super::print;
 use super::reach::Side;
+use super::rules::RulesFileArguments;
 use super::setup;
 use crate::apply::{Ddl, DdlMode, OnError, Target};
 use crate::archive::{Archive, Compaction, Durability, Location, WriterOptions};
@@ -246,6 +247,11 @@ pub(crate) struct ApplyingArguments {
     #[command(flatten)]
     pub(crate) rules: RulesArguments,
     #[command(flatten)]
+    pub(crate) file: RulesFileArguments,
+    /// Take other rules than those by which rows came so far: those that are there stay as they are
+    #[arg(long)]
+    accept_rules: bool,
+    #[command(flatten)]
     pub(crate) sequences: SequenceArguments,
     #[command(flatten)]
     ddl: DdlArguments,
@@ -278,11 +284,19 @@ impl ApplyingArguments {
         filter: &FilterArguments,
         file: &File,
     ) -> Result<Target, Fault> {
+        let shapes = self.file.read(file)?;
+        let rules = self.rules.rules(filter, file)?;
+        if shapes.is_some() && !rules.columns.is_empty() {
+            return Err(Fault::usage("--columns and --rules both say which columns there are")
+                .hint("say keep or drop in the rules, and leave out --columns"));
+        }
         Ok(Target {
             conninfo,
             stream,
             sequences: self.sequences.are_on(file),
-            rules: self.rules.rules(filter, file)?,
+            rules,
+            shapes,
+            accept_rules: self.accept_rules,
             ddl: self.ddl.ddl(file),
             lanes: self.lanes.count(file),
             delay: self.apply_delay.or(file.apply_delay).unwrap_or_default().0,

@@ -1,7 +1,7 @@
 //! The file of `--config`: the same words as the flags. Flags win over the environment, the environment over the file.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -42,6 +42,7 @@ pub(crate) struct File {
     pub(crate) on_schema_change: Option<SchemaPolicy>,
     pub(crate) apply: Option<Manner>,
     pub(crate) exact: Option<Vec<String>>,
+    pub(crate) rules: Option<PathBuf>,
     pub(crate) lanes: Option<Lanes>,
     pub(crate) log_format: Option<LogFormat>,
     pub(crate) apply_delay: Option<Delay>,

@@ -16,7 +16,7 @@ use super::{place, print};
 use crate::compare::{self, Held, Report as Compared};
 use crate::model::{Fault, Position};
 use crate::pg::control::fault;
-use crate::pg::{Conninfo, dead, inspect, quote_ident, slot};
+use crate::pg::{Conninfo, dead, inspect, quote_ident, ruled, slot};
 use crate::sentinel::Sentinel;
 
 const APPLICATION: &str = "pgsluice cutover";
@@ -85,6 +85,11 @@ impl CutoverCommand {
         let (tables, exclude) = (self.filter.tables(file)?, self.filter.exclude(file)?);
         refuse_left_out(&target, &names.origin, &tables, &exclude).await?;
         refuse_dead(&target, &names.origin).await?;
+        if !self.no_compare {
+            let client = Side::Target.connect(&target, APPLICATION).await?;
+            let refused = ruled::refuse(&client, &names.origin, "the comparison of a cutover").await;
+            refused.map_err(|fault| Side::Target.says()(fault).hint("--no-compare does without"))?;
+        }
         let lag_bytes = road.refuse_to_begin(self.max_lag << 20).await?;
         tracing::info!(lag_bytes, "the target keeps up");
         let (at, stream) = (target.clone(), names.origin.clone());

@@ -13,6 +13,7 @@ use super::config::File;
 use super::place::ArchiveArguments;
 use super::print;
 use super::reach::Side;
+use super::rules::RulesFileArguments;
 use crate::apply::dead::{self as letters, Cell, Change, Resolved};
 use crate::apply::{Ddl, OnError, Target};
 use crate::archive::Archive;
@@ -102,6 +103,8 @@ struct Rules {
     #[command(flatten)]
     rules: RulesArguments,
     #[command(flatten)]
+    file: RulesFileArguments,
+    #[command(flatten)]
     filter: FilterArguments,
 }
 
@@ -178,6 +181,8 @@ impl Known {
             stream: self.names.origin.clone(),
             sequences: false,
             rules: typed.rules.rules(&typed.filter, file)?,
+            shapes: typed.file.read(file)?,
+            accept_rules: false,
             ddl: Ddl::default(),
             lanes: 1,
             delay: Duration::ZERO,

@@ -38,7 +38,11 @@ impl FollowCommand {
 
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         let on_schema_change = self.applying.rules.schema.policy(file);
-        let wanted = setup::Options { on_schema_change, ..self.road.options(&self.tables, file)? };
+        let rules = self.applying.file.read(file)?;
+        let wanted = setup::Options { on_schema_change, rules, ..self.road.options(&self.tables, file)? };
+        if let Some(rules) = &wanted.rules {
+            rules.refuse_format(wanted.format)?;
+        }
         let target = needed_target(wanted.target.clone())?;
         let stream = wanted.origin.clone();
         let target = self.applying.target(target, stream, &self.tables.filter, file)?;

@@ -33,6 +33,7 @@ mod reach;
 mod receive;
 mod replay;
 mod retention;
+mod rules;
 mod scratch;
 mod sentinel;
 pub mod setup;
@@ -81,6 +82,7 @@ enum Command {
     Archive(archive::ArchiveCommand),
     History(history::HistoryCommand),
     Dead(dead::DeadCommand),
+    Rules(rules::RulesCommand),
     Export(export::ExportCommand),
     Compare(compare::CompareCommand),
     Cleanup(cleanup::CleanupCommand),
@@ -103,6 +105,7 @@ impl Command {
             Command::Archive(command) => command.run(everywhere, file).await,
             Command::History(command) => command.run(everywhere, file).await,
             Command::Dead(command) => command.run(everywhere, file).await,
+            Command::Rules(command) => command.run(everywhere, file),
             Command::Export(command) => command.run(everywhere, file),
             Command::Compare(command) => command.run(everywhere, file).await,
             Command::Cutover(command) => command.run(everywhere, file).await,

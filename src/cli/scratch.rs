@@ -65,6 +65,8 @@ impl Scratch {
             ddl: Ddl { mode: DdlMode::Apply, ..Ddl::default() },
             lanes: 1,
             delay: Duration::ZERO,
+            shapes: None,
+            accept_rules: false,
             on_error: OnError::Stop,
             only: None,
             parts: None,

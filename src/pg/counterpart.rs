@@ -41,12 +41,13 @@ pub async fn forget(client: &Client, archive_id: &str, source_table: u32, target
     client.execute(delete, &[&archive_id, &source_table, &target]).await.map(drop).map_err(|e| doing(&e))
 }
 
-/// Notes that the target's table stands for the source's, unless something else was noted before.
+/// Notes that the target's table stands for the source's, unless something else was noted before. `shared`: it may stand for others too.
 pub async fn note(
     client: &Client,
     archive_id: &str,
     source_table: u32,
     target_table: u32,
+    shared: bool,
 ) -> Result<Option<Mismatch>, Fault> {
     let doing = |e: &tokio_postgres::Error| fault("reading pgsluice.counterpart", e);
     // What was noted of a table that is gone from the target counts no more.
@@ -61,11 +62,11 @@ pub async fn note(
         if target != target_table {
             return Ok(Some(Mismatch::Elsewhere(row.get(2), row.get(3))));
         }
-        if source != source_table {
+        if source != source_table && !shared {
             return Ok(Some(Mismatch::Taken));
         }
     }
-    if rows.is_empty() {
+    if !rows.iter().any(|row| row.get::<_, u32>(0) == source_table) {
         let insert = "INSERT INTO pgsluice.counterpart VALUES ($1, $2, $3)
                       ON CONFLICT (archive_id, source_table) DO UPDATE SET target_table = excluded.target_table";
         client.execute(insert, &[&archive_id, &source_table, &target_table]).await.map_err(|e| doing(&e))?;

@@ -41,6 +41,7 @@ pub mod progress;
 pub mod publication;
 mod replication;
 mod rows;
+pub mod ruled;
 pub mod sequences;
 mod server_message;
 mod session;

@@ -102,6 +102,16 @@ impl Pattern {
     pub fn matches(&self, schema: &str, table: &str) -> bool {
         glob(&self.schema, schema) && glob(&self.table, table)
     }
+
+    /// Whether all tables that it may mean have the same name, in whatever schema.
+    pub fn names_one_table(&self) -> bool {
+        self.table.iter().all(|piece| matches!(piece, Piece::Char(_)))
+    }
+
+    /// Whether a table can be one that both mean.
+    pub fn overlaps(&self, other: &Pattern) -> bool {
+        meet(&self.schema, &other.schema) && meet(&self.table, &other.table)
+    }
 }
 
 /// That a table of the source is called otherwise on the target.
@@ -181,6 +191,28 @@ fn glob(pieces: &[Piece], name: &str) -> bool {
     row.last().copied().unwrap_or(false)
 }
 
+/// Whether a name can match both. `row[n]` says whether the pieces of the one so far and the first n of the other can.
+fn meet(one: &[Piece], other: &[Piece]) -> bool {
+    let mut row = vec![true];
+    for piece in other {
+        row.push(row.last() == Some(&true) && *piece == Piece::Any);
+    }
+    for piece in one {
+        let above = std::mem::take(&mut row);
+        row.push(above.first() == Some(&true) && *piece == Piece::Any);
+        for (with, [before, here]) in other.iter().zip(above.array_windows()) {
+            let left = row.last() == Some(&true);
+            row.push(match (piece, with) {
+                // It is empty, or takes what stands on the other side.
+                (Piece::Any, _) | (_, Piece::Any) => *here || left,
+                (Piece::Char(one), Piece::Char(other)) => *before && one == other,
+                (Piece::One, _) | (_, Piece::One) => *before,
+            });
+        }
+    }
+    row.last() == Some(&true)
+}
+
 /// The tables that are chosen: those that `wanted` matches (all, where it is empty) and `excluded` does not. What is said
 /// of a partitioned table is said of its partitions. Tables without WAL are never chosen.
 pub fn choose<'a>(tables: &'a [Table], wanted: &[Pattern], excluded: &[Pattern]) -> Vec<&'a Table> {
@@ -226,6 +258,27 @@ mod tests {
     use super::super::tables::PrimaryKey;
     use super::*;
     use crate::model::ReplicaIdentity;
+
+    #[test]
+    fn two_patterns_overlap_where_a_table_can_be_of_both() {
+        for (one, other, overlap) in [
+            ("a.t", "a.t", true),
+            ("a.t", "b.t", false),
+            ("a.*", "*.t", true),
+            ("t", "a.t?", false),
+            ("t?", "a.tx", true),
+            ("a*b", "*c", false),
+            ("a*b", "*cb", true),
+            ("x.a*", "x.*b", true),
+            ("x.a?", "x.*b*c", false),
+            ("*", "\"Odd.Name\"", true),
+            ("a.?", "a.*", true),
+        ] {
+            let (first, second): (Pattern, Pattern) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(first.overlaps(&second), overlap, "{one} {other}");
+            assert_eq!(second.overlaps(&first), overlap, "{other} {one}");
+        }
+    }
 
     fn table(oid: u32, name: &str, partitioned: bool, ancestors: &[u32]) -> Table {
         let (schema, name) = name.split_once('.').unwrap();

@@ -36,6 +36,8 @@ pub struct Choice {
     pub columns: Option<Vec<String>>,
     /// Changes of a row must not be made one.
     pub exact: bool,
+    /// Columns, by place, in which equal values may be different texts: by them rows can't be told apart here.
+    pub loose: Vec<usize>,
 }
 
 /// What the target's table lacks for the relation's rows.

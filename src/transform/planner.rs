@@ -228,7 +228,8 @@ impl Planner {
             Inserts { insert: statement::insert(id, place), copy: statement::copy(id + 1, place) }
         };
         let (text, binary) = (inserts(first, Format::Text), inserts(first + 2, Format::Binary));
-        let row_key = row_key(relation, &target, &columns).filter(|_| !choice.exact);
+        let row_key = row_key(relation, &target, &columns)
+            .filter(|key| !choice.exact && !key.columns.iter().any(|column| choice.loose.contains(column)));
         let divisible = row_key.as_ref().is_some_and(|key| is_divisible(key, &target, &columns));
         let only_text =
             (0..).zip(&columns).filter(|(_, column)| !column.unwritten && column.binary.is_none());
@@ -365,6 +366,20 @@ impl Planner {
     ) -> Result<Step<'_>, Refusal> {
         parameters.values.clear();
         self.plan_truncate(truncate, true)
+    }
+
+    /// Plans the deletion of a relation's rows that have these texts, by column of the target.
+    pub fn plan_delete(&mut self, oid: u32, rows: &[(String, String)]) -> Result<Step<'_>, Refusal> {
+        let known = self.relations.get(&oid).ok_or_else(|| undefined(oid))?;
+        let table = match &known.bound {
+            Bound::NotYet => return Ok(Step::LookUp(oid)),
+            Bound::LeftOut => return Ok(Step::Nothing),
+            Bound::Refused(refusal) => return Err(refusal.clone()),
+            Bound::To(table) => table,
+        };
+        let statement = statement::delete_where(self.statements, &table.target, rows);
+        self.statements += 1;
+        Ok(Step::Execute(self.truncate.insert(statement)))
     }
 
     /// Names of the target's tables that refer to those of a TRUNCATE, and that it does not empty here.

@@ -391,6 +391,14 @@ pub(super) fn delete_all(id: u32, targets: &[&TargetTable], restart_identity: bo
     sql.statement(id, StatementKind::DeleteAll)
 }
 
+/// Deletes the rows that have these texts in these columns, however many.
+pub(super) fn delete_where(id: u32, target: &TargetTable, rows: &[(String, String)]) -> Statement {
+    let conditions =
+        rows.iter().map(|(column, text)| format!("{} = {}", quote_ident(column), quote_literal(text)));
+    let sql = format!("DELETE FROM {} WHERE {}", only(target), join(conditions, " AND "));
+    Sql::new(sql, Format::Text).statement(id, StatementKind::Truncate)
+}
+
 enum Found {
     /// True for the one row.
     Condition(String),

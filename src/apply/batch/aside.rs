@@ -10,11 +10,13 @@ use crate::meter::METER;
 use crate::model::{Fault, Position};
 use crate::pg::dead::{self, Note};
 use crate::pgoutput::{Begin, Commit, Message, Truncate};
+use crate::rules::Spare;
 use crate::transform::Apart;
 
 use super::super::ddl::DdlMode;
 use super::super::dead::{Aside, Held, Letter, OnError, Reason, Said, is_about_rows, of_tables, pins};
 use super::super::describe;
+use super::super::shaper::Given;
 use super::{Applier, Flow, Inside, Run};
 
 /// Of what PostgreSQL says, so much is kept.
@@ -77,9 +79,8 @@ impl Applier<'_> {
                             if by_hand {
                                 self.refuse_filtered(run, change).await?;
                             }
-                            self.touch(run, &mut touched, change).await?;
-                            holder =
-                                holder.or_else(|| before.holder(change, |oid| self.planner.relation(oid)));
+                            let holds = self.touch(run, &mut touched, change, before).await?;
+                            holder = holder.or(holds);
                         }
                     }
                     Some(Said::Commit(_)) => return Ok((touched.held, holder)),
@@ -95,23 +96,42 @@ impl Applier<'_> {
     /// Takes note of a table's or a type's definition.
     pub(super) fn note_definition(&mut self, definition: Message<'_>) {
         match definition {
-            Message::Relation(relation) => self.planner.define(relation),
+            Message::Relation(relation) => self.define_table(&relation),
             Message::Type { oid, schema, name } => self.planner.define_type(oid, &schema, &name),
             _ => {}
         }
     }
 
-    /// Notes which rows a change is about.
+    /// Notes which rows of the target a change is about. Gives that of those `before` which holds one of them.
     async fn touch(
         &mut self,
         run: &mut Run,
         touched: &mut Touched,
         change: &Message<'_>,
-    ) -> Result<(), Fault> {
-        for &oid in &relations_of(change) {
+        before: &Held,
+    ) -> Result<Option<Position>, Fault> {
+        for oid in relations_of(change) {
             if self.planner.apart(oid) == Apart::NotYet {
                 self.look_up(run, oid).await?;
             }
+        }
+        let mut spare = Spare::default();
+        let given = self.given(change, &mut spare).map_err(|refusal| self.untold(run, change, refusal))?;
+        let other;
+        let change = match given {
+            Given::Same => change,
+            Given::Nothing => return Ok(None),
+            Given::Row(message) => {
+                other = message;
+                &other
+            }
+            Given::Truncate { mut rest, parts } => {
+                rest.relations.extend(parts);
+                other = Message::Truncate(rest);
+                &other
+            }
+        };
+        for oid in relations_of(change) {
             let key = match self.planner.apart(oid) {
                 Apart::LeftOut => continue,
                 Apart::By(places) => Some(places),
@@ -123,7 +143,7 @@ impl Applier<'_> {
             })?;
             touched.held.take(relation, key, change);
         }
-        Ok(())
+        Ok(before.holder(change, |oid| self.planner.relation(oid)))
     }
 
     /// The transaction set aside of which the change touches a row. A torn batch was looked at when it was made.
@@ -154,7 +174,7 @@ impl Applier<'_> {
 
     /// Refuses a change of a table that the filters leave out: what was set aside with it can't be told, nor brought, without it.
     pub(super) async fn refuse_filtered(&mut self, run: &mut Run, change: &Message<'_>) -> Result<(), Fault> {
-        for &oid in &relations_of(change) {
+        for oid in relations_of(change) {
             if self.planner.apart(oid) == Apart::NotYet {
                 self.look_up(run, oid).await?;
             }
@@ -232,9 +252,9 @@ impl Applier<'_> {
         let mut spare = None;
         let Some(rest) = run.stitches.rest(begin, change, &mut spare) else { return Ok(()) };
         let mut touched = std::mem::take(&mut run.touched);
-        let done = self.touch(run, &mut touched, rest).await;
+        let done = self.touch(run, &mut touched, rest, &Held::default()).await;
         run.touched = touched;
-        done
+        done.map(drop)
     }
 
     /// The target's tables are not as they were when the rows of what is set aside were written, once this has run.
@@ -340,7 +360,7 @@ impl Applier<'_> {
 }
 
 /// The tables of the source that a change is about.
-fn relations_of(change: &Message<'_>) -> Vec<u32> {
+pub(super) fn relations_of(change: &Message<'_>) -> Vec<u32> {
     match change {
         Message::Truncate(truncate) => truncate.relations.clone(),
         Message::Insert { relation, .. }

@@ -6,6 +6,7 @@ use crate::model::{Fault, Relation};
 use crate::pg::counterpart;
 use crate::pg::pattern::Rename;
 use crate::pgoutput::Message;
+use crate::rules::Shaped;
 use crate::transform::{Choice, Found, Refusal};
 
 use super::super::{OnSchemaChange, columns, describe, lookup, rules};
@@ -32,16 +33,19 @@ impl Applier<'_> {
 
     pub(super) async fn look_up(&mut self, run: &mut Run, oid: u32) -> Result<(), Fault> {
         let Some(relation) = self.planner.relation(oid).cloned() else { return Ok(()) };
-        if relation.schema == OWN_SCHEMA {
+        let source = self.shaper.source(oid).cloned();
+        let source = source.as_ref().unwrap_or(&relation);
+        if source.schema == OWN_SCHEMA {
             self.planner.leave_out(oid);
             return Ok(());
         }
         let has_counterparts = run.has_counterparts;
         let is_noted = run.stitches.knows(oid);
         let found = if run.has_altered() {
-            run.within(async |client| self.find(client, &relation, has_counterparts, is_noted).await).await
+            run.within(async |client| self.find(client, source, &relation, has_counterparts, is_noted).await)
+                .await
         } else {
-            self.find(&run.catalog, &relation, has_counterparts, is_noted).await
+            self.find(&run.catalog, source, &relation, has_counterparts, is_noted).await
         };
         let (family, found) = found.map_err(|fault| run.at(fault))?;
         self.seen.extend(family);
@@ -58,17 +62,23 @@ impl Applier<'_> {
         Ok(())
     }
 
-    /// The names of a relation's table and those above it; and what the target has for it, or none where it is left out.
+    /// The names of a relation's table and those above it; and what the target has for it, or none where it is left out. `source`: as
+    /// the log has it, which is what patterns mean.
     async fn find(
         &self,
         client: &Client,
+        source: &Relation,
         relation: &Relation,
         has_counterparts: bool,
         is_noted: bool,
     ) -> Result<(Names, Option<(Found, Choice)>), Fault> {
         let rules = &self.target.rules;
-        let family = rules.family(client, relation).await?;
-        let Some(choice) = rules.choose(&family) else { return Ok((family, None)) };
+        let family = rules.family(client, source, relation).await?;
+        let Some(mut choice) = rules.choose(&family) else { return Ok((family, None)) };
+        let shaped = self.shaper.shaped(relation.oid);
+        let is_routed = shaped.is_some_and(Shaped::is_routed);
+        choice.exact |= is_routed;
+        choice.loose = shaped.map(Shaped::loose).unwrap_or_default();
         let source_version = self.archive.manifest().server_version_num;
         let (schema, name) = Rename::place(&rules.renames, &relation.schema, &relation.name);
         // Whoever renames a table has said which one stands for it, perhaps beside the one that did so far.
@@ -80,8 +90,11 @@ impl Applier<'_> {
         }
         if let Some(table) = found.table.as_ref().filter(|_| has_counterparts && !is_told) {
             let archive_id = self.archive.manifest().archive_id.to_string();
-            let mismatch = counterpart::note(client, &archive_id, relation.oid, table.oid).await?;
+            let mismatch = counterpart::note(client, &archive_id, relation.oid, table.oid, is_routed).await?;
             found.refused = mismatch.map(|mismatch| rules::not_the_same(relation, table.oid, mismatch));
+        }
+        if let Some(refusal) = self.shaper.refusal(relation.oid) {
+            found.refused = Some(refusal.clone());
         }
         Ok((family, Some((found, choice))))
     }

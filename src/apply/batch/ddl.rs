@@ -48,6 +48,9 @@ impl Applier<'_> {
                 return Ok(Flow::On);
             }
             Action::Stop { reason, .. } => Fault::stop(reason),
+            Action::Run(statement) if self.shaper.may_be_about(&statement) => {
+                Fault::stop("it is, or may be, about a table that rules make another one here")
+            }
             Action::Run(statement) => {
                 let flow = self.barrier(run).await?;
                 if flow != Flow::On {

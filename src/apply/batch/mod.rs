@@ -10,6 +10,7 @@ mod hold;
 mod refusal;
 mod retry;
 mod run;
+mod shaped;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -29,7 +30,8 @@ use super::ddl::is_captured;
 use super::dead::{Aside, Held};
 use super::lanes::Lanes;
 use super::session::{Advance, Session, Stream, others_tables};
-use super::{Applied, Control, Target, describe, sequences};
+use super::shaper::Shaper;
+use super::{Applied, Control, Target, describe, ruled, sequences};
 use aside::Touched;
 use hold::Limit;
 use run::Run;
@@ -48,6 +50,7 @@ pub(super) struct Applier<'a> {
     tail: Option<Tail>,
     target: &'a Target,
     planner: Planner,
+    shaper: Shaper,
     applied: Applied,
     /// A batch up to the commit at this LSN was refused: until it is passed, one source transaction is a batch, row by row.
     careful_until: Option<Lsn>,
@@ -110,6 +113,7 @@ impl<'a> Applier<'a> {
             tail,
             target,
             planner: Planner::default(),
+            shaper: Shaper::default(),
             applied: Applied::default(),
             careful_until: None,
             one_lane_until: None,
@@ -190,6 +194,7 @@ impl<'a> Applier<'a> {
         // The log tells all definitions again, from where the target stands.
         self.planner = Planner::default();
         let manifest = self.archive.manifest();
+        self.shaper = Shaper::new(self.target.shapes.clone(), &manifest.server_encoding)?;
         let stream = Stream { name: self.target.stream.clone(), archive_id: manifest.archive_id.to_string() };
         let (main, torn) =
             Session::open(&self.target.conninfo, stream, &manifest.server_encoding, self.had_session).await?;
@@ -197,6 +202,7 @@ impl<'a> Applier<'a> {
             self.make_batches_smaller();
         }
         let catalog = pg::control::connect(&self.target.conninfo, "pgsluice apply").await?;
+        ruled::settle(&catalog, self.target).await?;
         let has_counterparts = manifest.plugin == "pgoutput" && counterpart::prepare(&catalog).await?;
         let stitches = Stitches::read(&catalog, self.target).await?;
         let read = main.progress();
@@ -433,7 +439,10 @@ impl<'a> Applier<'a> {
                         match run.stitches.rest(begin, change, &mut spare) {
                             Some(rest) => {
                                 let is_part = !std::ptr::eq(rest, change);
-                                self.change(run, rest, is_part, &mut parameters).await?
+                                match self.shaper.is_empty() {
+                                    true => self.change(run, rest, is_part, &mut parameters).await?,
+                                    false => self.change_by_rules(run, rest, is_part).await?,
+                                }
                             }
                             None => Flow::On,
                         }
@@ -501,13 +510,14 @@ impl<'a> Applier<'a> {
 
     /// Takes note of a definition. What came under the one before, maybe by another table's name, must have gone out.
     async fn define(&mut self, run: &mut Run, relation: &Relation) -> Result<Flow, Fault> {
-        if self.planner.relation(relation.oid).is_some_and(|known| known != relation) {
+        let known = self.shaper.source(relation.oid).or_else(|| self.planner.relation(relation.oid));
+        if known.is_some_and(|known| known != relation) {
             let flow = self.barrier(run).await?;
             if flow != Flow::On {
                 return Ok(flow);
             }
         }
-        self.planner.define(relation.clone());
+        self.define_table(relation);
         Ok(Flow::On)
     }
 
@@ -618,6 +628,9 @@ impl<'a> Applier<'a> {
     pub(super) fn warn_of_unmatched(&self) {
         for pattern in self.target.rules.unmatched(&self.seen) {
             tracing::warn!(%pattern, "no table with changes matched this pattern");
+        }
+        for pattern in self.shaper.unmatched() {
+            tracing::warn!(%pattern, "no table with changes matched this pattern of the rules");
         }
     }
 }

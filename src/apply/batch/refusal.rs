@@ -4,11 +4,13 @@ use crate::archive::Reader;
 use crate::meter::METER;
 use crate::model::{Fault, Remedy, quote_ident};
 use crate::pgoutput::{Message, decode};
-use crate::transform::{Parameters, Step};
+use crate::rules::Spare;
+use crate::transform::{Apart, Parameters, Step};
 
 use super::super::dead::OnError;
 use super::super::describe;
 use super::super::session::{FIRST_CHANGE, Refused};
+use super::aside::relations_of;
 use super::{Applier, Flow, Run};
 
 /// A change of the log, in words, and its table.
@@ -102,7 +104,6 @@ impl Applier<'_> {
         let mut remaining = statement?.checked_sub(FIRST_CHANGE);
         loop {
             let frame = tokio::task::block_in_place(|| reader.try_next()).ok()??;
-            let mut parameters = Parameters::default();
             for record in frame.records() {
                 let message = decode(record.ok()?).ok()?;
                 match (&message, begun) {
@@ -115,23 +116,29 @@ impl Applier<'_> {
                     (Message::Commit(commit), Some(begin)) => {
                         return Some(Place { change: describe::transaction(begin, commit.end), table: None });
                     }
-                    (Message::Relation(relation), _) => self.planner.define(relation.clone()),
+                    (Message::Relation(relation), _) => self.define_table(relation),
                     (change, Some(begin)) => {
                         let mut spare = None;
                         let Some(message) = run.stitches.rest(begin, change, &mut spare) else { continue };
-                        while let Step::LookUp(oid) = self.planner.plan(message, &mut parameters).ok()? {
-                            self.look_up(run, oid).await.ok()?;
+                        for oid in relations_of(message) {
+                            if self.planner.apart(oid) == Apart::NotYet {
+                                self.look_up(run, oid).await.ok()?;
+                            }
                         }
-                        match self.planner.plan(message, &mut parameters).ok()? {
-                            Step::Execute(_) if remaining == Some(0) => {
-                                let change = describe::change(&self.planner, message, begin);
-                                return Some(Place { change, table: describe::table(message) });
+                        let is_part = !std::ptr::eq(message, change);
+                        let mut spare = Spare::default();
+                        for piece in self.pieces(message, is_part, &mut spare).ok()? {
+                            match self.plan_piece(&piece, &mut Parameters::default()).ok()? {
+                                Step::Execute(_) if remaining == Some(0) => {
+                                    let change = self.in_words(&piece, begin);
+                                    return Some(Place { change, table: piece.table() });
+                                }
+                                Step::Execute(_) => {
+                                    is_empty = false;
+                                    remaining = remaining.map(|remaining| remaining - 1);
+                                }
+                                Step::Nothing | Step::LookUp(_) => {}
                             }
-                            Step::Execute(_) => {
-                                is_empty = false;
-                                remaining = remaining.map(|remaining| remaining - 1);
-                            }
-                            Step::Nothing | Step::LookUp(_) => {}
                         }
                     }
                     _ => {}

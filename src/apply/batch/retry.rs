@@ -7,10 +7,12 @@ use super::super::Applied;
 use super::super::dead::{Held, Resolved, Said, is_about_rows, of_tables, pins};
 use super::super::describe;
 use super::binding::fault_of;
+use super::shaped::Piece;
 use super::{Applier, Run};
 use crate::model::{Fault, Position, Remedy};
 use crate::pg::dead::{self, Note};
-use crate::pgoutput::Message;
+use crate::pgoutput::{Begin, Message};
+use crate::rules::Spare;
 use crate::transform::{Parameters, Step};
 
 impl Applier<'_> {
@@ -135,7 +137,6 @@ impl Applier<'_> {
         let mut letter = self.letter(note)?;
         let begin = 'read: loop {
             let frame = tokio::task::block_in_place(|| letter.frame())?;
-            let mut parameters = Parameters::default();
             for record in frame.records() {
                 match letter.read(record)? {
                     None => {}
@@ -144,10 +145,7 @@ impl Applier<'_> {
                         let mut spare = None;
                         if let Some(rest) = of_tables(&note.tables, &change, &mut spare) {
                             let is_part = !std::ptr::eq(rest, &change);
-                            let planned = self.bring_change(run, rest, is_part, &mut parameters).await;
-                            planned.map_err(|fault| {
-                                fault.context(describe::change(&self.planner, rest, begin))
-                            })?;
+                            self.bring_change(run, rest, is_part, begin).await?;
                         }
                     }
                     Some(Said::Commit(begin)) => break 'read begin,
@@ -166,20 +164,29 @@ impl Applier<'_> {
         committed.await.map_err(|refused| refused.fault.context(describe::transaction(begin, note.lsn)))
     }
 
-    async fn bring_change<'m>(
+    async fn bring_change(
         &mut self,
         run: &mut Run,
-        change: &Message<'m>,
+        change: &Message<'_>,
         is_part: bool,
-        parameters: &mut Parameters<'m>,
+        begin: Begin,
     ) -> Result<(), Fault> {
         self.refuse_filtered(run, change).await?;
+        let mut spare = Spare::default();
+        let pieces = self.pieces(change, is_part, &mut spare).map_err(|refusal| {
+            fault_of(refusal).context(describe::of_tables(|oid| self.shaper.source(oid), change, begin))
+        })?;
+        for piece in &pieces {
+            let brought = self.bring_piece(run, piece).await;
+            brought.map_err(|fault| fault.context(self.in_words(piece, begin)))?;
+        }
+        Ok(())
+    }
+
+    async fn bring_piece<'v>(&mut self, run: &mut Run, piece: &Piece<'_, 'v, 'v>) -> Result<(), Fault> {
+        let mut parameters = Parameters::default();
         loop {
-            let planned = match change {
-                Message::Truncate(truncate) if is_part => self.planner.plan_rest(truncate, parameters),
-                _ => self.planner.plan(change, parameters),
-            };
-            match planned.map_err(fault_of)? {
+            match self.plan_piece(piece, &mut parameters).map_err(fault_of)? {
                 Step::LookUp(oid) => self.look_up(run, oid).await?,
                 Step::Nothing => return Ok(()),
                 Step::Execute(statement) => {

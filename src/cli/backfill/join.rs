@@ -13,7 +13,7 @@ use super::steps::{POLL, TAKEOVER, Work};
 use crate::model::Fault;
 use crate::pg::joining::{self, Joining};
 use crate::pg::tables::{self, Table, shown_name};
-use crate::pg::{control, copied, dead, pattern, progress, publication};
+use crate::pg::{control, copied, dead, pattern, progress, publication, ruled};
 
 /// How often it is said that the applier is waited for.
 const TELL: Duration = Duration::from_secs(10);
@@ -103,6 +103,7 @@ impl Work {
             ))
             .hint("pgsluice replay makes them anew"));
         }
+        ruled::refuse(target, stream, "backfill").await?;
         joining::prepare(target).await?;
         copied::prepare(target).await
     }

@@ -110,6 +110,8 @@ impl Work {
             ddl: Ddl::default(),
             lanes: 1,
             delay: Duration::ZERO,
+            shapes: None,
+            accept_rules: false,
             on_error: OnError::Stop,
             parts: None,
             only: Some(joining.iter().map(|table| table.oid).chain(sent).collect()),

@@ -104,6 +104,7 @@ impl CloneCommand {
         if self.copy.jobs == 0 || self.copy.part_size == 0 {
             return Err(Fault::usage("--jobs and --part-size take at least 1"));
         }
+        self.applying.file.refuse(file, "clone")?;
         if self.into_archive {
             return self.take_base(everywhere, file).await;
         }

@@ -19,6 +19,7 @@ use crate::pg::progress::Place;
 use crate::pg::publication::{Filters, Publication, Published};
 use crate::pg::slot::Slot;
 use crate::pg::tables::{Attachment, Table};
+use crate::rules::RuleSet;
 
 pub(crate) use ddl::capture_findings;
 pub(crate) use filters::filter_findings;
@@ -100,6 +101,7 @@ pub(crate) struct Wish<'a> {
     pub(crate) exclude: &'a [Pattern],
     pub(crate) columns: &'a [ColumnList],
     pub(crate) rows: &'a [RowFilter],
+    pub(crate) rules: Option<&'a RuleSet>,
     pub(crate) on_schema_change: OnSchemaChange,
     pub(crate) keyless: KeylessPolicy,
     pub(crate) format: Format,

@@ -107,6 +107,22 @@ fn table_findings(target: &TargetFacts, wish: &Wish<'_>, plan: &Plan, findings: 
         target.tables.iter().map(|table| ((table.schema.as_str(), table.name.as_str()), table)).collect();
     let mut met = HashMap::new();
     for wanted in &plan.arriving {
+        if let Some((schema, name)) = wish.rules.and_then(|rules| rules.place(&wanted.schema, &wanted.name)) {
+            if !there.contains_key(&(schema.as_str(), name.as_str())) {
+                findings.push(error(
+                    format!(
+                        "table {schema}.{name}, which by the rules takes rows of {}{MISSING}",
+                        wanted.shown()
+                    ),
+                    format!(
+                        "CREATE TABLE {}.{} (…); -- as the rules have it",
+                        quote_ident(&schema),
+                        quote_ident(&name)
+                    ),
+                ));
+            }
+            continue;
+        }
         let (name, shown) = (wanted.quoted(), wanted.shown());
         let Some(&table) = there.get(&(wanted.schema.as_str(), wanted.name.as_str())) else {
             let shell = name.replace('\'', "'\\''");

@@ -87,6 +87,9 @@ impl ReplayCommand {
         let stream = self.stream.names(&place, file)?.origin;
         let conninfo = needed_target(self.target.conninfo(file)?)?;
         let archive = place.archive.open()?;
+        if !self.from_target {
+            self.applying.file.refuse(file, "the loading of a base")?;
+        }
         let reached = self.reached(&archive)?;
         let mut target = self.applying.target(conninfo, stream, &self.filter, file)?;
         if std::mem::take(&mut target.on_error) == OnError::Quarantine {

@@ -10,6 +10,7 @@ mod survey;
 mod target;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -23,12 +24,14 @@ use super::place::{self, ArchiveArguments};
 use super::preflight::{self, Finding};
 use super::print;
 use super::reach::Side;
+use super::rules::RulesFileArguments;
 use crate::apply::OnSchemaChange;
 use crate::archive::{Archive, Location};
 use crate::model::{Fault, Format, OutputPlugin, Position};
 use crate::pg::filter::{ColumnList, RowFilter};
 use crate::pg::pattern::Pattern;
 use crate::pg::{Conninfo, inspect, progress};
+use crate::rules::RuleSet;
 use crate::sentinel::Sentinel;
 pub(crate) use check::{Checked, check, sequences_behind};
 pub(crate) use foreign::refuse_archive_of_another;
@@ -67,6 +70,8 @@ pub struct Options {
     pub exclude: Vec<Pattern>,
     pub columns: Vec<ColumnList>,
     pub rows: Vec<RowFilter>,
+    /// What tables are on the target, where that is not what they are on the source.
+    pub rules: Option<Arc<RuleSet>>,
     /// Columns that the target lacks stand in the way only where the applier will stop at them.
     pub on_schema_change: OnSchemaChange,
     pub keyless: KeylessPolicy,
@@ -127,13 +132,19 @@ pub(crate) struct SetupCommand {
     /// The source was upgraded by pg_upgrade, which has kept its slot (PostgreSQL 17): go on with the same log
     #[arg(long)]
     source_upgraded: bool,
+    #[command(flatten)]
+    rules: RulesFileArguments,
 }
 
 impl SetupCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         let on_schema_change = self.schema.policy(file);
-        let source_upgraded = self.source_upgraded;
-        let options = Options { on_schema_change, source_upgraded, ..self.road.options(&self.tables, file)? };
+        let options = Options {
+            on_schema_change,
+            rules: self.rules.read(file)?,
+            source_upgraded: self.source_upgraded,
+            ..self.road.options(&self.tables, file)?
+        };
         let survey = Survey::take(&options).await?;
         let findings = survey.findings.clone();
         match survey.perform().await {
@@ -179,6 +190,7 @@ pub(crate) fn options(
         exclude: tables.filter.exclude(file)?,
         columns: tables.filter.columns(file)?,
         rows: tables.rows(file)?,
+        rules: None,
         on_schema_change: OnSchemaChange::Stop,
         keyless: tables.keyless(file),
         format: tables.format(names.plugin, file)?,

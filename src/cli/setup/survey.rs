@@ -49,6 +49,7 @@ impl<'a> Survey<'a> {
             exclude: &options.exclude,
             columns: &options.columns,
             rows: &options.rows,
+            rules: options.rules.as_deref(),
             on_schema_change: options.on_schema_change,
             keyless: options.keyless,
             format: options.format,

@@ -1,0 +1,351 @@
+//! A change of the source's row as a change of the target's.
+//!
+//! ```text
+//!              old row passes   does not
+//! new passes   update           insert (the row enters)
+//! does not     delete (leaves)  nothing
+//! ```
+
+use super::kind::Kind;
+use super::parse::Truncating;
+use super::shape::{Filter, Output, Shaped};
+use super::{TEXT_HINT, hinted, refusal};
+use crate::model::{Column, Format, Value, quote_ident};
+use crate::pgoutput::{Message, Old, Tuple, TupleBuffer};
+use crate::transform::Refusal;
+
+/// Memory for the rows of a change, used again.
+#[derive(Debug, Default)]
+pub struct Spare {
+    old: TupleBuffer,
+    new: TupleBuffer,
+}
+
+/// A row with what else is known of it.
+struct Row<'v> {
+    values: &'v [Value<'v>],
+    /// The row before, where values that did not change may be.
+    before: Option<Before<'v>>,
+}
+
+#[derive(Clone, Copy)]
+struct Before<'v> {
+    values: &'v [Value<'v>],
+    /// Of a key the other columns mean nothing.
+    is_key: bool,
+}
+
+impl<'v> Row<'v> {
+    fn sent(&self, at: usize) -> Value<'v> {
+        self.values.get(at).copied().unwrap_or(Value::Unchanged)
+    }
+
+    /// A value, if need be that of the row before; [`Value::Unchanged`] where nothing tells it.
+    fn known(&self, at: usize, columns: &[Column]) -> Value<'v> {
+        let sent = self.sent(at);
+        let before = self.before.filter(|before| {
+            sent == Value::Unchanged && (!before.is_key || columns.get(at).is_some_and(|column| column.key))
+        });
+        before.and_then(|before| before.values.get(at).copied()).unwrap_or(sent)
+    }
+}
+
+/// How much of a row is wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// A value that did not change may stay away.
+    Changes,
+    /// The row enters: the target has nothing of it.
+    All,
+    /// Columns of the key; the others are null.
+    Key,
+}
+
+impl Shaped {
+    /// A change of a row as the target has it; none where nothing is to be done. `message` is one of this table.
+    pub fn change<'s>(
+        &self,
+        message: &Message<'_>,
+        spare: &'s mut Spare,
+    ) -> Result<Option<Message<'s>>, Refusal> {
+        let (old, new) = match *message {
+            Message::Insert { new, .. } => (Old::Absent, Some(new)),
+            Message::Update { old, new, .. } => (old, Some(new)),
+            Message::Delete { old, .. } => (old, None),
+            _ => return Ok(None),
+        };
+        let is_insert = matches!(message, Message::Insert { .. });
+        if let Some(line) = self.only_inserts.filter(|_| !is_insert) {
+            let what = format!("table {} has changes that are no inserts, against only-inserts", self.name());
+            return Err(hinted(
+                refusal(line, what),
+                "leave out only-inserts; where then wants REPLICA IDENTITY FULL on the source",
+            ));
+        }
+        let new: Option<Vec<Value<'_>>> = new.map(|row| self.load(row)).transpose()?;
+        let (before, is_key): (Option<Vec<Value<'_>>>, bool) = match old {
+            Old::Absent => (None, false),
+            Old::Key(row) => (Some(self.load(row)?), true),
+            Old::Row(row) => (Some(self.load(row)?), false),
+        };
+        let before = before.as_deref().map(|values| Before { values, is_key });
+        let new = new.as_deref().map(|values| Row { values, before });
+        let old = before.map(|before| Row { values: before.values, before: None });
+        let passes = match &self.filter {
+            None => (true, true),
+            Some(filter) => self.passes(filter, old.as_ref(), new.as_ref(), is_insert)?,
+        };
+        let relation = self.relation.oid;
+        let Spare { old: old_row, new: new_row } = spare;
+        Ok(match (new, passes) {
+            (Some(row), (was, true)) if is_insert || !was => {
+                self.shape(&row, Wanted::All, new_row)?;
+                Some(Message::Insert { relation, new: new_row.tuple() })
+            }
+            (Some(row), (_, true)) => {
+                self.shape(&row, Wanted::Changes, new_row)?;
+                Some(Message::Update { relation, old: self.old(before, old_row)?, new: new_row.tuple() })
+            }
+            // A row that leaves has passed before, and so what was before is told.
+            (_, (true, _)) if !is_insert => {
+                Some(Message::Delete { relation, old: self.old(before, old_row)? })
+            }
+            _ => None,
+        })
+    }
+
+    /// A row that was read from the source's table, which is whole; false where it is not for the target. `values` in the order of the
+    /// source's columns.
+    pub fn row(&self, values: &[Value<'_>], into: &mut TupleBuffer) -> Result<bool, Refusal> {
+        self.refuse_length(values.len())?;
+        let row = Row { values, before: None };
+        if let Some(filter) = &self.filter
+            && !self.verdict(filter, &row)?
+        {
+            return Ok(false);
+        }
+        self.shape(&row, Wanted::All, into)?;
+        Ok(true)
+    }
+
+    /// What a TRUNCATE of the table is on the target, where the rows of others are in the same one.
+    pub fn truncated(&self) -> Result<Truncated<'_>, Refusal> {
+        let Some(line) = self.into else { return Ok(Truncated::Whole) };
+        match self.truncating {
+            Truncating::Ignore => Ok(Truncated::Nothing),
+            Truncating::Delete => {
+                let columns = self.relation.columns.iter().zip(&self.outputs);
+                let constants = columns.filter_map(|(column, output)| match output {
+                    Output::Constant(text) => Some((column.name.as_str(), text.as_str())),
+                    _ => None,
+                });
+                Ok(Truncated::Rows(constants.collect()))
+            }
+            Truncating::Refuse => {
+                let what = format!(
+                    "a TRUNCATE of table {} would empty {}.{} of the rows of other tables too",
+                    self.name(),
+                    self.relation.schema,
+                    self.relation.name
+                );
+                Err(hinted(
+                    refusal(line, what),
+                    "say truncate = \"delete\", with a constant that tells the table's rows, or truncate = \"ignore\"; then run the same command again with --accept-rules",
+                ))
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("{}.{}", self.source.schema, self.source.name)
+    }
+
+    fn load<'m>(&self, row: Tuple<'m>) -> Result<Vec<Value<'m>>, Refusal> {
+        let values: Vec<_> = row.values().collect();
+        self.refuse_length(values.len())?;
+        Ok(values)
+    }
+
+    fn refuse_length(&self, length: usize) -> Result<(), Refusal> {
+        let columns = self.source.columns.len();
+        if length == columns {
+            return Ok(());
+        }
+        let message =
+            format!("a row of {} has {length} columns where its definition has {columns}", self.name());
+        Err(Refusal { message, hint: None, add_columns: None })
+    }
+
+    /// Whether the row before and the row behind the change pass.
+    fn passes(
+        &self,
+        filter: &Filter,
+        old: Option<&Row<'_>>,
+        new: Option<&Row<'_>>,
+        is_insert: bool,
+    ) -> Result<(bool, bool), Refusal> {
+        if !is_insert && !filter.knows_old {
+            let what =
+                format!("table {} has a change of an old row of which where can't be told", self.name());
+            return Err(hinted(refusal(filter.line, what), self.full()));
+        }
+        let after = new.map(|row| self.verdict(filter, row)).transpose()?;
+        let before = match old {
+            Some(row) => Some(self.verdict(filter, row)?),
+            // It reads columns of the key alone, and the key is as it was.
+            None => after,
+        };
+        Ok((before.unwrap_or(false), after.unwrap_or(false)))
+    }
+
+    fn verdict(&self, filter: &Filter, row: &Row<'_>) -> Result<bool, Refusal> {
+        self.refuse_unsent(filter.line, &filter.inputs, row)?;
+        filter.expression.passes(&|name| self.get(name, row)).map_err(|what| {
+            refusal(filter.line, format!("where has failed on a row of table {}: {what}", self.name()))
+        })
+    }
+
+    /// An input of an expression.
+    fn get<'r>(&'r self, name: &str, row: &Row<'r>) -> Option<(&'r Column, Value<'r>)> {
+        let columns = &self.source.columns;
+        let at = columns.iter().position(|column| column.name == name)?;
+        Some((columns.get(at)?, row.known(at, columns)))
+    }
+
+    fn refuse_unsent(&self, line: usize, inputs: &[usize], row: &Row<'_>) -> Result<(), Refusal> {
+        let columns = &self.source.columns;
+        if inputs.iter().any(|at| matches!(row.known(*at, columns), Value::Binary(_))) {
+            let what =
+                format!("an expression reads rows of table {}, which come in binary form", self.name());
+            return Err(hinted(refusal(line, what), TEXT_HINT));
+        }
+        match inputs.iter().find(|at| row.known(**at, columns) == Value::Unchanged) {
+            None => Ok(()),
+            Some(at) => Err(self.unsent(line, *at)),
+        }
+    }
+
+    fn unsent(&self, line: usize, at: usize) -> Refusal {
+        let column = self.source.columns.get(at).map_or("?", |column| column.name.as_str());
+        let what = format!(
+            "column {column} of table {} is needed, and the source did not send it, since it did not change (TOAST)",
+            self.name()
+        );
+        hinted(refusal(line, what), self.full())
+    }
+
+    fn full(&self) -> String {
+        let table = format!("{}.{}", quote_ident(&self.source.schema), quote_ident(&self.source.name));
+        format!(
+            "on the source: ALTER TABLE {table} REPLICA IDENTITY FULL; that helps with what changes from then on"
+        )
+    }
+
+    /// What finds the row on the target.
+    fn old<'s>(&self, before: Option<Before<'_>>, into: &'s mut TupleBuffer) -> Result<Old<'s>, Refusal> {
+        let Some(Before { values, is_key }) = before else { return Ok(Old::Absent) };
+        let row = Row { values, before: None };
+        self.shape(&row, if is_key { Wanted::Key } else { Wanted::Changes }, into)?;
+        Ok(if is_key { Old::Key(into.tuple()) } else { Old::Row(into.tuple()) })
+    }
+
+    fn shape(&self, row: &Row<'_>, wanted: Wanted, into: &mut TupleBuffer) -> Result<(), Refusal> {
+        into.clear();
+        let sent = row.values.iter().find_map(|value| value.bytes());
+        let format = sent.map_or(Format::Text, |(format, _)| format);
+        for (output, column) in self.outputs.iter().zip(&self.relation.columns) {
+            let unwritable = |error: crate::pgoutput::Unwritable| Refusal {
+                message: format!("column {} of table {}: {error}", column.name, self.name()),
+                hint: None,
+                add_columns: None,
+            };
+            if wanted == Wanted::Key && !column.key {
+                into.push(Value::Null).map_err(unwritable)?;
+                continue;
+            }
+            let text;
+            let value = match output {
+                Output::Same(at) => self.plain(*at, row, wanted)?,
+                Output::Null => Value::Null,
+                Output::Constant(text) => self.own(text, format, column)?,
+                Output::Masked { at, mask, line } => match self.plain(*at, row, wanted)? {
+                    Value::Null => Value::Null,
+                    Value::Unchanged => Value::Unchanged,
+                    Value::Binary(_) if mask.reads() => {
+                        return Err(hinted(self.failed(*line, column, "it is in binary form"), TEXT_HINT));
+                    }
+                    Value::Text(bytes) | Value::Binary(bytes) => {
+                        text = mask.of(bytes).map_err(|what| self.failed(*line, column, what))?;
+                        self.own(&text, format, column)?
+                    }
+                },
+                Output::Computed { expression, inputs, line } => {
+                    let is_unchanged = |at: &usize| row.sent(*at) == Value::Unchanged;
+                    if wanted == Wanted::Changes && !inputs.is_empty() && inputs.iter().all(is_unchanged) {
+                        Value::Unchanged
+                    } else {
+                        self.refuse_unsent(*line, inputs, row)?;
+                        let value = expression.text(&|name| self.get(name, row));
+                        match value.map_err(|what| self.failed(*line, column, &what))? {
+                            Some(value) => {
+                                text = value;
+                                self.own(&text, format, column)?
+                            }
+                            None => Value::Null,
+                        }
+                    }
+                }
+            };
+            into.push(value).map_err(unwritable)?;
+        }
+        Ok(())
+    }
+
+    /// A value of the source.
+    fn plain<'r>(&self, at: usize, row: &Row<'r>, wanted: Wanted) -> Result<Value<'r>, Refusal> {
+        if wanted == Wanted::Changes {
+            return Ok(row.sent(at));
+        }
+        match row.known(at, &self.source.columns) {
+            Value::Unchanged => {
+                let line = self.filter.as_ref().map_or(0, |filter| filter.line);
+                Err(self.unsent(line, at))
+            }
+            known => Ok(known),
+        }
+    }
+
+    /// A text of ours, in the format of its row: that of a text is the same bytes in both.
+    fn own<'t>(&self, text: &'t str, format: Format, column: &Column) -> Result<Value<'t>, Refusal> {
+        let kind = Kind { type_oid: column.type_oid, type_modifier: column.type_modifier };
+        match format {
+            Format::Text => Ok(Value::Text(text.as_bytes())),
+            Format::Binary if kind.is_text() => Ok(Value::Binary(text.as_bytes())),
+            Format::Binary => Err(Refusal {
+                message: format!(
+                    "rules: rows of table {} come in binary form, and column {} is no text",
+                    self.name(),
+                    column.name
+                ),
+                hint: Some(format!(
+                    "say cast = \"text\" of it, and give the target's column that type; or {TEXT_HINT}"
+                )),
+                add_columns: None,
+            }),
+        }
+    }
+
+    fn failed(&self, line: usize, column: &Column, what: &str) -> Refusal {
+        refusal(line, format!("column {} of a row of table {}: {what}", column.name, self.name()))
+    }
+}
+
+/// What a TRUNCATE is on the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Truncated<'s> {
+    /// A TRUNCATE.
+    Whole,
+    Nothing,
+    /// A DELETE of the rows with these values, by column.
+    Rows(Vec<(&'s str, &'s str)>),
+}
