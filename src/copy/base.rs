@@ -134,6 +134,7 @@ impl BaseOptions {
             exclude: &self.exclude,
             only: None,
             known: &[],
+            rules: None,
         }
     }
 }

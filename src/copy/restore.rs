@@ -20,7 +20,7 @@ use super::plan;
 use super::progress::{Progress, TableProgress};
 use super::schema::{Schema, SchemaOptions, dump_file};
 use super::session;
-use super::survey::{self, Table};
+use super::survey::{self, Table, There};
 use super::{APPLICATION, note_whole};
 
 /// Pieces of rows that wait for the target.
@@ -198,7 +198,7 @@ pub async fn load_rows(options: &RestoreOptions, progress: &Progress) -> Result<
         let progress = Arc::new(progress);
         shown.push(Arc::clone(&progress));
         if parts > 1 && copied.is_none() {
-            refuse_rows(&mut target, &table).await?;
+            refuse_rows(&mut target, &table, &options.stream).await?;
             note(&mut target, &note_begin(stream, &table, &from)).await?;
         }
         let is_missing = |number: &u32| copied.is_none_or(|copied| !copied.done.contains_key(number));
@@ -250,6 +250,12 @@ async fn tables(options: &RestoreOptions, client: &Client) -> Result<Vec<(Table,
                 .hint("let replay make the schema, or make the table as it was"));
         };
         here.refuse_lacking(&from.columns, &shown)?;
+        let there = There {
+            schema: schema.clone(),
+            name: name.clone(),
+            columns: from.columns.clone(),
+            ..There::default()
+        };
         let table = Table {
             oid: from.oid,
             schema,
@@ -267,6 +273,7 @@ async fn tables(options: &RestoreOptions, client: &Client) -> Result<Vec<(Table,
             format: Format::Text,
             unreferenced: here.is_unreferenced(),
             divided: here.is_partitioned(),
+            there,
         };
         tables.push((table, from.clone()));
     }
@@ -319,7 +326,7 @@ impl Loading {
         simple(target, "BEGIN").await?;
         let alone = self.from.parts.len() == 1;
         if alone {
-            refuse_rows(target, table).await?;
+            refuse_rows(target, table, &options.stream).await?;
             note(target, &note_begin(stream, table, &self.from)).await?;
             if table.unreferenced {
                 simple(target, &format!("TRUNCATE ONLY {}", table.quoted())).await?;
