@@ -78,6 +78,9 @@ pub struct BaseTable {
     pub above: Vec<(String, String)>,
     /// In the order in which the rows have them.
     pub columns: Vec<String>,
+    /// Their types (OID and modifier); empty in bases of programs that did not note them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<(u32, i32)>,
     /// Tells whether it is still the same table with the same columns.
     pub shape: String,
     pub snapshot: String,

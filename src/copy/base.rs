@@ -354,13 +354,14 @@ impl Taking {
         if parts.iter().any(|(moment, ..)| moment.snapshot != snapshot) {
             return Err(Fault::retry(format!("parts of {} are of different snapshots", self.table.shown())));
         }
-        let Table { oid, schema, name, above, columns, .. } = &self.table;
+        let Table { oid, schema, name, above, columns, types, .. } = &self.table;
         Ok(BaseTable {
             oid: *oid,
             schema: schema.clone(),
             name: name.clone(),
             above: above.clone(),
             columns: columns.clone(),
+            types: types.clone(),
             shape: shape(&self.table),
             snapshot,
             through: parts.iter().map(|(moment, ..)| moment.through).max().unwrap_or_default(),

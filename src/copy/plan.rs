@@ -131,6 +131,7 @@ pub(super) mod tests {
             blocks: 10,
             rows: None,
             columns: vec!["id".into(), "a b".into()],
+            types: Vec::new(),
             condition: None,
             key: vec!["id".into()],
             format: Format::Text,

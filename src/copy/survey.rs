@@ -31,6 +31,8 @@ pub(super) struct Table {
     pub(super) rows: Option<u64>,
     /// Those that both sides store and the publication has.
     pub(super) columns: Vec<String>,
+    /// Their types (OID and modifier), where rows are taken for others.
+    pub(super) types: Vec<(u32, i32)>,
     /// SQL that rows must fulfil to be published.
     pub(super) condition: Option<String>,
     /// Columns by which changes of the log find a row; empty where there are none.
@@ -289,6 +291,7 @@ async fn published(source: &Client, wanted: &Wanted<'_>) -> Result<Vec<Table>, F
             blocks: row.get::<_, i64>(5).unsigned_abs(),
             rows: (rows > 0.0).then_some(rows as u64),
             columns: published.unwrap_or_default(),
+            types: Vec::new(),
             condition: row.get(8),
             key: row.get(9),
             format: Format::Text,
@@ -308,11 +311,15 @@ pub(super) async fn of_source(source: &Client, wanted: &Wanted<'_>) -> Result<Ve
     let found = found.map_err(|error| fault(&error).context("looking at the source's tables"))?;
     for (table, name) in tables.iter_mut().zip(&names) {
         let listed = std::mem::take(&mut table.columns);
-        let stored = found.get(name).map(|columns| columns.all.as_slice()).unwrap_or_default();
+        let there = found.get(name);
+        let stored = there.map(|columns| columns.all.as_slice()).unwrap_or_default();
+        let modifier =
+            |column: &String| there.and_then(|there| there.modifiers.get(column)).copied().unwrap_or(-1);
         let wanted = stored
             .iter()
             .filter(|(column, _, generated)| !generated && (listed.is_empty() || listed.contains(column)));
-        table.columns = wanted.map(|(column, ..)| column.clone()).collect();
+        (table.columns, table.types) =
+            wanted.map(|(column, type_oid, _)| (column.clone(), (*type_oid, modifier(column)))).unzip();
         table.is_there_as_it_is();
     }
     tables.sort_by_key(|table| std::cmp::Reverse(table.blocks));
@@ -367,14 +374,19 @@ pub(super) async fn tables(
         }
         found.push(table);
     }
-    let places: Vec<_> = found.iter().map(|table| (table.oid, table.there.quoted())).collect();
-    for table in found.iter_mut().filter(|table| table.there.is_shared) {
+    note_beside(&mut found.iter_mut().collect::<Vec<_>>());
+    found.sort_by_key(|table| std::cmp::Reverse(table.blocks));
+    Ok(found)
+}
+
+/// Fills in which of the tables go to the same place.
+pub(super) fn note_beside(tables: &mut [&mut Table]) {
+    let places: Vec<_> = tables.iter().map(|table| (table.oid, table.there.quoted())).collect();
+    for table in tables.iter_mut().filter(|table| table.there.is_shared) {
         let place = table.there.quoted();
         let beside = places.iter().filter(|(oid, other)| *oid != table.oid && *other == place);
         table.there.beside = beside.map(|(oid, _)| *oid).collect();
     }
-    found.sort_by_key(|table| std::cmp::Reverse(table.blocks));
-    Ok(found)
 }
 
 /// Fills in which columns are copied, and how.
@@ -483,6 +495,7 @@ mod tests {
             blocks: 0,
             rows: None,
             columns: owned(published),
+            types: Vec::new(),
             condition: None,
             key: owned(key),
             format: Format::Text,
