@@ -41,6 +41,7 @@ mod refusals;
 mod replay;
 mod retention;
 mod road;
+mod rules;
 mod runbooks;
 mod schema;
 mod segment;

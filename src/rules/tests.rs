@@ -414,6 +414,22 @@ fn a_file_is_refused_whole_with_the_line_of_each_error() {
 }
 
 #[test]
+fn the_pages_example_is_right_and_its_tables_have_every_key() {
+    let page = include_str!("../../docs/RULES.md");
+    let example = page.split("```toml").nth(1).unwrap().split("```").next().unwrap();
+    assert_eq!(RuleSet::parse(example).unwrap().count(), 3);
+    for (text, section) in
+        [("[table.a]\nx = 1", "## Of a table"), ("[table.a]\ncolumn.y.x = 1", "## Of a column")]
+    {
+        let message = RuleSet::parse(text).unwrap_err().message;
+        let (_, keys) = message.split_once("it may have: ").unwrap();
+        let part = page.split(section).nth(1).unwrap().split("\n## ").next().unwrap();
+        let missing = keys.split(", ").find(|key| !part.contains(&format!("`{key}")));
+        assert_eq!(missing, None, "{section}");
+    }
+}
+
+#[test]
 fn a_fingerprint_is_of_what_is_said_and_of_the_key() {
     let of = |text: &str, key: &[u8]| RuleSet::parse(text).unwrap().with_key(key).unwrap().fingerprint();
     let one = of("[table.a]\ndrop = ['x']\nschema = 'b'", KEY);
