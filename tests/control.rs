@@ -324,6 +324,46 @@ fn an_interrupted_setup_is_finished() {
 }
 
 #[test]
+fn another_system_goes_on_with_the_log_only_where_pg_upgrade_has_made_it() {
+    let (source, target) = pair();
+    let program = Pgsluice::between(&source, &target);
+    for cluster in [&source, &target] {
+        cluster.psql("create table t(id int primary key)");
+    }
+    program.run(&["setup"]).done();
+    let switch_wal = |cluster: &Cluster, times: usize| {
+        for _ in 0..times {
+            cluster.psql("select pg_logical_emit_message(true, '', ''); select pg_switch_wal()");
+        }
+    };
+    switch_wal(&source, 2);
+    source.psql("insert into t values (1)");
+    program.follow_to_current().done();
+    // A server that was made by a dump, and has a slot of its own.
+    let other = Cluster::prepare_source().fresh().start();
+    let identifier = "select system_identifier from pg_control_system()";
+    assert_ne!(other.value(identifier), source.value(identifier));
+    other.psql("create table unrelated(id int); create table t(id int primary key)");
+    let is_refused = |words: &str| {
+        let arguments = ["setup", "--source-upgraded", "--source", &other.conninfo()];
+        let outcome = refused(&program, &arguments, 4, [&other, &target]);
+        assert!(outcome.stderr.contains(words), "{outcome}");
+        assert!(!program.archive().join("successors").exists());
+    };
+    let make_slot = "select pg_create_logical_replication_slot('pgsluice', 'pgoutput')";
+    is_refused("did not come along");
+    other.psql(make_slot);
+    is_refused("before the log's end");
+    other.psql("select pg_drop_replication_slot('pgsluice')");
+    switch_wal(&other, 5);
+    other.psql(make_slot);
+    is_refused("is another one here than in the log");
+    // And for the right one nothing has changed.
+    let report = program.run(&["setup", "--source-upgraded", "--json"]).done().json();
+    assert_eq!(report["created"], json!([]));
+}
+
+#[test]
 fn what_does_not_belong_together_needs_a_person() {
     let (source, target) = pair();
     source.psql(TABLES);

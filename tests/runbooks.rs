@@ -57,6 +57,15 @@ fn upgrade_of_the_source() {
 }
 
 #[test]
+fn upgrade_of_the_source_with_its_slot() {
+    if Version::all().iter().any(|version| version.major >= 17) {
+        does_its_job("upgrade-source-slot");
+    } else {
+        eprintln!("left out: it takes PostgreSQL 17 or later; tools/servers brings one");
+    }
+}
+
+#[test]
 fn upgrade_of_the_target() {
     if two_versions() {
         does_its_job("upgrade-target");

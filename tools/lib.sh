@@ -142,6 +142,13 @@ want_browser() {
     fi
 }
 
+# A library that gives a server a wrong clock, for a test of the alarm about clocks, which skips without it, and says so.
+want_faketime() {
+    if ! compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null && is_root && has apt-get; then
+        (install_packages libfaketime) || note 'going on without libfaketime'
+    fi
+}
+
 # What RocksDB's bindings and its C++ need.
 need_compilers() {
     local missing=()

@@ -78,6 +78,9 @@ pub struct BaseTable {
     pub above: Vec<(String, String)>,
     /// In the order in which the rows have them.
     pub columns: Vec<String>,
+    /// Their types (OID and modifier); empty in bases of programs that did not note them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<(u32, i32)>,
     /// Tells whether it is still the same table with the same columns.
     pub shape: String,
     pub snapshot: String,
@@ -161,7 +164,7 @@ pub struct BaseLock(#[expect(dead_code, reason = "held")] File);
 impl Archive {
     /// Blocks nothing: refuses where another process takes a base.
     pub fn lock_bases(&self) -> Result<BaseLock, Fault> {
-        disk::create_folder(&self.root().join(FOLDER))?;
+        self.make_folder(&self.root().join(FOLDER))?;
         let path = self.root().join(LOCK);
         let fault = |error: &io::Error| disk::fault("cannot lock", &path, error);
         let file = disk::open_or_create(&path).map_err(|error| fault(&error))?;

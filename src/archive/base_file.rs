@@ -38,7 +38,7 @@ impl Archive {
         let key = begin.file(&name);
         let staged = self.root().join(format!("{key}{STAGED}"));
         if let Some(folder) = staged.parent() {
-            disk::create_folder(folder)?;
+            self.make_folder(folder)?;
         }
         let file = disk::create_new(&staged).map_err(|error| disk::fault("cannot make", &staged, &error))?;
         let header = begin.header(self, table, number);
@@ -93,7 +93,7 @@ fn open(archive: &Archive, key: &str, path: &std::path::Path) -> Result<File, Fa
     };
     let Some(depot) = archive.depot() else { return disk::open_to_read(path).map_err(fault) };
     if let Some(folder) = path.parent() {
-        disk::create_folder(folder)?;
+        archive.make_folder(folder)?;
     }
     let brought = path.with_extension(format!("{}{STAGED}", ArchiveId::random()?));
     let mut file = disk::create_new(&brought).map_err(fault)?;
@@ -183,7 +183,7 @@ pub(super) fn take(
     let key = begin.file(&expected.name);
     let staged = archive.root().join(format!("{key}{STAGED}"));
     if let Some(folder) = staged.parent() {
-        disk::create_folder(folder)?;
+        archive.make_folder(folder)?;
     }
     let mut write = || {
         io::Seek::rewind(&mut from.file)?;

@@ -30,6 +30,11 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Whether what failed did so since its folder is not there: on a disk that is not mounted, or moved.
+pub(crate) fn is_away(error: &io::Error, folder: &Path) -> bool {
+    error.kind() == io::ErrorKind::NotFound && !folder.is_dir()
+}
+
 pub(crate) fn create_folder(path: &Path) -> Result<(), Fault> {
     DirBuilder::new()
         .recursive(true)

@@ -203,6 +203,15 @@ impl Archive {
         self.root.join("spool")
     }
 
+    /// Makes a folder in the archive's own. Where that is away it is not made anew: it would be in the way of the one that comes back.
+    pub(crate) fn make_folder(&self, path: &Path) -> Result<(), Fault> {
+        match self.root.join(MANIFEST).try_exists() {
+            Ok(false) => Err(Fault::retry(format!("the archive's folder {} is away", self.root.display()))),
+            Ok(true) => disk::create_folder(path),
+            Err(error) => Err(disk::fault("cannot look into", &self.root, &error)),
+        }
+    }
+
     /// The sealed segments, sorted. That each begins where the one before it ends is for
     /// [`Archive::check_contiguous`] to say.
     pub fn segments(&self) -> Result<Vec<SegmentName>, Fault> {
@@ -257,7 +266,11 @@ impl Archive {
     /// All that are in the folder, sorted.
     pub(super) fn folder_names(&self) -> Result<Vec<SegmentName>, Fault> {
         let folder = self.segments_folder();
-        let fault = |error: &io::Error| disk::fault("cannot list", &folder, error);
+        // There was an archive: its disk may be mounted again.
+        let fault = |error: &io::Error| match error.kind() {
+            io::ErrorKind::NotFound => Fault::retry(format!("cannot list {}: {error}", folder.display())),
+            _ => disk::fault("cannot list", &folder, error),
+        };
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&folder).map_err(|error| fault(&error))? {
             let file = entry.map_err(|error| fault(&error))?.file_name();

@@ -184,7 +184,7 @@ impl Archive {
         }
         let path = self.root().join(key);
         let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
-        disk::create_folder(folder)?;
+        self.make_folder(folder)?;
         disk::write_once(folder, &name.to_string_lossy(), text)
             .map_err(|error| disk::fault("cannot write", &path, &error))
     }

@@ -101,6 +101,26 @@ pub struct ArchiveTotals {
     pub first_time: Option<Timestamp>,
     pub last_time: Option<Timestamp>,
     pub tables: Vec<TableTotals>,
+    pub levels: Vec<Level>,
+}
+
+/// Segments of about one size: merged ones are in a higher level than those that they were made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Level {
+    /// All are smaller: 1 MiB in the lowest level, four times as much in each next one.
+    pub below_bytes: u64,
+    pub segments: u64,
+    pub bytes: u64,
+}
+
+impl Level {
+    fn bound(bytes: u64) -> u64 {
+        let mut bound = 1 << 20;
+        while bound <= bytes && bound < 1 << 60 {
+            bound <<= 2;
+        }
+        bound
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -342,7 +362,9 @@ pub fn totals(archive: &Archive) -> Result<ArchiveTotals, Fault> {
             first_time: None,
             last_time: None,
             tables: Vec::new(),
+            levels: Vec::new(),
         };
+        let mut levels: BTreeMap<u64, Level> = BTreeMap::new();
         // By OID, each with where its name was seen last.
         let mut tables: BTreeMap<u32, (Position, TableTotals)> = BTreeMap::new();
         let mut add = |segment: Position, oid: u32, name: &str, events: Events| {
@@ -374,6 +396,10 @@ pub fn totals(archive: &Archive) -> Result<ArchiveTotals, Fault> {
             totals.segments += 1;
             totals.bytes = totals.bytes.saturating_add(line.bytes);
             totals.raw_bytes = totals.raw_bytes.saturating_add(line.raw_bytes);
+            let below_bytes = Level::bound(line.bytes);
+            let level = levels.entry(below_bytes).or_insert(Level { below_bytes, segments: 0, bytes: 0 });
+            level.segments += 1;
+            level.bytes = level.bytes.saturating_add(line.bytes);
             totals.transactions = totals.transactions.saturating_add(line.transactions);
             totals.changes = totals.changes.saturating_add(line.changes);
             totals.first_time = [totals.first_time, line.first_time].into_iter().flatten().min();
@@ -384,6 +410,7 @@ pub fn totals(archive: &Archive) -> Result<ArchiveTotals, Fault> {
         for (_, table) in tables.into_values() {
             by_name.entry(table.name).or_default().add(table.events);
         }
+        totals.levels = levels.into_values().collect();
         totals.tables = by_name.into_iter().map(|(name, events)| TableTotals { name, events }).collect();
         Ok(Some(totals))
     })

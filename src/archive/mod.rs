@@ -8,6 +8,7 @@
 //!      catalog/        derived from the segments
 //!      seen/           what others than the receiver have read of segments, so that they need not read it again
 //!      appliers/, pins/, pruned.json     who needs which part of it; in the store where there is one
+//!      successors/     servers that the source became by pg_upgrade; in the store where there is one
 //!      base/           rows of tables as they were at some time, and the schema, so that the log has something to begin with
 //!      spool/          a running receiver's own: transactions whose commit was not seen yet
 //! ```
@@ -51,6 +52,7 @@ mod scribe;
 mod segment_file;
 mod shipper;
 mod since;
+mod successor;
 mod tables;
 mod tail;
 mod transfer;
@@ -66,7 +68,7 @@ pub use frame::Frame;
 pub use holds::{Pin, Registered};
 pub use indexer::reindex;
 pub use inspect::{
-    ArchiveTotals, Events, FrameSummary, Listed, Page, RelationSummary, SegmentDetail, SegmentState,
+    ArchiveTotals, Events, FrameSummary, Level, Listed, Page, RelationSummary, SegmentDetail, SegmentState,
     SegmentSummary, TableTotals, TransactionsAndEvents, events, list, list_page, show, totals,
 };
 pub use location::Location;
@@ -80,6 +82,7 @@ pub use retention::{Candidate, Policy, Reason};
 pub use said::{Said, read_tables};
 pub use segment_file::SegmentFile;
 pub use since::{Since, since};
+pub use successor::{Origin, Successor};
 pub use tables::{Span, Whereabouts, whereabouts};
 pub use tail::Tail;
 pub use transfer::{Transferred, transfer};

@@ -278,7 +278,7 @@ impl Scribe {
         let folder = self.archive.segments_folder();
         self.insist(false, || std::fs::rename(&old, &new))?;
         faults::point("log.after_rename");
-        disk::sync_folder(&folder).map_err(|error| self.fault("cannot rename", &error))?;
+        self.insist(false, || disk::sync_folder(&folder))?;
         faults::point("log.after_folder_sync");
         tracing::debug!(segment = %name, transactions = trailer.totals.transactions, "sealed a segment");
         if self.archive.depot().is_some() {
@@ -353,7 +353,7 @@ impl Scribe {
         written
     }
 
-    /// Does it, again and again while the disk is full. What was written before is made durable meanwhile. `false`
+    /// Does it, again and again while the disk is full, or the folder away. What was written before is made durable meanwhile. `false`
     /// when it is for an unfinished transaction that is to be discarded anyway, which may be too large for the disk.
     fn insist(&mut self, unfinished: bool, mut act: impl FnMut() -> io::Result<()>) -> Result<bool, Fault> {
         loop {
@@ -362,34 +362,44 @@ impl Scribe {
                     self.resumed();
                     return Ok(true);
                 }
-                Err(error) if disk::is_full(&error) => {
+                Err(error) => {
+                    let Some(passing) = self.passing(&error) else {
+                        return Err(self.fault("cannot write", &error));
+                    };
                     self.sync()?;
-                    if self.stall(&error, unfinished)? {
+                    if self.stall(passing, &error, unfinished)? {
                         return Ok(false);
                     }
                 }
-                Err(error) => return Err(self.fault("cannot write", &error)),
             }
         }
     }
 
-    /// Says that the disk, or the spool, is full and waits a second, or gives up when the writer is being closed. `true` when the
-    /// transaction at hand, which is `unfinished`, was found to be discarded.
-    fn stall(&mut self, error: &io::Error, unfinished: bool) -> Result<bool, Fault> {
+    /// What stands in the way and passes without harm: until then nothing is confirmed that is not durable.
+    fn passing(&self, error: &io::Error) -> Option<Passing> {
         // An error of our own making has no number.
-        let full =
-            if error.raw_os_error().is_some() { "the archive's disk is full" } else { "the spool is full" };
+        match disk::is_full(error) {
+            true if error.raw_os_error().is_some() => Some(Passing::DiskFull),
+            true => Some(Passing::SpoolFull),
+            false => disk::is_away(error, &self.archive.segments_folder()).then_some(Passing::FolderAway),
+        }
+    }
+
+    /// Says what stands in the way and waits a second, or gives up when the writer is being closed. `true` when the
+    /// transaction at hand, which is `unfinished`, was found to be discarded.
+    fn stall(&mut self, passing: Passing, error: &io::Error, unfinished: bool) -> Result<bool, Fault> {
+        let what = passing.what();
         if !std::mem::replace(&mut self.stalled, true) {
-            tracing::warn!(%error, "{full}: no more is taken until there is space");
-            self.tell(WriterState::Stalled(format!("{full}: {error}").as_str().into()));
+            tracing::warn!(%error, "{what}: no more is taken until {}", passing.end());
+            self.tell(WriterState::Stalled(format!("{what}: {error}").as_str().into()));
         }
         for _ in 0..20 {
             if unfinished && self.queue.discards() {
                 return Ok(true);
             }
             if self.shared.closing.load(Ordering::Acquire) {
-                return Err(Fault::stop(format!("{full}: {error}"))
-                    .hint("make space there; the source sends again what was not acknowledged"));
+                return Err(Fault::stop(format!("{what}: {error}"))
+                    .hint(format!("{}; the source sends again what was not acknowledged", passing.cure())));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -398,7 +408,7 @@ impl Scribe {
 
     fn resumed(&mut self) {
         if std::mem::take(&mut self.stalled) {
-            tracing::info!("there is space again");
+            tracing::info!("the log goes on");
             self.tell(WriterState::Running);
         }
     }
@@ -414,6 +424,39 @@ impl Scribe {
 
     fn fault(&self, doing: &str, error: &io::Error) -> Fault {
         disk::fault(doing, &self.archive.segment_path(SegmentName::open(self.encoder.header().after)), error)
+    }
+}
+
+/// What the log waits for.
+#[derive(Clone, Copy)]
+enum Passing {
+    DiskFull,
+    SpoolFull,
+    /// A disk that is not mounted, or a folder that was moved.
+    FolderAway,
+}
+
+impl Passing {
+    fn what(self) -> &'static str {
+        match self {
+            Passing::DiskFull => "the archive's disk is full",
+            Passing::SpoolFull => "the spool is full",
+            Passing::FolderAway => "the archive's folder is away",
+        }
+    }
+
+    fn end(self) -> &'static str {
+        match self {
+            Passing::DiskFull | Passing::SpoolFull => "there is space",
+            Passing::FolderAway => "it is back",
+        }
+    }
+
+    fn cure(self) -> &'static str {
+        match self {
+            Passing::DiskFull | Passing::SpoolFull => "make space there",
+            Passing::FolderAway => "bring it back",
+        }
     }
 }
 

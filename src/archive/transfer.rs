@@ -93,7 +93,7 @@ pub fn transfer(
     Ok((copy, done))
 }
 
-/// What the copy must know of retention: that what it misses was pruned, and the pins. One that was removed here since stays there.
+/// What the copy must know of: that what it misses was pruned, the pins, and what became of the source. One that was removed here since stays there.
 fn take_along(from: &Archive, copy: &Archive, beginning: Position) -> Result<(), Fault> {
     if beginning > copy.manifest().start {
         copy.tell_pruned(copy.pruned_through()?.unwrap_or_default().max(beginning))?;
@@ -102,7 +102,7 @@ fn take_along(from: &Archive, copy: &Archive, beginning: Position) -> Result<(),
     for pin in from.pins()?.iter().filter(|pin| there.iter().all(|other| other.name != pin.name)) {
         copy.take_pin(pin)?;
     }
-    Ok(())
+    from.successors()?.iter().try_for_each(|successor| copy.succeed(successor))
 }
 
 /// Refuses a segment that was merged since the copy was made and does not say what the copy has in its place.

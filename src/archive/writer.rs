@@ -67,7 +67,7 @@ impl Default for WriterOptions {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriterState {
     Running,
-    /// The disk is full. It goes on by itself when there is space.
+    /// The disk is full, or the folder away. It goes on by itself when there is space, or the folder is back.
     Stalled(Arc<str>),
     /// It has ended; what is not durable is lost and has to be received again.
     Failed(Arc<str>),

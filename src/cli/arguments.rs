@@ -279,6 +279,9 @@ pub(crate) struct TableArguments {
     /// How long the slot's creation may wait for running transactions
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     slot_timeout: u64,
+    /// Let the source's standbys have the slot too, so that the log goes on when one is promoted (PostgreSQL 17)
+    #[arg(long)]
+    failover: bool,
 }
 
 impl TableArguments {
@@ -301,6 +304,10 @@ impl TableArguments {
             ValueFormat::Binary => Err(Fault::usage(format!("{plugin} sends no binary values"))
                 .hint("use --format text, or --plugin pgoutput")),
         }
+    }
+
+    pub(crate) fn failover(&self, file: &File) -> bool {
+        self.failover || file.failover.unwrap_or(false)
     }
 
     pub(crate) fn slot_timeout(&self) -> Duration {

@@ -9,6 +9,7 @@ use super::arguments::{LogFormat, Manner, SchemaPolicy, ValueFormat};
 use super::backfill::TableSettings;
 use super::conduct::{DdlChoice, Delay, Durable, ErrorChoice, Lanes, Switch};
 use super::setup::KeylessPolicy;
+use super::size::Size;
 use crate::model::Fault;
 
 /// What the file may hold. A key that is not here is an error, since a misspelt one would silently do nothing.
@@ -37,6 +38,7 @@ pub(crate) struct File {
     pub(crate) sequences: Option<Switch>,
     pub(crate) ddl: Option<DdlChoice>,
     pub(crate) capture_ddl: Option<bool>,
+    pub(crate) failover: Option<bool>,
     pub(crate) on_schema_change: Option<SchemaPolicy>,
     pub(crate) apply: Option<Manner>,
     pub(crate) exact: Option<Vec<String>>,
@@ -52,6 +54,7 @@ pub(crate) struct File {
     pub(crate) alarm_url: Option<String>,
     pub(crate) alarm_patience: Option<u32>,
     pub(crate) alarm_transaction_age: Option<u32>,
+    pub(crate) alarm_wal: Option<Size>,
     /// By a table's name or pattern.
     #[serde(default)]
     pub(crate) backfill: BTreeMap<String, TableSettings>,

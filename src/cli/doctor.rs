@@ -146,7 +146,7 @@ fn of_running(look: &Look, road: &Road, said: &mut Vec<Said>) {
     }
     let Ok(source) = &look.source else { return };
     let Some(slot) = &source.slot else { return };
-    if slot.active_pid.is_none() && status.mode != Mode::Done {
+    if slot.active_pid.is_none() && status.mode != Some(Mode::Done) {
         said.push(Said::new(
             Level::Warning,
             format!(
@@ -191,7 +191,7 @@ const HELD_BYTES: u64 = 32 << 20;
 /// Where all is applied, the target's sequences must not give numbers that the source has given.
 async fn of_sequences(options: &setup::Options, look: &Look, road: &Road, said: &mut Vec<Said>) {
     let Some(target) = &options.target else { return };
-    if look.status(road).mode != Mode::Done {
+    if look.status(road).mode != Some(Mode::Done) {
         return;
     }
     match setup::sequences_behind(&options.source, target, &options.publication).await {

@@ -37,6 +37,7 @@ mod rules;
 mod scratch;
 mod sentinel;
 pub mod setup;
+mod size;
 mod status;
 mod watching;
 

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::arguments::Everywhere;
 use super::place::ArchiveArguments;
 use super::print;
+use super::size::Size;
 use crate::archive::{Archive, Candidate, Pin, Policy, Prune, Reason};
 use crate::model::{Fault, Position, Timestamp};
 
@@ -47,30 +48,6 @@ impl FromStr for Age {
             Ok(_) => Err("it is negative".into()),
             Err(error) => Err(error.to_string()),
         }
-    }
-}
-
-/// Bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Size(u64);
-
-impl FromStr for Size {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Size, String> {
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let unit = unit.trim_start().to_ascii_lowercase();
-        let shift = match unit.strip_suffix("ib").unwrap_or(&unit) {
-            "" | "b" if unit != "ib" => 0,
-            "k" => 10,
-            "m" => 20,
-            "g" => 30,
-            "t" => 40,
-            _ => return Err("not a size such as 500MiB, 100GiB or 1TiB".into()),
-        };
-        let number: u64 = number.parse().map_err(|error| format!("{error}"))?;
-        number.checked_mul(1 << shift).map(Size).ok_or_else(|| "too large".into())
     }
 }
 
@@ -220,19 +197,6 @@ mod tests {
         check("0s", 0);
         for text in ["", "7", "d", "-1h", "1 month"] {
             assert!(text.parse::<Age>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn sizes_have_binary_units() {
-        let check = |text: &str, bytes: u64| assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
-        check("0", 0);
-        check("512b", 512);
-        check("500MiB", 500 << 20);
-        check("100G", 100 << 30);
-        check("1 tib", 1 << 40);
-        for text in ["", "G", "-1", "1x", "1ib", "1.5G", "99999999999T"] {
-            assert!(text.parse::<Size>().is_err(), "{text}");
         }
     }
 }

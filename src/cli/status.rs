@@ -8,7 +8,7 @@ use super::place;
 use super::print;
 use crate::archive::Registered;
 use crate::model::{Fault, Position};
-use crate::serve::{Look, Road, Status, TableStatus};
+use crate::serve::{Look, Road, Source, Status, TableStatus};
 
 /// From which age on a transaction of the source is told of.
 pub(super) const TRANSACTION_AGE: Duration = Duration::from_secs(300);
@@ -81,7 +81,16 @@ fn table(status: &Status) -> String {
         ),
         Err(reason) => format!("unknown: {reason}"),
     };
-    let mut mode = status.mode.name().to_owned();
+    let mut mode = status.mode_name().to_owned();
+    if status.mode.is_none() {
+        mode.push_str(match &status.source {
+            Ok(Source { active_pid: Some(_), .. }) => {
+                ": somebody receives from the slot, and the archive can't be read"
+            }
+            Ok(_) => ": nobody receives from the slot now, and the archive can't be read",
+            Err(_) => ": neither the source nor the archive can be read",
+        });
+    }
     if status.held {
         mode.push_str(", held for a comparison");
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::config::File;
 use super::setup;
+use super::size::Size;
 use crate::copy::Progress;
 use crate::follow::Options;
 use crate::model::Fault;
@@ -36,6 +37,9 @@ pub(crate) struct WatchArguments {
     /// From which age on a transaction of the source that holds back the slot is an alarm [default: 300]
     #[arg(long, value_name = "SECONDS")]
     alarm_transaction_age: Option<u32>,
+    /// How much WAL the source may keep for the slot before it is an alarm, where the source sets no limit, such as 64GiB [default: 16GiB]
+    #[arg(long, value_name = "SIZE")]
+    alarm_wal: Option<Size>,
 }
 
 /// The parts of the stream that a process watches.
@@ -82,6 +86,8 @@ impl WatchArguments {
         let seconds = |typed: Option<u32>, written: Option<u32>, otherwise: u32| {
             Duration::from_secs(typed.or(written).unwrap_or(otherwise).into())
         };
+        let limits = Limits::default();
+        let retained = self.alarm_wal.or(file.alarm_wal).map_or(limits.retained_bytes, |size| size.0);
         let target = options.target.as_ref();
         let watch = Watch::start(Watched {
             road: Road {
@@ -96,8 +102,9 @@ impl WatchArguments {
             home: parts.home.clone(),
             limits: Limits {
                 patience: seconds(self.alarm_patience, file.alarm_patience, 60),
+                retained_bytes: retained,
                 delay: target.map(|target| target.delay).unwrap_or_default(),
-                ..Limits::default()
+                ..limits
             },
             hooks,
             listen,

@@ -134,6 +134,7 @@ impl BaseOptions {
             exclude: &self.exclude,
             only: None,
             known: &[],
+            rules: None,
         }
     }
 }
@@ -353,13 +354,14 @@ impl Taking {
         if parts.iter().any(|(moment, ..)| moment.snapshot != snapshot) {
             return Err(Fault::retry(format!("parts of {} are of different snapshots", self.table.shown())));
         }
-        let Table { oid, schema, name, above, columns, .. } = &self.table;
+        let Table { oid, schema, name, above, columns, types, .. } = &self.table;
         Ok(BaseTable {
             oid: *oid,
             schema: schema.clone(),
             name: name.clone(),
             above: above.clone(),
             columns: columns.clone(),
+            types: types.clone(),
             shape: shape(&self.table),
             snapshot,
             through: parts.iter().map(|(moment, ..)| moment.through).max().unwrap_or_default(),
@@ -371,7 +373,7 @@ impl Taking {
 
 /// Reads the schema into a file of the base.
 async fn take_schema(options: &BaseOptions, begin: &BaseBegin) -> Result<(), Fault> {
-    let programs = Programs::find(options.archive.manifest().server_version_num).await?;
+    let programs = Programs::find(options.archive.origin()?.server_version_num).await?;
     let file = options.archive.root().join(format!("schema-base-{}.dump", begin.id));
     let leader = Leader::open(&options.source, None).await?;
     let dumped = programs.dump(&options.source, &options.schema, Some(&leader.exported), &file).await;

@@ -22,6 +22,7 @@ mod plan;
 mod progress;
 mod rate;
 mod refresh;
+mod reshape;
 mod restore;
 mod schedule;
 mod schema;
@@ -44,6 +45,7 @@ use crate::model::{Fault, Position};
 use crate::pg::copied::{self, Copied, Moment};
 use crate::pg::pattern::Pattern;
 use crate::pg::{Conninfo, control, sequences};
+use crate::rules::RuleSet;
 
 pub use backfill::{empty, from_now, missing};
 pub use base::{BaseOptions, drop_base, take_base};
@@ -93,6 +95,8 @@ pub struct Options {
     pub priorities: HashMap<u32, i64>,
     /// Set its sequences too.
     pub sequences: bool,
+    /// What the rows are on the target.
+    pub rules: Option<Arc<RuleSet>>,
 }
 
 /// How it went.
@@ -133,6 +137,7 @@ impl Options {
             exclude: &self.exclude,
             only: self.only.as_ref(),
             known,
+            rules: self.rules.as_deref(),
         }
     }
 
@@ -255,8 +260,15 @@ async fn start_anew(target: &Client, options: &Options, table: &Table) -> Result
 
 /// Removes a table's rows and what is noted of them.
 async fn clear(target: &Client, options: &Options, table: &Table) -> Result<(), Fault> {
+    if table.there.is_shared {
+        let what = format!(
+            "{} has rows of other tables too, and can't be emptied of those of",
+            table.there.quoted()
+        );
+        return Err(Fault::stop(format!("{what} {}", table.shown())).hint("begin with an empty target"));
+    }
     let empty = match table.unreferenced {
-        true => format!("TRUNCATE ONLY {}", table.quoted()),
+        true => format!("TRUNCATE ONLY {}", table.there.quoted()),
         false => format!("DELETE FROM {}", table.on_target()),
     };
     let forget = copied::forget(&options.stream, table.oid);
@@ -274,7 +286,9 @@ fn work(options: &Options, table: Table, copied: Option<&Copied>) -> Result<Work
             (copied.parts, copied.part_blocks, stage, copied.done.values().collect())
         }
         None => {
-            let parts = if table.is_root { 1 } else { plan::parts(table.blocks, part_blocks) };
+            // What is in a table of others' rows must go with the transaction that brought it.
+            let is_one = table.is_root || table.there.is_shared;
+            let parts = if is_one { 1 } else { plan::parts(table.blocks, part_blocks) };
             (parts, part_blocks, Stage::Fresh(Lead::default()), Vec::new())
         }
     };
@@ -350,7 +364,7 @@ pub async fn analyze(options: &Options) -> Result<(), Fault> {
         let at_target = |fault: Fault| fault.context("target");
         let client = control::connect(&options.target, APPLICATION).await.map_err(at_target)?;
         while let Some(table) = next() {
-            let analyzed = client.batch_execute(&format!("ANALYZE {}", table.quoted())).await;
+            let analyzed = client.batch_execute(&format!("ANALYZE {}", table.there.quoted())).await;
             analyzed.map_err(|error| at_target(control::fault(&error)))?;
         }
         Ok::<_, Fault>(())

@@ -8,11 +8,12 @@ use tokio::sync::Mutex;
 use crate::faults;
 use crate::model::{Fault, Remedy, Xid};
 use crate::pg::copied::{self, Copied, Moment, Part};
-use crate::pg::{Pipeline, transfer};
+use crate::pg::{Pipeline, Reshape, transfer};
 
 use super::Options;
 use super::plan::{self, Blocks, Which};
 use super::progress::TableProgress;
+use super::reshape;
 use super::session::{self, Leader, cell};
 use super::survey::Table;
 
@@ -85,14 +86,16 @@ impl<'a> Worker<'a> {
         let begins = work.parts == 1 && matches!(work.stage, Stage::Fresh(_));
         let mut frozen = false;
         if begins {
-            refuse_rows(&mut self.target, table).await?;
+            refuse_rows(&mut self.target, table, stream).await?;
             note(&mut self.target, &note_begin(stream, work, &moment, filenode)).await?;
             frozen = table.unreferenced;
             if frozen {
-                simple(&mut self.target, &format!("TRUNCATE ONLY {}", table.quoted())).await?;
+                simple(&mut self.target, &format!("TRUNCATE ONLY {}", table.there.quoted())).await?;
             }
         }
         let (read, write) = (plan::read(table, which), plan::write(table, frozen));
+        let mut reshape = table.there.shaped.as_deref().map(reshape::of);
+        let reshape = reshape.as_mut().map(|reshape| reshape as &mut Reshape<'_>);
         let (mut messages, mut bytes) = (0, 0);
         let moved = |rows, more| {
             (messages, bytes) = (messages + rows, bytes + more);
@@ -100,7 +103,7 @@ impl<'a> Worker<'a> {
             self.options.pace(table.oid, more)
         };
         work.progress.part_begins();
-        let rows = transfer(&mut self.source, &read, &mut self.target, &write, moved).await?;
+        let rows = transfer(&mut self.source, &read, &mut self.target, &write, reshape, moved).await?;
         let part = Part { moment, rows, bytes };
         let mut notes = copied::note_part(stream, table.oid, number, &part);
         if begins {
@@ -124,7 +127,7 @@ impl<'a> Worker<'a> {
 
 /// Takes the snapshot under which the first run reads all parts of a table, and notes that the copy begins.
 async fn lead(options: &Options, target: &mut Pipeline, work: &Work) -> Result<Arc<Leader>, Fault> {
-    refuse_rows(target, &work.table).await?;
+    refuse_rows(target, &work.table, &options.stream).await?;
     let leader = Leader::open(&options.source, Some(&work.table)).await?;
     note(target, &note_begin(&options.stream, work, &leader.moment, leader.filenode)).await?;
     Ok(Arc::new(leader))
@@ -143,10 +146,11 @@ fn note_begin(stream: &str, work: &Work, moment: &Moment, filenode: u32) -> Stri
     copied::note_begin(stream, &work.table.schema, &work.table.name, &table)
 }
 
-/// What is in a table that we have not begun to copy is somebody else's.
-pub(super) async fn refuse_rows(target: &mut Pipeline, table: &Table) -> Result<(), Fault> {
+/// What is in a table that we have not begun to copy is somebody else's, unless it is that of others that go into the same one.
+pub(super) async fn refuse_rows(target: &mut Pipeline, table: &Table, stream: &str) -> Result<(), Fault> {
     let quoted = table.on_target();
-    let rows = target.simple(&format!("SELECT EXISTS (SELECT FROM {quoted})")).await?;
+    let beside = copied::any_of(stream, &table.there.beside);
+    let rows = target.simple(&format!("SELECT EXISTS (SELECT FROM {quoted}) AND NOT {beside}")).await?;
     match cell(&rows, 0).as_deref() {
         Some("f") => Ok(()),
         _ => {

@@ -77,7 +77,7 @@ pub(super) fn read(table: &Table, which: Which<'_>) -> String {
     // Its words are the server's own; a comment in it must not swallow the parenthesis.
     conditions.extend(table.condition.as_ref().map(|condition| format!("({condition}\n)")));
     let rows = if conditions.is_empty() && !table.is_root {
-        format!("{}{}", table.quoted(), listed(table))
+        format!("{}{}", table.quoted(), listed(&table.columns))
     } else {
         let only = if table.is_root { "" } else { "ONLY " };
         let filter = match conditions.is_empty() {
@@ -92,12 +92,12 @@ pub(super) fn read(table: &Table, which: Which<'_>) -> String {
 /// The COPY that writes them. `frozen`: into a table that was truncated in the same transaction.
 pub(super) fn write(table: &Table, frozen: bool) -> String {
     let options = options(table.format, frozen);
-    format!("COPY {}{} FROM STDIN{options}", table.quoted(), listed(table))
+    format!("COPY {}{} FROM STDIN{options}", table.there.quoted(), listed(&table.there.columns))
 }
 
 /// ` (a, b)`; nothing where the table has no columns.
-fn listed(table: &Table) -> String {
-    if table.columns.is_empty() { String::new() } else { format!(" ({})", columns(&table.columns)) }
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!(" ({})", columns(names)) }
 }
 
 pub(super) fn columns(names: &[String]) -> String {
@@ -115,6 +115,7 @@ fn options(format: Format, frozen: bool) -> &'static str {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::survey::There;
     use super::*;
 
     pub(in crate::copy) fn table() -> Table {
@@ -130,11 +131,18 @@ pub(super) mod tests {
             blocks: 10,
             rows: None,
             columns: vec!["id".into(), "a b".into()],
+            types: Vec::new(),
             condition: None,
             key: vec!["id".into()],
             format: Format::Text,
             unreferenced: true,
             divided: false,
+            there: There {
+                schema: "public".into(),
+                name: "My t".into(),
+                columns: vec!["id".into(), "a b".into()],
+                ..There::default()
+            },
         }
     }
 

@@ -49,7 +49,7 @@ async fn try_refresh(options: &Options, table: &Table, copied: &Copied) -> Resul
     simple(&mut target, &temporary(table)).await?;
     let read = plan::read(table, Which::Since(horizon));
     let write = into("fresh", &table.columns, table.format);
-    let rows = transfer(&mut source, &read, &mut target, &write, |_, _| Duration::ZERO).await?;
+    let rows = transfer(&mut source, &read, &mut target, &write, None, |_, _| Duration::ZERO).await?;
     session::settle(&mut source, &moment).await?;
     let Some(gone) = gone(options, table, &window, &mut target).await? else { return Ok(false) };
     let replace = replace(table, &copied::note_whole(&options.stream, table.oid, &moment));

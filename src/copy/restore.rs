@@ -9,18 +9,20 @@ use tokio_postgres::Client;
 
 use crate::archive::{Archive, Base, BaseReader, BaseTable};
 use crate::faults;
-use crate::model::{Fault, Format};
+use crate::model::{Column, Fault, Format, Relation, ReplicaIdentity};
 use crate::pg::copied::{self, Copied, Moment, Part};
 use crate::pg::pattern::{Pattern, Rename};
 use crate::pg::tables::{quoted_name, shown_name};
 use crate::pg::{Conninfo, Pipeline, control, load_pieces, quote_ident, sequences};
+use crate::rules::{RuleSet, Shaped};
 
 use super::part::{note, refuse_rows, simple};
 use super::plan;
 use super::progress::{Progress, TableProgress};
+use super::reshape;
 use super::schema::{Schema, SchemaOptions, dump_file};
 use super::session;
-use super::survey::{self, Table};
+use super::survey::{self, Table, There};
 use super::{APPLICATION, note_whole};
 
 /// Pieces of rows that wait for the target.
@@ -41,6 +43,8 @@ pub struct RestoreOptions {
     /// Parts that are loaded at a time.
     pub jobs: usize,
     pub sequences: bool,
+    /// What the rows are on the target.
+    pub rules: Option<Arc<RuleSet>>,
     /// Which tables these are, for later runs to say the same.
     pub scope: String,
 }
@@ -124,7 +128,7 @@ pub async fn restored_schema(options: &RestoreOptions, schema: &SchemaOptions) -
         let bytes: u64 = table.parts.iter().map(|file| file.raw_bytes).sum();
         ((table.schema.clone(), table.name.clone()), bytes / super::BLOCK_BYTES)
     });
-    let version = options.archive.manifest().server_version_num;
+    let version = options.archive.origin()?.server_version_num;
     let mut tables = options.tables.clone();
     if !tables.is_empty() {
         let above = options.wanted().into_iter().flat_map(|table| &table.above);
@@ -198,7 +202,7 @@ pub async fn load_rows(options: &RestoreOptions, progress: &Progress) -> Result<
         let progress = Arc::new(progress);
         shown.push(Arc::clone(&progress));
         if parts > 1 && copied.is_none() {
-            refuse_rows(&mut target, &table).await?;
+            refuse_rows(&mut target, &table, &options.stream).await?;
             note(&mut target, &note_begin(stream, &table, &from)).await?;
         }
         let is_missing = |number: &u32| copied.is_none_or(|copied| !copied.done.contains_key(number));
@@ -238,18 +242,32 @@ pub async fn complete_restore(options: &RestoreOptions) -> Result<(), Fault> {
 /// The wanted tables with their places on the target, the largest first.
 async fn tables(options: &RestoreOptions, client: &Client) -> Result<Vec<(Table, BaseTable)>, Fault> {
     let wanted = options.wanted();
-    let place = |table: &BaseTable| Rename::place(&options.renames, &table.schema, &table.name);
-    let names: Vec<_> = wanted.iter().map(|table| place(table)).collect();
+    let shaped: Vec<_> = wanted.iter().map(|table| shaped(options, table)).collect::<Result<_, _>>()?;
+    let places = wanted.iter().zip(&shaped);
+    let names: Vec<_> = places.map(|(table, shaped)| place(options, table, shaped.as_deref())).collect();
     let found = survey::columns(client, &names).await;
     let found = found.map_err(|error| at_target(control::fault(&error)))?;
     let mut tables = Vec::new();
-    for (from, (schema, name)) in wanted.into_iter().zip(names) {
+    for ((from, shaped), (schema, name)) in wanted.into_iter().zip(shaped).zip(names) {
         let shown = shown_name(&schema, &name);
         let Some(here) = found.get(&(schema.clone(), name.clone())) else {
             return Err(Fault::stop(format!("table {shown} is missing on the target"))
                 .hint("let replay make the schema, or make the table as it was"));
         };
-        here.refuse_lacking(&from.columns, &shown)?;
+        let columns = match &shaped {
+            Some(shaped) => shaped.relation().columns.iter().map(|column| column.name.clone()).collect(),
+            None => from.columns.clone(),
+        };
+        here.refuse_lacking(&columns, &shown)?;
+        let is_shared = shaped.as_ref().is_some_and(|shaped| shaped.is_routed());
+        let there = There {
+            schema: schema.clone(),
+            name: name.clone(),
+            columns,
+            shaped,
+            is_shared,
+            beside: Vec::new(),
+        };
         let table = Table {
             oid: from.oid,
             schema,
@@ -262,16 +280,49 @@ async fn tables(options: &RestoreOptions, client: &Client) -> Result<Vec<(Table,
             blocks: from.parts.iter().map(|file| file.raw_bytes).sum(),
             rows: Some(from.rows),
             columns: from.columns.clone(),
+            types: Vec::new(),
             condition: None,
             key: Vec::new(),
             format: Format::Text,
-            unreferenced: here.is_unreferenced(),
+            unreferenced: here.is_unreferenced() && !is_shared,
             divided: here.is_partitioned(),
+            there,
         };
         tables.push((table, from.clone()));
     }
+    let mut places: Vec<_> = tables.iter_mut().map(|(table, _)| table).collect();
+    survey::note_beside(&mut places);
     tables.sort_by_key(|(table, _)| std::cmp::Reverse(table.blocks));
     Ok(tables)
+}
+
+/// What rules make of a table of the base; none where no rule means it. Of its rows alone: which columns identify them does not matter.
+fn shaped(options: &RestoreOptions, table: &BaseTable) -> Result<Option<Arc<Shaped>>, Fault> {
+    let Some(rules) = options.rules.as_ref().filter(|rules| rules.means(&table.schema, &table.name)) else {
+        return Ok(None);
+    };
+    if table.types.len() != table.columns.len() {
+        let shown = shown_name(&table.schema, &table.name);
+        return Err(Fault::stop(format!("the base has no types of {shown}'s columns, which rules want"))
+            .hint("take a base with this version of pgsluice: pgsluice clone --into-archive"));
+    }
+    let columns = table.columns.iter().zip(&table.types).map(|(name, (type_oid, type_modifier))| Column {
+        name: name.clone(),
+        key: true,
+        type_oid: *type_oid,
+        type_modifier: *type_modifier,
+    });
+    let (schema, name) = (table.schema.clone(), table.name.clone());
+    let identity = ReplicaIdentity::Full;
+    let relation = Relation { oid: table.oid, schema, name, identity, columns: columns.collect() };
+    Ok(rules.shape(&relation)?.map(Arc::new))
+}
+
+fn place(options: &RestoreOptions, table: &BaseTable, shaped: Option<&Shaped>) -> (String, String) {
+    match shaped {
+        Some(shaped) => (shaped.relation().schema.clone(), shaped.relation().name.clone()),
+        None => Rename::place(&options.renames, &table.schema, &table.name),
+    }
 }
 
 fn note_begin(stream: &str, table: &Table, from: &BaseTable) -> String {
@@ -312,14 +363,14 @@ impl Loading {
                 let _ = pieces.blocking_send(Err(fault));
             }
         });
-        let next = async || match waiting.recv().await {
+        let mut next = async || match waiting.recv().await {
             Some(piece) => piece,
             None => Err(Fault::stop("a thread that read the archive has failed")),
         };
         simple(target, "BEGIN").await?;
         let alone = self.from.parts.len() == 1;
         if alone {
-            refuse_rows(target, table).await?;
+            refuse_rows(target, table, &options.stream).await?;
             note(target, &note_begin(stream, table, &self.from)).await?;
             if table.unreferenced {
                 simple(target, &format!("TRUNCATE ONLY {}", table.quoted())).await?;
@@ -332,7 +383,12 @@ impl Loading {
             bytes += more;
             self.progress.moved(0, more);
         };
-        let rows = load_pieces(target, &write, next, moved).await?;
+        let mut reshaping = table.there.shaped.as_deref().map(reshape::Pieces::new);
+        let reshaped = async || match &mut reshaping {
+            Some(pieces) => pieces.next(&mut next).await,
+            None => next().await,
+        };
+        let rows = load_pieces(target, &write, reshaped, moved).await?;
         reading.await.map_err(|_| Fault::stop("a thread that read the archive has failed"))?;
         let moment = Moment { snapshot: self.from.snapshot.clone(), through: self.from.through };
         let part = Part { moment, rows, bytes };
@@ -356,7 +412,7 @@ pub async fn restored_sequences(options: &RestoreOptions) -> Result<(), Fault> {
 pub async fn restored_analyze(options: &RestoreOptions) -> Result<(), Fault> {
     let client = options.client().await?;
     for table in options.wanted() {
-        let (schema, name) = Rename::place(&options.renames, &table.schema, &table.name);
+        let (schema, name) = place(options, table, shaped(options, table)?.as_deref());
         let analyzed = client.batch_execute(&format!("ANALYZE {}", quoted_name(&schema, &name))).await;
         analyzed.map_err(|error| at_target(control::fault(&error)))?;
     }

@@ -39,7 +39,7 @@ impl Schema {
     /// Reads it from the source, or from the file of an earlier run. DDL that its snapshot shows is left out by the applier.
     pub async fn read(options: &Options, schema: &SchemaOptions) -> Result<Schema, Fault> {
         let (source, target) = options.clients().await?;
-        let programs = Programs::find(options.archive.manifest().server_version_num).await?;
+        let programs = Programs::find(options.archive.origin()?.server_version_num).await?;
         let file = dump_file(&options.archive, "schema", &options.stream);
         let clone = copied::clone(&target, &options.stream).await?;
         if clone.is_none_or(|clone| clone.schema.is_none()) {

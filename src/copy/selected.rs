@@ -186,13 +186,13 @@ async fn select(options: &Options, table: &Table, chosen: &Chosen) -> Result<boo
     let write = into("fresh", &table.columns, table.format);
     let pace = |_, bytes| options.pace(table.oid, bytes);
     let read = plan::read(table, Which::Fulfilling(&read));
-    let rows = transfer(&mut source, &read, &mut target, &write, pace).await?;
+    let rows = transfer(&mut source, &read, &mut target, &write, None, pace).await?;
     if let (Some(condition), None) = (&chosen.condition, chosen.min_xid) {
         // On the target it may be true of other rows, which go too.
         let Some(others) = chosen_there(&mut target, table, condition).await? else { return Ok(false) };
         if let Some(others) = others {
             let read = plan::read(table, Which::Fulfilling(&others));
-            transfer(&mut source, &read, &mut target, &write, pace).await?;
+            transfer(&mut source, &read, &mut target, &write, None, pace).await?;
         }
     }
     session::settle(&mut source, &moment).await?;

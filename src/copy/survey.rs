@@ -1,13 +1,15 @@
 //! What is to be copied: the published tables, and what both sides say of them.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use tokio_postgres::Client;
 
-use crate::model::{Fault, Format, is_portable_between};
+use crate::model::{Column, Fault, Format, Relation, ReplicaIdentity, is_portable_between};
 use crate::pg::control::fault;
 use crate::pg::pattern::Pattern;
 use crate::pg::tables::{quoted_name, shown_name};
+use crate::rules::{RuleSet, Shaped};
 
 /// A table of the source, and its place on the target.
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ pub(super) struct Table {
     pub(super) rows: Option<u64>,
     /// Those that both sides store and the publication has.
     pub(super) columns: Vec<String>,
+    /// Their types (OID and modifier), where rows are taken for others.
+    pub(super) types: Vec<(u32, i32)>,
     /// SQL that rows must fulfil to be published.
     pub(super) condition: Option<String>,
     /// Columns by which changes of the log find a row; empty where there are none.
@@ -38,6 +42,30 @@ pub(super) struct Table {
     pub(super) unreferenced: bool,
     /// On the target its rows are in partitions.
     pub(super) divided: bool,
+    /// Where they go.
+    pub(super) there: There,
+}
+
+/// What a table is on the target.
+#[derive(Clone, Debug, Default)]
+pub(super) struct There {
+    pub(super) schema: String,
+    pub(super) name: String,
+    /// In the order in which they are written.
+    pub(super) columns: Vec<String>,
+    /// Rules that make its rows of the source's, where they are others.
+    pub(super) shaped: Option<Arc<Shaped>>,
+    /// Rows of other tables go there too.
+    pub(super) is_shared: bool,
+    /// OIDs of those.
+    pub(super) beside: Vec<u32>,
+}
+
+impl There {
+    /// For SQL.
+    pub(super) fn quoted(&self) -> String {
+        quoted_name(&self.schema, &self.name)
+    }
 }
 
 impl Table {
@@ -48,7 +76,12 @@ impl Table {
 
     /// The target's, without tables that inherit from it: they have rows of their own.
     pub(super) fn on_target(&self) -> String {
-        format!("{}{}", if self.divided { "" } else { "ONLY " }, self.quoted())
+        format!("{}{}", if self.divided { "" } else { "ONLY " }, self.there.quoted())
+    }
+
+    fn is_there_as_it_is(&mut self) {
+        let (schema, name, columns) = (self.schema.clone(), self.name.clone(), self.columns.clone());
+        self.there = There { schema, name, columns, ..There::default() };
     }
 
     /// For people.
@@ -65,6 +98,8 @@ pub(super) struct Wanted<'a> {
     pub(super) only: Option<&'a HashSet<u32>>,
     /// Those that there were when the clone began; none where it begins now.
     pub(super) known: &'a [u32],
+    /// What the rows are on the target.
+    pub(super) rules: Option<&'a RuleSet>,
 }
 
 impl Wanted<'_> {
@@ -147,7 +182,8 @@ const COLUMNS: &str = "
 SELECT n.nspname::text, c.relname::text, a.attname::text, a.atttypid, a.attgenerated <> '',
        EXISTS (SELECT FROM pg_constraint f WHERE f.confrelid = c.oid AND f.contype = 'f'), c.relkind = 'p',
        current_setting('server_version_num')::int4,
-       t.typtype = 'e' OR CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END < 16384
+       t.typtype = 'e' OR CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END < 16384,
+       a.atttypmod, c.relreplident::text
   FROM unnest($1::text[], $2::text[]) w(schema, name)
   JOIN pg_namespace n ON n.nspname = w.schema
   JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name AND c.relkind IN ('r', 'p')
@@ -160,6 +196,9 @@ SELECT n.nspname::text, c.relname::text, a.attname::text, a.atttypid, a.attgener
 pub(super) struct Columns {
     /// Name, type, and whether it is generated.
     all: Vec<(String, u32, bool)>,
+    /// Of the types, by name.
+    modifiers: HashMap<String, i32>,
+    identity: Option<ReplicaIdentity>,
     /// Of these types `=` is the system's own.
     comparable: HashSet<String>,
     referenced: bool,
@@ -214,6 +253,8 @@ pub(super) async fn columns(
         if row.get(8) {
             table.comparable.insert(name.clone());
         }
+        table.modifiers.insert(name.clone(), row.get(9));
+        table.identity = ReplicaIdentity::from_catalog(row.get(10));
         table.all.push((name, row.get(3), row.get(4)));
     }
     Ok(found)
@@ -250,11 +291,13 @@ async fn published(source: &Client, wanted: &Wanted<'_>) -> Result<Vec<Table>, F
             blocks: row.get::<_, i64>(5).unsigned_abs(),
             rows: (rows > 0.0).then_some(rows as u64),
             columns: published.unwrap_or_default(),
+            types: Vec::new(),
             condition: row.get(8),
             key: row.get(9),
             format: Format::Text,
             unreferenced: false,
             divided: false,
+            there: There::default(),
         });
     }
     Ok(tables)
@@ -268,11 +311,16 @@ pub(super) async fn of_source(source: &Client, wanted: &Wanted<'_>) -> Result<Ve
     let found = found.map_err(|error| fault(&error).context("looking at the source's tables"))?;
     for (table, name) in tables.iter_mut().zip(&names) {
         let listed = std::mem::take(&mut table.columns);
-        let stored = found.get(name).map(|columns| columns.all.as_slice()).unwrap_or_default();
+        let there = found.get(name);
+        let stored = there.map(|columns| columns.all.as_slice()).unwrap_or_default();
+        let modifier =
+            |column: &String| there.and_then(|there| there.modifiers.get(column)).copied().unwrap_or(-1);
         let wanted = stored
             .iter()
             .filter(|(column, _, generated)| !generated && (listed.is_empty() || listed.contains(column)));
-        table.columns = wanted.map(|(column, ..)| column.clone()).collect();
+        (table.columns, table.types) =
+            wanted.map(|(column, type_oid, _)| (column.clone(), (*type_oid, modifier(column)))).unzip();
+        table.is_there_as_it_is();
     }
     tables.sort_by_key(|table| std::cmp::Reverse(table.blocks));
     Ok(tables)
@@ -292,10 +340,19 @@ pub(super) async fn tables(
     let everything: bool =
         source.query_one(everything, &[&wanted.publication]).await.map_err(|e| at_source(&e))?.get(0);
     let sources = columns(source, &names).await.map_err(|e| at_source(&e))?;
-    let targets = columns(target, &names).await.map_err(|e| at_target(&e))?;
+    let shaped =
+        tables.iter().zip(&names).map(|(table, name)| shaped(table, sources.get(name)?, wanted.rules?));
+    let shaped: Vec<Option<Arc<Shaped>>> = shaped.map(Option::transpose).collect::<Result<_, _>>()?;
+    let place = |(name, shaped): (&(String, String), &Option<Arc<Shaped>>)| match shaped {
+        Some(shaped) => (shaped.relation().schema.clone(), shaped.relation().name.clone()),
+        None => name.clone(),
+    };
+    let places: Vec<_> = names.iter().zip(&shaped).map(place).collect();
+    let targets = columns(target, &places).await.map_err(|e| at_target(&e))?;
     let mut found = Vec::new();
-    for (mut table, name) in tables.into_iter().zip(&names) {
-        let Some(here) = targets.get(name) else {
+    for ((mut table, name), (place, shaped)) in tables.into_iter().zip(&names).zip(places.iter().zip(shaped))
+    {
+        let Some(here) = targets.get(place) else {
             if everything && !wanted.known.is_empty() && !wanted.known.contains(&table.oid) {
                 // All that it ever had is in the log.
                 tracing::warn!(
@@ -304,15 +361,32 @@ pub(super) async fn tables(
                 );
                 continue;
             }
-            return Err(Fault::stop(format!("table {} is missing on the target", table.shown()))
-                .hint("let clone make the schema, or make the table as it is on the source"));
+            return Err(Fault::stop(format!(
+                "table {} is missing on the target",
+                shown_name(&place.0, &place.1)
+            ))
+            .hint("let clone make the schema, or make the table as it is on the source"));
         };
         let Some(there) = sources.get(name) else { continue };
-        fit(&mut table, there, here)?;
+        match shaped {
+            Some(shaped) => fit_shaped(&mut table, shaped, here)?,
+            None => fit(&mut table, there, here)?,
+        }
         found.push(table);
     }
+    note_beside(&mut found.iter_mut().collect::<Vec<_>>());
     found.sort_by_key(|table| std::cmp::Reverse(table.blocks));
     Ok(found)
+}
+
+/// Fills in which of the tables go to the same place.
+pub(super) fn note_beside(tables: &mut [&mut Table]) {
+    let places: Vec<_> = tables.iter().map(|table| (table.oid, table.there.quoted())).collect();
+    for table in tables.iter_mut().filter(|table| table.there.is_shared) {
+        let place = table.there.quoted();
+        let beside = places.iter().filter(|(oid, other)| *oid != table.oid && *other == place);
+        table.there.beside = beside.map(|(oid, _)| *oid).collect();
+    }
 }
 
 /// Fills in which columns are copied, and how.
@@ -348,6 +422,51 @@ fn fit(table: &mut Table, source: &Columns, target: &Columns) -> Result<(), Faul
     table.format = if binary { Format::Binary } else { Format::Text };
     table.unreferenced = !target.referenced && !target.partitioned;
     table.divided = target.partitioned;
+    table.is_there_as_it_is();
+    Ok(())
+}
+
+/// What rules make of a table, as they would of its definition in the log; none where no rule means it.
+fn shaped(table: &Table, source: &Columns, rules: &RuleSet) -> Option<Result<Arc<Shaped>, Fault>> {
+    let identity = source.identity.unwrap_or(ReplicaIdentity::Default);
+    let stored = source.all.iter().filter(|(name, _, generated)| {
+        !generated && (table.columns.is_empty() || table.columns.contains(name))
+    });
+    let columns = stored.map(|(name, type_oid, _)| Column {
+        name: name.clone(),
+        key: identity == ReplicaIdentity::Full || table.key.contains(name),
+        type_oid: *type_oid,
+        type_modifier: source.modifiers.get(name).copied().unwrap_or(-1),
+    });
+    let relation = Relation {
+        oid: table.oid,
+        schema: table.schema.clone(),
+        name: table.name.clone(),
+        identity,
+        columns: columns.collect(),
+    };
+    rules.shape(&relation).map_err(Fault::from).transpose().map(|shaped| shaped.map(Arc::new))
+}
+
+/// The same for a table that rules make another one of.
+fn fit_shaped(table: &mut Table, shaped: Arc<Shaped>, target: &Columns) -> Result<(), Fault> {
+    let relation = shaped.relation();
+    let columns: Vec<String> = relation.columns.iter().map(|column| column.name.clone()).collect();
+    target.refuse_lacking(&columns, &shown_name(&relation.schema, &relation.name))?;
+    table.columns = shaped.source().columns.iter().map(|column| column.name.clone()).collect();
+    // Parts that an earlier run left over are not told apart by the target's keys.
+    table.key.clear();
+    table.format = Format::Text;
+    table.unreferenced = !target.referenced && !target.partitioned && !shaped.is_routed();
+    table.divided = target.partitioned;
+    table.there = There {
+        schema: relation.schema.clone(),
+        name: relation.name.clone(),
+        columns,
+        is_shared: shaped.is_routed(),
+        shaped: Some(shaped),
+        beside: Vec::new(),
+    };
     Ok(())
 }
 
@@ -376,11 +495,13 @@ mod tests {
             blocks: 0,
             rows: None,
             columns: owned(published),
+            types: Vec::new(),
             condition: None,
             key: owned(key),
             format: Format::Text,
             unreferenced: false,
             divided: false,
+            there: There::default(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::archive::{Archive, Base, BaseTable, Covered, base_before};
 use crate::model::{Column, Fault, Position, Relation};
+use crate::pg::unescape;
 use crate::transform::{Cell, Row};
 
 /// Reads the rows of some tables, by the definitions that are given, from the newest base that has nothing from behind a position.
@@ -57,28 +58,13 @@ fn row(relation: &Relation, table: &BaseTable, line: &[u8]) -> Row {
     relation.columns.iter().map(|column| cell(column).unwrap_or_default()).collect()
 }
 
-/// A field in the text format of COPY (PostgreSQL documentation, COPY): of the escapes, those that the server writes.
+/// A field in the text format of COPY.
 fn unescaped(field: &[u8]) -> Cell {
     if field == b"\\N" {
         return Cell::Null;
     }
     let mut text = Vec::with_capacity(field.len());
-    let mut bytes = field.iter().copied();
-    while let Some(byte) = bytes.next() {
-        text.push(match byte {
-            b'\\' => match bytes.next() {
-                Some(b'b') => 8,
-                Some(b't') => b'\t',
-                Some(b'n') => b'\n',
-                Some(b'v') => 11,
-                Some(b'f') => 12,
-                Some(b'r') => b'\r',
-                Some(other) => other,
-                None => b'\\',
-            },
-            other => other,
-        });
-    }
+    unescape(field, &mut text);
     Cell::Text(text.into())
 }
 

@@ -135,6 +135,16 @@ pub async fn prepare(client: &Client) -> Result<(), Fault> {
     Ok(())
 }
 
+/// SQL that is true where the copy of one of these tables has begun.
+pub fn any_of(stream: &str, tables: &[u32]) -> String {
+    let tables: Vec<_> = tables.iter().map(u32::to_string).collect();
+    format!(
+        "EXISTS (SELECT FROM pgsluice.copied WHERE stream = {} AND source_table = ANY ('{{{}}}'::oid[]))",
+        quote_literal(stream),
+        tables.join(",")
+    )
+}
+
 async fn exists(client: &Client) -> Result<bool, Fault> {
     let query = "SELECT to_regclass('pgsluice.clone') IS NOT NULL";
     let row = client.query_one(query, &[]).await.map_err(|e| fault("looking for pgsluice.clone", &e))?;

@@ -57,6 +57,53 @@ impl CopyRows {
     }
 }
 
+/// The fields of one row in text form, without its end; `None` is null. What is escaped is written to `spare`.
+pub fn read_text<'r>(line: &'r [u8], spare: &'r mut Vec<u8>) -> Vec<Option<&'r [u8]>> {
+    enum Field<'r> {
+        Null,
+        Plain(&'r [u8]),
+        Escaped(std::ops::Range<usize>),
+    }
+    spare.clear();
+    let fields = line.split(|byte| *byte == b'\t').map(|field| match field {
+        b"\\N" => Field::Null,
+        plain if !plain.contains(&b'\\') => Field::Plain(plain),
+        escaped => {
+            let begin = spare.len();
+            unescape(escaped, spare);
+            Field::Escaped(begin..spare.len())
+        }
+    });
+    let fields: Vec<_> = fields.collect();
+    let spare = &*spare;
+    let value = |field| match field {
+        Field::Null => None,
+        Field::Plain(text) => Some(text),
+        Field::Escaped(range) => spare.get(range),
+    };
+    fields.into_iter().map(value).collect()
+}
+
+/// Of the escapes, those that the server writes.
+pub fn unescape(field: &[u8], into: &mut Vec<u8>) {
+    let mut bytes = field.iter().copied();
+    while let Some(byte) = bytes.next() {
+        into.push(match byte {
+            b'\\' => match bytes.next() {
+                Some(b'b') => 8,
+                Some(b't') => b'\t',
+                Some(b'n') => b'\n',
+                Some(b'v') => 11,
+                Some(b'f') => 12,
+                Some(b'r') => b'\r',
+                Some(other) => other,
+                None => b'\\',
+            },
+            other => other,
+        });
+    }
+}
+
 /// Appends one row: columns parted by tabs, null as `\N`, control characters and backslashes escaped.
 fn write_text(buffer: &mut Vec<u8>, row: &[Option<&[u8]>]) {
     for (at, value) in row.iter().enumerate() {
@@ -107,6 +154,23 @@ mod tests {
         check(&[Some("\\.")], "\\\\.\n");
         check(&[Some("a\tb\nc\rd\\e")], "a\\tb\\nc\\rd\\\\e\n");
         check(&[Some("ü\u{1F600}\u{0B}")], "ü\u{1F600}\u{0B}\n");
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        for row in [
+            &[Some("a"), None, Some("")][..],
+            &[Some("\\N"), Some("\\."), Some("\\")],
+            &[Some("a\tb\nc\rd\\e"), Some("\\t")],
+            &[Some("")],
+            &[None],
+        ] {
+            let row: Vec<_> = row.iter().map(|value| value.map(str::as_bytes)).collect();
+            let mut line = Vec::new();
+            write_text(&mut line, &row);
+            assert_eq!(read_text(line.strip_suffix(b"\n").unwrap(), &mut Vec::new()), row);
+        }
+        assert_eq!(read_text(b"\\v\\f\\b", &mut Vec::new()), [Some(&b"\x0b\x0c\x08"[..])]);
     }
 
     #[test]

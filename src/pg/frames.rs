@@ -90,6 +90,14 @@ impl Incoming {
         Ok((messages, (passed.len() as u64).saturating_sub(5 * messages)))
     }
 
+    /// The CopyData message that comes next, if it is wholly here.
+    pub(super) fn next_row(&mut self) -> Result<Option<&[u8]>, Fault> {
+        match self.next_tag() {
+            Some(b'd') => Ok(self.try_next()?.map(|frame| frame.body)),
+            _ => Ok(None),
+        }
+    }
+
     /// Reads more and says how many bytes. Fails where the connection is closed. Cancel-safe.
     pub(super) async fn fill(&mut self) -> Result<usize, Fault> {
         self.make_room()?;

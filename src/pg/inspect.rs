@@ -86,6 +86,12 @@ pub async fn server(client: &Client) -> Result<Server, Fault> {
     })
 }
 
+pub async fn timeline(client: &Client) -> Result<u32, Fault> {
+    let query = "SELECT timeline_id FROM pg_control_checkpoint()";
+    let row = client.query_one(query, &[]).await.map_err(|e| fault("reading the timeline", &e))?;
+    Ok(row.get::<_, i32>(0).unsigned_abs())
+}
+
 /// The end of what was written to WAL (replayed, on a standby). Taken after a commit it is at or past the commit's end.
 pub async fn current_position(client: &Client) -> Result<Position, Fault> {
     let query =

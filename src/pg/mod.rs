@@ -56,10 +56,10 @@ mod wire;
 
 pub use clock::now;
 pub use conninfo::{Conninfo, LibpqEnvironment};
-pub use copy_rows::CopyRows;
+pub use copy_rows::{CopyRows, read_text, unescape};
 pub use pipeline::{Pipeline, PipelineOptions, PipelineReader, PipelineWriter, Reply, TransactionStatus};
 pub use replication::{CreatedSlot, ReplicationStream, SnapshotAction, SystemIdentity, TimelineSwitch};
 pub use rows::{Fields, Rows};
 pub use sql::{publication_names, quote_ident, quote_literal};
 pub use stream::{Event, ReplicationReceiver, Status, StatusSender};
-pub use transfer::{load, load_pieces, transfer, unload};
+pub use transfer::{Reshape, load, load_pieces, transfer, unload};

@@ -28,6 +28,8 @@ pub struct Slot {
     pub wal_status: Option<String>,
     /// How much WAL may yet be written before the slot is lost, in bytes; none where nothing limits it, or it is lost.
     pub safe_wal_bytes: Option<i64>,
+    /// Standbys have it too.
+    pub failover: bool,
     /// The server's `max_slot_wal_keep_size`, in bytes; none where it has no limit.
     pub keep_bytes_max: Option<i64>,
 }
@@ -37,8 +39,13 @@ SELECT slot_name::text, plugin::text, database::text, active_pid, confirmed_flus
        greatest(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
                                      ELSE pg_current_wal_lsn() END, restart_lsn), 0)::int8,
        wal_status, safe_wal_size,
-       (SELECT nullif(setting::int8, -1) * 1048576 FROM pg_settings WHERE name = 'max_slot_wal_keep_size')
-  FROM pg_replication_slots WHERE slot_name = $1";
+       (SELECT nullif(setting::int8, -1) * 1048576 FROM pg_settings WHERE name = 'max_slot_wal_keep_size'),
+       -- A column that not every version has.
+       coalesce((to_jsonb(s) ->> 'failover')::bool, false)
+  FROM pg_replication_slots s WHERE slot_name = $1";
+
+/// The first version with slots that standbys have too.
+pub const FAILOVER_SINCE: u32 = 170_000;
 
 pub async fn read(client: &Client, name: &str) -> Result<Option<Slot>, Fault> {
     let row = client
@@ -55,6 +62,7 @@ pub async fn read(client: &Client, name: &str) -> Result<Option<Slot>, Fault> {
         wal_status: row.get(6),
         safe_wal_bytes: row.get(7),
         keep_bytes_max: row.get(8),
+        failover: row.get(9),
     }))
 }
 
@@ -65,13 +73,16 @@ pub async fn create(
     watch: &Client,
     name: &str,
     plugin: OutputPlugin,
+    failover: bool,
     patience: Duration,
 ) -> Result<Position, Fault> {
     let doing = format!("creating replication slot \"{name}\"");
     let row = client.query_one("SELECT pg_backend_pid()", &[]).await.map_err(|e| fault(&doing, &e))?;
     let creation = async {
-        let query = "SELECT lsn FROM pg_create_logical_replication_slot($1, $2, false, false)";
-        let row = client.query_one(query, &[&name, &plugin.name()]).await;
+        let failover = if failover { ", failover => true" } else { "" };
+        let query =
+            format!("SELECT lsn FROM pg_create_logical_replication_slot($1, $2, false, false{failover})");
+        let row = client.query_one(&query, &[&name, &plugin.name()]).await;
         row.map(|row| position(row.get::<_, PgLsn>(0))).map_err(|e| explain(fault(&doing, &e), plugin))
     };
     let limit = Limit { patience, flag: "--slot-timeout", called_off: std::future::pending() };

@@ -2,31 +2,53 @@
 
 use std::time::Duration;
 
+use super::copy_rows::CopyRows;
 use super::frames::{Frame, put_string};
 use super::pipeline::Pipeline;
 use super::rows::settle;
 use super::server_message::ServerMessage;
-use crate::model::{Fault, Remedy};
+use crate::model::{Fault, Format, Remedy};
 
 /// The text of COPY is cut into messages of this size when it comes from memory.
 const MESSAGE_SIZE: usize = 64 * 1024;
 /// What is handed on at a time, at least, until the end.
 const PIECE_SIZE: usize = 256 * 1024;
 
-/// Runs `out` (`COPY … TO STDOUT`) on one connection and `into` (`COPY … FROM STDIN`, of the same format) on the other, and passes the rows on.
+/// Makes a row in text form another one, which it appends; false where the target is not to have it.
+pub type Reshape<'r> = dyn FnMut(&[u8], &mut CopyRows) -> Result<bool, Fault> + Send + 'r;
+
+/// Runs `out` (`COPY … TO STDOUT`) on one connection and `into` (`COPY … FROM STDIN`, of the same format) on the other, and passes the rows on,
+/// as they are or reshaped.
 /// `moved` hears of messages, mostly a row each, and bytes as they pass, and says for how long nothing more is to be read. Gives the number of rows. After a fault neither connection is of use.
 pub async fn transfer(
     source: &mut Pipeline,
     out: &str,
     target: &mut Pipeline,
     into: &str,
+    mut reshape: Option<&mut Reshape<'_>>,
     mut moved: impl FnMut(u64, u64) -> Duration,
 ) -> Result<u64, Fault> {
+    let (mut rows_left_out, mut reshaped) = (0, CopyRows::new(Format::Text, 0));
     start(source, out, b'H').await.map_err(of_source)?;
     start(target, into, b'G').await.map_err(of_target)?;
     loop {
         let reading = &mut source.reader.incoming;
-        let (rows, bytes) = reading.pass_rows(&mut target.writer.outgoing.buffer).map_err(of_source)?;
+        let (rows, bytes) = match &mut reshape {
+            None => reading.pass_rows(&mut target.writer.outgoing.buffer).map_err(of_source)?,
+            Some(reshape) => {
+                let (mut rows, mut bytes) = (0, 0);
+                while let Some(line) = reading.next_row().map_err(of_source)? {
+                    (rows, bytes) = (rows + 1, bytes + line.len() as u64);
+                    let is_wanted = reshape(line.strip_suffix(b"\n").unwrap_or(line), &mut reshaped)?;
+                    rows_left_out += u64::from(!is_wanted);
+                }
+                if !reshaped.waiting().is_empty() {
+                    target.writer.copy_data(reshaped.waiting())?;
+                    reshaped.clear();
+                }
+                (rows, bytes)
+            }
+        };
         let pause = moved(rows, bytes);
         if pause > Duration::ZERO {
             target.writer.outgoing.flush().await.map_err(of_target)?;
@@ -62,6 +84,7 @@ pub async fn transfer(
     target.writer.copy_done()?;
     target.writer.flush().await.map_err(of_target)?;
     let taken = settle(&mut target.reader.incoming).await.map_err(of_target)?;
+    let sent = sent.saturating_sub(rows_left_out);
     if sent != taken {
         return Err(Fault::stop(format!("the source sent {sent} rows, and the target took {taken}")));
     }

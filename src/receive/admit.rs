@@ -3,6 +3,7 @@
 //! The server would not refuse: it silently forwards a start below the slot's position, takes one beyond the end of WAL,
 //! and knows nothing of what a client holds (logical.c, `CreateDecodingContext`). So a gap must be found here.
 
+use crate::archive::Successor;
 use crate::model::{Fault, Position};
 
 /// What the log says of its source and how far it holds it.
@@ -11,6 +12,18 @@ pub(super) struct LogState {
     pub(super) system_identifier: u64,
     pub(super) timeline: u32,
     pub(super) durable: Position,
+}
+
+impl LogState {
+    /// The log of a source that `pg_upgrade` has made another system of: until something comes from there, its end counts as the
+    /// new slot's beginning.
+    pub(super) fn on(self, successor: &Successor) -> LogState {
+        let system_identifier = successor.system_identifier;
+        if self.durable > successor.after {
+            return LogState { system_identifier, ..self };
+        }
+        LogState { system_identifier, timeline: successor.timeline, durable: successor.from }
+    }
 }
 
 /// What the source says at connect.
@@ -43,7 +56,7 @@ pub(super) fn admit(log: &LogState, source: &SourceState) -> Result<(), Fault> {
             "the archive belongs to the system {}, but the source is {}",
             log.system_identifier, source.system_identifier
         ))
-        .hint("check --source and --archive; a source made by pg_upgrade or restored with initdb needs a new archive"));
+        .hint("check --source and --archive; after a pg_upgrade that has kept the slot: pgsluice setup --source-upgraded; any other new system needs a new archive"));
     }
     if source.slot.lost {
         return Err(Fault::person(format!(
@@ -142,6 +155,30 @@ mod tests {
         check(|s| s.flushed = Position(99), "1 bytes beyond the end");
         check(|s| s.system_identifier = 8, "system 7");
         check(|s| s.slot.lost = true, "is lost");
+    }
+
+    #[test]
+    fn a_successor_goes_on_where_its_slot_begins() {
+        let successor = Successor {
+            after: Position(100),
+            from: Position(200),
+            system_identifier: 8,
+            timeline: 1,
+            server_version_num: 180_000,
+        };
+        let log = |durable| LogState { timeline: 3, durable: Position(durable), ..log() }.on(&successor);
+        let upgraded = |confirmed: u64| {
+            let slot = SlotState { confirmed: Position(confirmed), ..source().slot };
+            SourceState { system_identifier: 8, flushed: Position(300), slot, ..source() }
+        };
+        assert!(admit(&log(100), &upgraded(200)).is_ok());
+        // Somebody else has read from the slot since.
+        assert!(admit(&log(100), &upgraded(201)).unwrap_err().message.contains("gap of 1 bytes"));
+        assert!(admit(&log(100), &source()).unwrap_err().message.contains("system 8"));
+        // What came from there counts as ever.
+        let after = LogState { timeline: 1, ..log(250) };
+        assert!(admit(&after, &upgraded(250)).is_ok());
+        assert!(admit(&after, &upgraded(251)).unwrap_err().message.contains("gap of 1 bytes"));
     }
 
     #[test]

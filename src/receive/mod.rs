@@ -311,10 +311,13 @@ async fn check(
 ) -> Result<u32, Fault> {
     let system = stream.identify_system().await?;
     let history = stream.timeline_history(system.timeline).await?;
-    let switched_at = history.iter().find(|switch| switch.timeline == writer.timeline());
     let manifest = archive.manifest();
-    let log =
+    let mut log =
         LogState { system_identifier: manifest.system_identifier, timeline: writer.timeline(), durable };
+    if let Some(successor) = archive.successor()? {
+        log = log.on(&successor);
+    }
+    let switched_at = history.iter().find(|switch| switch.timeline == log.timeline);
     let slot = slot_state(stream, &source.slot, manifest).await?.ok_or_else(|| {
         let missed = system.position.bytes_since(durable);
         Fault::person(format!(
@@ -323,8 +326,8 @@ async fn check(
         ))
         .hint("a new slot can't give what came in between: start a new archive and copy the tables anew")
     })?;
-    if slot.confirmed > durable && archive.has_store() {
-        unless_extended(archive, &slot, durable)?;
+    if slot.confirmed > log.durable && archive.has_store() {
+        unless_extended(archive, &slot, log.durable)?;
     }
     admit::admit(
         &log,

@@ -235,7 +235,7 @@ fn of_slot(seen: &Seen<'_>, source: &SourceLook, signs: &mut Signs) {
     let name = &seen.road.slot;
     let Some(slot) = &source.slot else {
         // A pipeline that was never set up has none.
-        if seen.look.archive.is_ok() && seen.status.mode != Mode::Done {
+        if seen.look.archive.is_ok() && seen.status.mode != Some(Mode::Done) {
             signs.add(
                 ("slot_lost", Part::Source, name.clone(), Level::Critical),
                 Duration::ZERO,
@@ -342,7 +342,8 @@ fn of_archive(seen: &Seen<'_>, archive: &ArchiveLook, signs: &mut Signs) {
 fn of_progress(seen: &Seen<'_>, signs: &mut Signs) {
     let patience = signs.limits.patience;
     let Ok(applier) = &seen.status.applier else { return };
-    let is_on = seen.applies && matches!(seen.status.mode, Mode::Catchup | Mode::Live) && !seen.status.held;
+    let is_on =
+        seen.applies && matches!(seen.status.mode, Some(Mode::Catchup | Mode::Live)) && !seen.status.held;
     let late = applier.lag_seconds.unwrap_or(0.0) > (seen.limits.delay + patience).as_secs_f64();
     let pending = seen.status.pending.as_ref().is_none_or(|pending| pending.transactions > 0);
     if is_on && pending && applier.lag_bytes.unwrap_or(0) > 0 && (late || seen.limits.delay.is_zero()) {

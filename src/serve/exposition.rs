@@ -170,7 +170,7 @@ impl Exposition {
         at(Place::stored, status.stored);
         at(Place::applied, applier.map(|applier| applier.replay_lsn));
         for mode in Mode::ALL {
-            let is_now = f64::from(u8::from(mode == status.mode));
+            let is_now = f64::from(u8::from(status.mode == Some(mode)));
             self.mode.get_or_create(&InMode { mode: mode.name() }).set(is_now);
         }
         self.alarms.clear();

@@ -135,7 +135,9 @@ impl Look {
             let (archive, home) = (location.open(), home);
             let archive = archive.and_then(|archive| Ok((archive, home?))).map_err(|fault| fault.message);
             archive.and_then(|(archive, home)| {
-                ArchiveLook::read(&archive, &Notes::read(&archive, &home, false), applied, false)
+                let notes = Notes::read(&archive, &home, false);
+                notes.warn();
+                ArchiveLook::read(&archive, &notes, applied, false)
             })
         });
         Look { source, target, archive }
@@ -207,20 +209,33 @@ pub struct Notes {
     appliers: Vec<Registered>,
     /// How far the log is in its store.
     stored: Option<Position>,
+    /// Why something could not be read.
+    troubles: Vec<String>,
 }
 
 impl Notes {
     /// Blocks on the network where there is a store, for as long as its retries take. `ours`: this process is the one that writes to it.
     pub fn read(archive: &Archive, home: &Home, ours: bool) -> Notes {
-        fn seen<T>(read: Result<T, Fault>) -> Option<T> {
-            read.inspect_err(|fault| tracing::warn!("{fault}")).ok()
+        fn seen<T>(read: Result<T, Fault>, troubles: &mut Vec<String>) -> Option<T> {
+            read.map_err(|fault| troubles.push(fault.to_string())).ok()
         }
-        let stored =
-            if archive.has_store() && !ours { seen(archive.stored_through()).flatten() } else { None };
-        Notes {
-            control: seen(Sentinel::open(home).and_then(|sentinel| sentinel.read())),
-            appliers: seen(archive.appliers()).unwrap_or_default(),
-            stored,
+        let mut troubles = Vec::new();
+        let stored = (archive.has_store() && !ours).then(|| archive.stored_through());
+        let stored = stored.and_then(|stored| seen(stored, &mut troubles)).flatten();
+        let control = Sentinel::open(home).and_then(|sentinel| sentinel.read());
+        let control = seen(control, &mut troubles);
+        let appliers = seen(archive.appliers(), &mut troubles).unwrap_or_default();
+        Notes { control, appliers, stored, troubles }
+    }
+
+    fn warn(&self) {
+        self.troubles.iter().for_each(|trouble| tracing::warn!("{trouble}"));
+    }
+
+    /// Says what could not be read, unless something could not be before.
+    pub fn warn_after(&self, before: &Notes) {
+        if before.troubles.is_empty() {
+            self.warn();
         }
     }
 
@@ -230,6 +245,7 @@ impl Notes {
             control: self.control.or(before.control),
             appliers: if self.appliers.is_empty() { before.appliers } else { self.appliers },
             stored: self.stored.or(before.stored),
+            troubles: self.troubles,
         }
     }
 }

@@ -15,6 +15,8 @@ use super::pending::Pending;
 #[derive(Clone, Debug, Serialize)]
 pub struct Source {
     pub slot: String,
+    /// The server's process that sends from it; none where nobody receives.
+    pub active_pid: Option<i32>,
     pub confirmed_flush_lsn: Option<Position>,
     pub current_lsn: Position,
     pub retained_wal_bytes: Option<u64>,
@@ -42,7 +44,8 @@ pub struct TableStatus<'a> {
 
 #[derive(Clone, Debug)]
 pub struct Status {
-    pub mode: Mode,
+    /// None where the archive can't be read, which has the sentinel and a receiver's lock.
+    pub mode: Option<Mode>,
     /// A comparison has the applier stand for a while.
     pub held: bool,
     pub source: Found<Source>,
@@ -93,7 +96,7 @@ impl Status {
             }
         });
         Status {
-            mode: mode(archive.as_ref().ok(), target.as_ref().ok(), applier.as_ref().ok()),
+            mode: (archive.as_ref().ok()).map(|look| mode(look, target.as_ref().ok(), applier.as_ref().ok())),
             held: control.is_some_and(|control| control.hold.is_some()),
             source: source.as_ref().map(|look| source_status(slot, look)).map_err(Clone::clone),
             write_lsn: control.map(|control| control.write_lsn).filter(|lsn| *lsn != Position::ZERO),
@@ -105,6 +108,10 @@ impl Status {
             dead: target.as_ref().ok().map(|look| look.dead.map_or(0, |dead| dead.count)),
             alarms: Vec::new(),
         }
+    }
+
+    pub fn mode_name(&self) -> &'static str {
+        self.mode.map_or("unknown", Mode::name)
     }
 
     pub fn json(&self) -> Value {
@@ -120,7 +127,7 @@ impl Status {
         reason("applier", self.applier.as_ref().err());
         let archive = self.archive.as_ref().ok();
         json!({
-            "mode": self.mode,
+            "mode": self.mode_name(),
             "held": self.held,
             "source": part(self.source.as_ref().ok().map(|source| json!(source))),
             "archive": part(archive.map(|contents| json!({
@@ -129,6 +136,7 @@ impl Status {
                 "write_lsn": self.write_lsn,
                 "stored_lsn": self.stored,
                 "segments": contents.segments,
+                "levels": contents.levels,
                 "bytes": contents.bytes,
                 "raw_bytes": contents.raw_bytes,
                 "transactions": contents.transactions,
@@ -164,6 +172,7 @@ impl Status {
 fn source_status(slot: &str, look: &SourceLook) -> Source {
     Source {
         slot: slot.to_owned(),
+        active_pid: look.slot.as_ref().and_then(|slot| slot.active_pid),
         confirmed_flush_lsn: look.slot.as_ref().and_then(|slot| slot.confirmed_flush),
         current_lsn: look.current_lsn,
         retained_wal_bytes: look.slot.as_ref().map(|slot| slot.retained_bytes),
@@ -171,8 +180,7 @@ fn source_status(slot: &str, look: &SourceLook) -> Source {
     }
 }
 
-fn mode(look: Option<&ArchiveLook>, target: Option<&TargetLook>, applier: Option<&Applier>) -> Mode {
-    let Some(look) = look else { return Mode::Stopped };
+fn mode(look: &ArchiveLook, target: Option<&TargetLook>, applier: Option<&Applier>) -> Mode {
     let control = look.control.unwrap_or_default();
     let reached = |position: Position| control.endpos().is_some_and(|endpos| position >= endpos);
     let replay = applier.map_or(control.replay_lsn, |applier| applier.replay_lsn);
@@ -205,6 +213,7 @@ mod tests {
                 first_time: None,
                 last_time: None,
                 tables: Vec::new(),
+                levels: Vec::new(),
             },
             sealed: Position(1),
             stored: None,
@@ -240,7 +249,7 @@ mod tests {
         let check = |look: ArchiveLook, replay: u64, mode: Mode| {
             let look = Look { source: Err("-".into()), target: target(replay), archive: Ok(look) };
             let status = Status::of(&look, "s", Timestamp(0));
-            assert_eq!(status.mode, mode);
+            assert_eq!(status.mode, Some(mode));
         };
         check(look(false, true, 0, 100), 100, Mode::Stopped);
         check(look(false, true, 100, 100), 99, Mode::Stopped);
@@ -259,7 +268,7 @@ mod tests {
             assert_eq!(status[part], Value::Null);
             assert_eq!(status["unreachable"][part], reason);
         }
-        assert_eq!(status["mode"], "stopped");
+        assert_eq!(status["mode"], "unknown");
         assert_eq!(status["tables"], json!([]));
     }
 

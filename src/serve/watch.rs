@@ -133,10 +133,16 @@ struct AtNotes {
 
 impl AtNotes {
     fn run(self) {
-        again_and_again(&self.found, || {
-            let before = self.found.borrow().clone().unwrap_or_default();
-            Some(Notes::read(&self.archive, &self.home, self.ours).or(before))
-        });
+        again_and_again(
+            &self.found,
+            |_| true,
+            || {
+                let before = self.found.borrow().clone().unwrap_or_default();
+                let notes = Notes::read(&self.archive, &self.home, self.ours);
+                notes.warn_after(&before);
+                Some(notes.or(before))
+            },
+        );
     }
 }
 
@@ -152,7 +158,7 @@ struct AtArchive {
 
 impl AtArchive {
     fn run(self) {
-        again_and_again(&self.found, || {
+        again_and_again(&self.found, Result::is_ok, || {
             // Copied: who holds what is borrowed holds up who writes it.
             let (notes, applied) = (self.notes.borrow().clone(), *self.applied.borrow());
             match notes {
@@ -164,21 +170,22 @@ impl AtArchive {
 }
 
 /// Looks until nobody wants to know any more.
-fn again_and_again<T>(found: &watch::Sender<T>, look: impl Fn() -> T) {
+fn again_and_again<T>(found: &watch::Sender<T>, is_found: impl Fn(&T) -> bool, look: impl Fn() -> T) {
     while !found.is_closed() {
         let began = Instant::now();
         let seen = look();
+        let pause = pause(began.elapsed(), is_found(&seen));
         drop(found.send_replace(seen));
-        let until = Instant::now() + pause(began.elapsed());
+        let until = Instant::now() + pause;
         while Instant::now() < until && !found.is_closed() {
             std::thread::sleep(GLANCE);
         }
     }
 }
 
-/// How long to wait after a look that took so long.
-fn pause(took: Duration) -> Duration {
-    (took * SHARE).clamp(PACE, PACE_MAX)
+/// How long to wait after a look that took so long. One that found nothing has but waited: that all is well again is to be seen soon.
+fn pause(took: Duration, is_found: bool) -> Duration {
+    if is_found { (took * SHARE).clamp(PACE, PACE_MAX) } else { PACE }
 }
 
 /// Looks and judges until the process that is watched drops its end.
@@ -197,8 +204,9 @@ async fn watch_all(
         loop {
             let began = Instant::now();
             let found = watched.road.source(&mut line).await;
+            let pause = pause(began.elapsed(), found.is_ok());
             drop(source.send_replace(found));
-            tokio::time::sleep(pause(began.elapsed())).await;
+            tokio::time::sleep(pause).await;
         }
     };
     let at_target = async {
@@ -209,8 +217,9 @@ async fn watch_all(
             if let Ok(look) = &found {
                 applied.send_replace(look.applied());
             }
+            let pause = pause(began.elapsed(), found.is_ok());
             drop(target.send_replace(found));
-            tokio::time::sleep(pause(began.elapsed())).await;
+            tokio::time::sleep(pause).await;
         }
     };
     let judging = async {
@@ -327,7 +336,7 @@ impl Judge<'_> {
             }
         }
         if self.watched.applies {
-            status.mode = standing.mode;
+            status.mode = Some(standing.mode);
             if let Ok(applier) = &mut status.applier {
                 applier.replay_lsn = applier.replay_lsn.max(standing.replay_lsn);
                 applier.lag_bytes = Some(standing.lag_bytes);
@@ -342,11 +351,11 @@ impl Judge<'_> {
         if !self.watched.applies {
             return Some("this process applies nothing".into());
         }
-        if status.mode == Mode::Done {
+        if status.mode == Some(Mode::Done) {
             return None;
         }
-        if !matches!(status.mode, Mode::Live | Mode::Catchup) {
-            return Some(format!("mode is {}", status.mode.name()));
+        if !matches!(status.mode, Some(Mode::Live | Mode::Catchup)) {
+            return Some(format!("mode is {}", status.mode_name()));
         }
         let limit = self.watched.ready_lag_seconds + self.watched.limits.delay.as_secs_f64();
         match &status.applier {

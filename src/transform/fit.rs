@@ -1,7 +1,7 @@
 //! How a relation of the log fits the table of the target: which column is which, what the target lacks, and the DDL that
 //! would mend it.
 
-use crate::model::{Column, Relation, ReplicaIdentity, is_portable, quote_ident};
+use crate::model::{Column, Fault, Relation, ReplicaIdentity, is_portable, quote_ident};
 
 use super::statement::{Binary, Mapped};
 use super::target::{Equality, Generated, Identity, TargetColumn, TargetTable};
@@ -14,6 +14,16 @@ pub struct Refusal {
     pub hint: Option<String>,
     /// A statement after which the change would pass, if all that lacks are columns that can simply be added.
     pub add_columns: Option<String>,
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Fault {
+        let fault = Fault::stop(refusal.message);
+        match refusal.hint {
+            Some(hint) => fault.hint(hint),
+            None => fault,
+        }
+    }
 }
 
 impl Refusal {

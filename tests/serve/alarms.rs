@@ -12,7 +12,9 @@ use serde_json::Value;
 use super::Served;
 use crate::support::http::{Request, answer};
 
-use crate::support::{Cluster, Moto, Proxy, Road, StopMode, is_root, seconds, wait_until};
+use crate::support::{
+    Cluster, Moto, Pgsluice, Proxy, Road, StopMode, WrongClock, is_root, seconds, wait_until,
+};
 
 /// A road whose alarms come soon.
 const SOON: &[&str] = &["follow", "--alarm-patience", "2", "--alarm-transaction-age", "1"];
@@ -24,8 +26,13 @@ impl Served {
 
     #[track_caller]
     fn raises(&self, alarm: &str) -> Value {
+        self.raises_within(60, alarm)
+    }
+
+    #[track_caller]
+    fn raises_within(&self, limit_seconds: u64, alarm: &str) -> Value {
         let mut found = None;
-        wait_until(seconds(60), alarm, || {
+        wait_until(seconds(limit_seconds), alarm, || {
             found = self.alarms().into_iter().find(|open| open["alarm"] == alarm);
             found.is_some()
         });
@@ -34,8 +41,16 @@ impl Served {
 
     #[track_caller]
     fn is_over(&self, alarm: &str) {
-        wait_until(seconds(60), &format!("{alarm} is over"), || {
+        wait_until(seconds(90), &format!("{alarm} is over"), || {
             self.alarms().iter().all(|open| open["alarm"] != alarm)
+        });
+    }
+
+    /// The one of this subject is.
+    #[track_caller]
+    fn is_over_of(&self, alarm: &str, subject: &str) {
+        wait_until(seconds(60), &format!("{alarm} of {subject} is over"), || {
+            self.alarms().iter().all(|open| open["alarm"] != alarm || open["subject"] != subject)
         });
     }
 }
@@ -188,6 +203,138 @@ fn a_target_that_falls_ever_further_behind_is_told() {
 }
 
 #[test]
+fn a_target_that_sets_the_pace_is_told() {
+    let road = Road::pgbench();
+    // Less than what is written meanwhile, and no more: the batches come one after the other, each as large as it may be.
+    let slow = "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.002); return new; end $$;
+                create trigger slow before insert on pgbench_history for each row execute function slow();
+                alter table pgbench_history enable always trigger slow";
+    road.target.run_script(slow);
+    let served = Served::start(&road, &[SOON, &["--apply", "exact"]].concat());
+    let load = road.source.start_pgbench(&["-n", "-c", "2", "-T", "600", "-R", "1000"]);
+    let alarm = served.raises("batches_full");
+    assert_eq!(text(&alarm, "level"), "notice");
+    assert!(text(&alarm, "message").contains("the target sets the pace"), "{alarm}");
+    drop(load);
+    road.target.run_script("alter table pgbench_history disable trigger slow");
+    served.is_over("batches_full");
+    road.finish(served.running);
+}
+
+#[test]
+fn a_target_that_keeps_up_sets_no_pace() {
+    let road = Road::pgbench();
+    let served = Served::start(&road, &[SOON, &["--apply", "exact"]].concat());
+    let load = road.source.start_pgbench(&["-n", "-c", "2", "-T", "600", "-R", "300"]);
+    std::thread::sleep(seconds(25));
+    assert!(served.alarms().is_empty(), "{:?}", served.alarms());
+    drop(load);
+    road.finish(served.running);
+}
+
+#[test]
+fn clocks_that_are_wrong_are_told() {
+    let Some(clock) = WrongClock::find() else { return };
+    let road = Road::new("create table t(id int primary key)");
+    for (cluster, offset) in [(&road.source, "+30s"), (&road.target, "-20s")] {
+        cluster.stop(StopMode::Fast);
+        cluster.start_with_clock(&clock, offset);
+    }
+    let served = Served::start(&road, SOON);
+    let told = || {
+        let alarms = served.alarms().into_iter().filter(|open| open["alarm"] == "clock_skew");
+        let mut told: Vec<_> = alarms.map(|alarm| text(&alarm, "message").to_owned()).collect();
+        told.sort();
+        told
+    };
+    wait_until(seconds(60), "both clocks are told", || told().len() == 2);
+    assert_eq!(
+        told(),
+        [
+            "the source's clock is 30 s ahead of this machine's",
+            "the target's clock is 20 s behind this machine's"
+        ]
+    );
+    road.change("insert into t values (1)");
+    road.wait_for("select count(*) from t");
+    // Right from now on, by which the source's goes back.
+    road.source.restart(StopMode::Fast);
+    served.is_over_of("clock_skew", "source");
+    assert_eq!(told().len(), 1);
+    road.target.restart(StopMode::Fast);
+    served.is_over("clock_skew");
+    road.change("insert into t values (2)");
+    road.wait_for("select count(*) from t");
+    road.finish(served.running);
+}
+
+#[test]
+fn an_archive_whose_folder_is_away_is_told_and_waited_for() {
+    let road = Road::new("create table t(id int primary key)");
+    let served = Served::start(&road, &[SOON, &["--segment-age", "1"]].concat());
+    road.change("insert into t values (1)");
+    road.wait_for("select count(*) from t");
+    served.seen();
+    let (archive, elsewhere) = (road.program.archive(), road.program.folder().join("elsewhere"));
+    std::fs::rename(&archive, &elsewhere).unwrap();
+    let alarm = served.raises("archive_away");
+    assert_eq!(text(&alarm, "level"), "critical");
+    // What its segments were to be called can't be said there.
+    (2..8).for_each(|id| {
+        road.change(&format!("insert into t values ({id})"));
+        std::thread::sleep(Duration::from_millis(700));
+    });
+    wait_until(seconds(20), "it waits", || served.running.log().contains("the archive's folder is away"));
+    std::thread::sleep(seconds(3));
+    assert!(!archive.exists(), "it was made anew");
+    std::fs::rename(&elsewhere, &archive).unwrap();
+    served.is_over("archive_away");
+    road.wait_for("select count(*) from t");
+    road.change("insert into t values (8)");
+    road.finish(served.running);
+    road.program.run(&["archive", "verify"]).done();
+}
+
+#[test]
+fn an_archive_whose_store_is_away_is_told_by_who_reads_it() {
+    let moto = Moto::with_bucket("bucket");
+    let (source, target) = (Cluster::source(), Cluster::target());
+    for cluster in [&source, &target] {
+        cluster.run_script("create table t(id int primary key)");
+    }
+    let program = with_store(&moto, Pgsluice::between(&source, &target));
+    let road = Road { source, target, program };
+    road.program.run(&["setup"]).done();
+    let receive = road.program.start(&["receive", "--segment-age", "1"]);
+    let spool = road.program.folder().join("another").display().to_string();
+    let patience = ["apply", "--alarm-patience", "2", "--spool", &spool];
+    let served = Served::start(&road, &patience);
+    road.change("insert into t values (1)");
+    road.wait_for("select count(*) from t");
+    served.seen();
+    moto.running().signal(Signal::STOP);
+    road.change("insert into t values (2)");
+    // Beside them somebody asks, who can't look into the archive either, and claims nothing.
+    let asked = [["status", "--json"].as_slice(), &["status"]].map(|words| road.program.start(words));
+    // Each call to a store has half a minute.
+    let alarm = served.raises_within(180, "archive_away");
+    assert_eq!(text(&alarm, "level"), "critical");
+    assert_eq!(road.target.value("select count(*) from t"), "1");
+    let [status, said] = asked.map(|asked| asked.wait(seconds(180)).done());
+    let (status, said) = (status.json(), said.stdout);
+    assert_eq!((&status["mode"], &status["archive"]), (&"unknown".into(), &Value::Null));
+    assert!(text(&status["unreachable"], "archive").contains("s3://bucket/shop"), "{status}");
+    assert!(status["source"]["active_pid"].is_i64(), "{status}");
+    assert!(said.contains("unknown: somebody receives from the slot"), "{said}");
+    moto.running().signal(Signal::CONT);
+    served.is_over("archive_away");
+    road.wait_for("select count(*) from t");
+    assert_ne!(road.program.status()["mode"], "unknown");
+    served.running.terminate(seconds(60)).done();
+    receive.terminate(seconds(60)).done();
+}
+
+#[test]
 fn a_table_without_a_key_is_told() {
     let road = Road::new("create table t(id int primary key)");
     let served = Served::start(&road, SOON);
@@ -198,6 +345,43 @@ fn a_table_without_a_key_is_told() {
     road.change(&cure);
     served.is_over("table_without_key");
     road.finish(served.running);
+}
+
+#[test]
+fn wal_that_is_kept_without_a_limit_is_told() {
+    let road = Road::new("create table t(id int primary key)");
+    let served = Served::start(&road, &[SOON, &["--alarm-wal", "48MiB"]].concat());
+    served.seen();
+    let forgotten = road.source.session();
+    forgotten.query("begin; insert into t values (1)");
+    switch_wal(&road, 1);
+    std::thread::sleep(seconds(5));
+    assert!(served.alarms().iter().all(|open| open["alarm"] != "wal_retained"), "{:?}", served.alarms());
+    switch_wal(&road, 3);
+    let alarm = served.raises("wal_retained");
+    assert_eq!((text(&alarm, "level"), text(&alarm, "subject")), ("warning", "pgsluice"));
+    assert!(text(&alarm, "message").ends_with("for slot \"pgsluice\", without a limit"), "{alarm}");
+    assert!(served.seen()["source"]["retained_wal_bytes"].as_u64().unwrap() > 48 << 20);
+    forgotten.query("commit");
+    until_the_slot_moves(&road, &served, "wal_retained");
+    road.finish(served.running);
+}
+
+/// Ends the source's segment of WAL again and again: 16 MiB each time.
+fn switch_wal(road: &Road, times: usize) {
+    (0..times).for_each(|_| {
+        drop(road.source.query("select pg_logical_emit_message(false, 'x', 'x'), pg_switch_wal()"))
+    });
+}
+
+/// The slot moves on with the source's next note of its running transactions.
+#[track_caller]
+fn until_the_slot_moves(road: &Road, served: &Served, alarm: &str) {
+    wait_until(seconds(60), &format!("{alarm} is over"), || {
+        road.source.run_script("checkpoint; insert into t select max(id) + 1 from t");
+        std::thread::sleep(Duration::from_millis(500));
+        served.alarms().iter().all(|open| open["alarm"] != alarm)
+    });
 }
 
 #[test]
@@ -212,35 +396,32 @@ fn a_slot_near_its_limit_is_told_before_it_is_lost_and_after() {
     let served = Served::start(&road, SOON);
     let forgotten = road.source.session();
     forgotten.query("begin; insert into t values (1)");
-    let switch = |times: usize| {
-        (0..times).for_each(|_| {
-            drop(road.source.query("select pg_logical_emit_message(false, 'x', 'x'), pg_switch_wal()"))
-        });
-    };
     let mut told = None;
     wait_until(seconds(60), "slot_near_limit", || {
-        switch(1);
+        switch_wal(&road, 1);
         std::thread::sleep(Duration::from_millis(2200));
         told = served.alarms().into_iter().find(|open| open["alarm"] == "slot_near_limit");
         told.is_some()
     });
     assert!(text(told.as_ref().unwrap(), "message").contains("is lost after"), "{told:?}");
     forgotten.query("commit");
-    // The slot moves on with the source's next note of its running transactions.
-    wait_until(seconds(60), "slot_near_limit is over", || {
-        road.source.run_script("checkpoint; insert into t select max(id) + 1 from t");
-        std::thread::sleep(Duration::from_millis(500));
-        served.alarms().iter().all(|open| open["alarm"] != "slot_near_limit")
-    });
+    until_the_slot_moves(&road, &served, "slot_near_limit");
     road.finish(served.running);
     // Nobody receives, and the source is not asked to wait: the slot goes.
-    switch(14);
+    switch_wal(&road, 14);
     road.source.run_script("checkpoint");
     let status = road.program.status();
     let alarm =
         status["alarms"].as_array().unwrap().iter().find(|open| open["alarm"] == "slot_lost").cloned();
     let alarm = alarm.unwrap_or_else(|| panic!("{status}"));
     assert_eq!((text(&alarm, "level"), text(&alarm, "subject")), ("critical", "pgsluice"));
+}
+
+/// With the archive in the bucket, and a spool in the program's own folder.
+fn with_store(moto: &Moto, program: Pgsluice) -> Pgsluice {
+    let spool = program.folder().join("spool").display().to_string();
+    let program = program.env("PGSLUICE_ARCHIVE", "s3://bucket/shop").env("PGSLUICE_SPOOL", &spool);
+    moto.environment().iter().fold(program, |program, (name, value)| program.env(name, value))
 }
 
 #[test]
@@ -250,17 +431,7 @@ fn a_store_that_is_away_is_told_and_the_spool_goes_on() {
     for cluster in [&source, &target] {
         cluster.run_script("create table t(id int primary key)");
     }
-    let program = moto
-        .environment()
-        .iter()
-        .fold(crate::support::Pgsluice::between(&source, &target), |program, (name, value)| {
-            program.env(name, value)
-        });
-    let program = program.env("PGSLUICE_ARCHIVE", "s3://bucket/shop");
-    let program = {
-        let spool = program.folder().join("spool");
-        program.env("PGSLUICE_SPOOL", spool.to_str().unwrap())
-    };
+    let program = with_store(&moto, Pgsluice::between(&source, &target));
     let road = Road { source, target, program };
     let served = Served::start(&road, &[SOON, &["--segment-age", "1"]].concat());
     road.change("insert into t values (1)");
@@ -310,7 +481,7 @@ fn a_disk_that_fills_is_told() {
     for cluster in [&source, &target] {
         cluster.run_script(schema);
     }
-    let program = crate::support::Pgsluice::between(&source, &target);
+    let program = Pgsluice::between(&source, &target);
     let Some(disk) = SmallDisk::mount(&program.archive()) else { return };
     let road = Road { source, target, program };
     let served = Served::start(&road, SOON);

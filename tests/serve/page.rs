@@ -97,7 +97,11 @@ fn the_page_shows_each_mode_as_status_tells_it() {
             ("applied_transactions", &applier["transactions"]),
             ("applied_changes", &applier["changes"]),
         ];
-        let same = pairs.iter().all(|(key, value)| shown(key).replace(',', "") == plain(value));
+        let level = &archive["levels"][0];
+        let level_shown = shown(&format!("below-{}", level["below_bytes"]));
+        let level_is_shown = level_shown.split(", ").next() == Some(&plain(&level["segments"]));
+        let same =
+            level_is_shown && pairs.iter().all(|(key, value)| shown(key).replace(',', "") == plain(value));
         let tables = status["tables"].as_array().unwrap().clone();
         same && tables.iter().all(|table| {
             let row = format!("[data-table='{}']", plain(&table["name"]));

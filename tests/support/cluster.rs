@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal};
 
 use super::process::{Running, Watcher, as_server_owner, output, server_owner, without_postgres_environment};
 use super::session::{Row, Session};
-use super::{Version, seconds, template, wait_until};
+use super::{Version, WrongClock, seconds, template, wait_until};
 
 /// Stops the server of the folder `$1`, if its process is still that server, and removes the folder.
 const CLEAN_UP: &str = r#"
@@ -278,6 +278,16 @@ impl Cluster {
         panic!("{result:?}\n{}", self.log());
     }
 
+    /// Starts a stopped server whose clock is wrong by so much, such as `+30s`, and nobody else's.
+    #[track_caller]
+    pub fn start_with_clock(&self, clock: &WrongClock, offset: &str) {
+        let library = clock.0.to_str().unwrap();
+        // Time-outs, which count from the monotonic clock, are not to be touched.
+        let environment =
+            [("LD_PRELOAD", library), ("FAKETIME", offset), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+        self.try_start_in(&environment).unwrap_or_else(|message| panic!("{message}\n{}", self.log()));
+    }
+
     #[track_caller]
     pub fn restart(&self, mode: StopMode) {
         self.stop(mode);
@@ -312,12 +322,21 @@ impl Cluster {
     }
 
     fn try_start(&self) -> Result<(), String> {
-        self.pg_ctl(&["start", "-w", "-t", "60", "-l", &self.folder.join("log").display().to_string()])
+        self.try_start_in(&[])
+    }
+
+    fn try_start_in(&self, environment: &[(&str, &str)]) -> Result<(), String> {
+        let log = self.folder.join("log").display().to_string();
+        self.pg_ctl_in(environment, &["start", "-w", "-t", "60", "-l", &log])
     }
 
     fn pg_ctl(&self, arguments: &[&str]) -> Result<(), String> {
+        self.pg_ctl_in(&[], arguments)
+    }
+
+    fn pg_ctl_in(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Result<(), String> {
         let mut command = as_server_owner(&self.version.bin.join("pg_ctl"));
-        command.arg("-D").arg(self.data_folder()).args(arguments);
+        command.arg("-D").arg(self.data_folder()).args(arguments).envs(environment.iter().copied());
         // The server must not inherit a pipe that somebody reads to its end.
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("output");

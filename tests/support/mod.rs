@@ -10,6 +10,7 @@
 
 pub mod browser;
 mod bucket;
+mod clock;
 mod cluster;
 mod compare;
 mod duckdb;
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 pub use rustix::process::Signal;
 
 pub use bucket::{Bucket, Misdeed};
+pub use clock::WrongClock;
 pub use cluster::{Cluster, Preparation, StopMode};
 pub use compare::{assert_tables_equal, difference_between, tables_difference};
 pub use duckdb::duckdb_python;

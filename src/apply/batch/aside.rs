@@ -5,17 +5,16 @@
 
 use std::collections::BTreeSet;
 
-use crate::archive::Reader;
 use crate::faults;
 use crate::meter::METER;
 use crate::model::{Fault, Position};
 use crate::pg::dead::{self, Note};
-use crate::pgoutput::{Begin, Commit, Message, Truncate, decode};
+use crate::pgoutput::{Begin, Commit, Message, Truncate};
 use crate::rules::Spare;
 use crate::transform::Apart;
 
 use super::super::ddl::DdlMode;
-use super::super::dead::{Aside, Held, OnError, Reason, is_about_rows, of_tables, pins};
+use super::super::dead::{Aside, Held, Letter, OnError, Reason, Said, is_about_rows, of_tables, pins};
 use super::super::describe;
 use super::super::shaper::Given;
 use super::{Applier, Flow, Inside, Run};
@@ -67,24 +66,16 @@ impl Applier<'_> {
     ) -> Result<(Held, Option<Position>), Fault> {
         let mut holder = None;
         let mut touched = Touched::default();
-        let mut reader = open_at(self, note)?;
-        let mut is_it = false;
+        let mut letter = self.letter(note)?;
         loop {
-            let Some(frame) = tokio::task::block_in_place(|| reader.try_next())? else {
-                return Err(gone(note));
-            };
+            let frame = tokio::task::block_in_place(|| letter.frame())?;
             for record in frame.records() {
-                let bytes = record.map_err(|error| run.unreadable(&error))?;
-                let message = decode(bytes).map_err(|error| run.unreadable(&error))?;
-                match &message {
-                    Message::Begin(begin) => is_it = begin.commit_lsn == note.commit_lsn,
-                    Message::Commit(_) if is_it => return Ok((touched.held, holder)),
-                    Message::Commit(commit) if commit.end > note.lsn => return Err(gone(note)),
-                    Message::Relation(relation) => self.define_table(relation),
-                    Message::Type { oid, schema, name } => self.planner.define_type(*oid, schema, name),
-                    change if is_it => {
+                match letter.read(record)? {
+                    None => {}
+                    Some(Said::Definition(definition)) => self.note_definition(definition),
+                    Some(Said::Change(_, change)) => {
                         let mut spare = None;
-                        if let Some(change) = of_tables(&note.tables, change, &mut spare) {
+                        if let Some(change) = of_tables(&note.tables, &change, &mut spare) {
                             if by_hand {
                                 self.refuse_filtered(run, change).await?;
                             }
@@ -92,9 +83,22 @@ impl Applier<'_> {
                             holder = holder.or(holds);
                         }
                     }
-                    _ => {}
+                    Some(Said::Commit(_)) => return Ok((touched.held, holder)),
                 }
             }
+        }
+    }
+
+    pub(super) fn letter<'n>(&self, note: &'n Note) -> Result<Letter<'n>, Fault> {
+        tokio::task::block_in_place(|| Letter::open(self.archive, self.tail.clone(), note))
+    }
+
+    /// Takes note of a table's or a type's definition.
+    pub(super) fn note_definition(&mut self, definition: Message<'_>) {
+        match definition {
+            Message::Relation(relation) => self.define_table(&relation),
+            Message::Type { oid, schema, name } => self.planner.define_type(oid, &schema, &name),
+            _ => {}
         }
     }
 
@@ -367,13 +371,3 @@ pub(super) fn relations_of(change: &Message<'_>) -> Vec<u32> {
 }
 
 const DEAD_HINT: &str = "pgsluice dead list shows them; dead retry brings them, dead skip does without them";
-
-pub(super) fn open_at(applier: &Applier<'_>, note: &Note) -> Result<Reader, Fault> {
-    let open = || Reader::open(applier.archive, Position(note.commit_lsn.0), applier.tail.clone());
-    tokio::task::block_in_place(open)
-}
-
-pub(super) fn gone(note: &Note) -> Fault {
-    Fault::person(format!("the log does not have the transaction that ends at {} and is set aside", note.lsn))
-        .hint("give the archive that belongs to this target; or pgsluice dead skip does without it")
-}

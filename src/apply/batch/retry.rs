@@ -4,15 +4,14 @@
 use tokio::sync::watch;
 
 use super::super::Applied;
-use super::super::dead::{Held, Resolved, is_about_rows, of_tables, pins};
+use super::super::dead::{Held, Resolved, Said, is_about_rows, of_tables, pins};
 use super::super::describe;
-use super::aside::{gone, open_at};
 use super::binding::fault_of;
 use super::shaped::Piece;
 use super::{Applier, Run};
 use crate::model::{Fault, Position, Remedy};
 use crate::pg::dead::{self, Note};
-use crate::pgoutput::{Begin, Message, decode};
+use crate::pgoutput::{Begin, Message};
 use crate::rules::Spare;
 use crate::transform::{Parameters, Step};
 
@@ -135,31 +134,21 @@ impl Applier<'_> {
         run.lanes.begin(1).await?;
         // The log is kept no longer once its note is gone.
         run.lanes.main.execute_sql("SET LOCAL synchronous_commit = on", &[]).await?;
-        let mut reader = open_at(self, note)?;
-        let mut begun = None;
+        let mut letter = self.letter(note)?;
         let begin = 'read: loop {
-            let Some(frame) = tokio::task::block_in_place(|| reader.try_next())? else {
-                return Err(gone(note));
-            };
+            let frame = tokio::task::block_in_place(|| letter.frame())?;
             for record in frame.records() {
-                let bytes = record.map_err(|error| run.unreadable(&error))?;
-                let message = decode(bytes).map_err(|error| run.unreadable(&error))?;
-                match (&message, begun) {
-                    (Message::Begin(begin), _) => {
-                        begun = Some(*begin).filter(|begin| begin.commit_lsn == note.commit_lsn);
-                    }
-                    (Message::Commit(_), Some(begin)) => break 'read begin,
-                    (Message::Commit(commit), None) if commit.end > note.lsn => return Err(gone(note)),
-                    (Message::Relation(relation), _) => self.define_table(relation),
-                    (Message::Type { oid, schema, name }, _) => self.planner.define_type(*oid, schema, name),
-                    (change, Some(begin)) => {
+                match letter.read(record)? {
+                    None => {}
+                    Some(Said::Definition(definition)) => self.note_definition(definition),
+                    Some(Said::Change(begin, change)) => {
                         let mut spare = None;
-                        if let Some(rest) = of_tables(&note.tables, change, &mut spare) {
-                            let is_part = !std::ptr::eq(rest, change);
+                        if let Some(rest) = of_tables(&note.tables, &change, &mut spare) {
+                            let is_part = !std::ptr::eq(rest, &change);
                             self.bring_change(run, rest, is_part, begin).await?;
                         }
                     }
-                    _ => {}
+                    Some(Said::Commit(begin)) => break 'read begin,
                 }
             }
         };

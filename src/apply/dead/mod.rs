@@ -11,6 +11,7 @@
 //! and a row of it goes in the one that brings its changes. The changes are in the log. Which rows are held follows from both.
 
 pub(super) mod held;
+mod letter;
 pub(super) mod pins;
 mod resolve;
 mod show;
@@ -19,6 +20,7 @@ use crate::model::{Fault, Lsn, Position};
 use crate::pgoutput::{Message, Truncate};
 
 pub(super) use held::Held;
+pub(super) use letter::{Letter, Said};
 pub use pins::release;
 pub use resolve::{Resolved, retry, skip};
 pub use show::{Cell, Change, show};

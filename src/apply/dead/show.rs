@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::of_tables;
-use crate::archive::{Archive, Reader};
-use crate::model::{Fault, Position, Relation, Value};
+use super::{Letter, Said, of_tables};
+use crate::archive::Archive;
+use crate::model::{Fault, Relation, Value};
 use crate::pg::dead::Note;
-use crate::pgoutput::{Message, Old, Tuple, decode};
+use crate::pgoutput::{Message, Old, Tuple};
 
 /// One change of one row, or of tables as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,31 +37,24 @@ pub fn show(
     note: &Note,
     mut tell: impl FnMut(Change) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    let missing =
-        || Fault::person(format!("the log does not have the transaction that ends at {}", note.lsn));
-    let unreadable = |error: &dyn std::fmt::Display| Fault::person(format!("the log can't be read: {error}"));
-    let mut reader = Reader::open(archive, Position(note.commit_lsn.0), None)?;
+    let mut letter = Letter::open(archive, None, note)?;
     let mut relations: HashMap<u32, Relation> = HashMap::new();
-    let mut is_it = false;
     loop {
-        let Some(frame) = reader.try_next()? else { return Err(missing()) };
+        let frame = letter.frame()?;
         for record in frame.records() {
-            let message = decode(record.map_err(|e| unreadable(&e))?).map_err(|e| unreadable(&e))?;
-            match &message {
-                Message::Begin(begin) => is_it = begin.commit_lsn == note.commit_lsn,
-                Message::Commit(_) if is_it => return Ok(()),
-                Message::Commit(commit) if commit.end > note.lsn => return Err(missing()),
-                Message::Relation(relation) => {
-                    relations.insert(relation.oid, relation.clone());
+            match letter.read(record)? {
+                Some(Said::Definition(Message::Relation(relation))) => {
+                    relations.insert(relation.oid, relation);
                 }
-                change if is_it => {
+                Some(Said::Change(_, change)) => {
                     let mut spare = None;
-                    let rest = of_tables(&note.tables, change, &mut spare);
+                    let rest = of_tables(&note.tables, &change, &mut spare);
                     if let Some(change) = rest.and_then(|rest| shown(&relations, rest)) {
                         tell(change)?;
                     }
                 }
-                _ => {}
+                Some(Said::Commit(_)) => return Ok(()),
+                Some(Said::Definition(_)) | None => {}
             }
         }
     }

@@ -99,6 +99,7 @@ impl Work {
             rates: treatments.rates(),
             priorities: treatments.priorities(),
             sequences: false,
+            rules: None,
         };
         let least = self.copy(&options, &joining, &source, &target, shown).await?;
         nudge(&source).await;

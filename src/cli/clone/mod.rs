@@ -143,6 +143,7 @@ impl CloneCommand {
             rates: Default::default(),
             priorities: Default::default(),
             sequences: target.sequences,
+            rules: None,
         };
         let (open, gate) = watch::channel(Gate::Shut);
         let mut shown = Shown::new(&archive, everywhere);

@@ -105,6 +105,7 @@ pub(crate) struct Wish<'a> {
     pub(crate) on_schema_change: OnSchemaChange,
     pub(crate) keyless: KeylessPolicy,
     pub(crate) format: Format,
+    pub(crate) failover: bool,
 }
 
 /// Which tables are published, and how.

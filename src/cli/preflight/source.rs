@@ -8,6 +8,7 @@ use crate::model::ReplicaIdentity;
 use crate::pg::inspect::version_name;
 use crate::pg::publication::Published;
 use crate::pg::quote_ident;
+use crate::pg::slot;
 use crate::pg::tables::{Keyless, Table, shown_name};
 
 /// Minor releases from which on transactions concurrent with ALTER PUBLICATION and other DDL lose no changes.
@@ -65,6 +66,20 @@ pub(crate) fn source_findings(source: &SourceFacts, wish: &Wish<'_>, plan: &Plan
                 "rename it, or leave the table out with --exclude",
             ));
         }
+    }
+    if wish.failover && server.version < slot::FAILOVER_SINCE {
+        findings.push(error(
+            "the source's version has no slots that standbys have too: PostgreSQL 17 is the first",
+            "leave out --failover; docs/OPERATIONS.md has what to do when the source is lost",
+        ));
+    } else if wish.failover && source.slot.as_ref().is_some_and(|slot| !slot.failover) {
+        findings.push(error(
+            format!("slot {} was made without --failover", wish.slot),
+            format!(
+                "while nobody receives, by psql with replication=database: ALTER_REPLICATION_SLOT {} (FAILOVER true)",
+                quote_ident(wish.slot)
+            ),
+        ));
     }
     if source.slot.is_none() && server.replication_slots.is_full() {
         findings.push(error(

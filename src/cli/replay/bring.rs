@@ -90,6 +90,7 @@ impl Replay {
             renames: rules.renames.clone(),
             jobs: self.jobs,
             sequences: self.target.sequences,
+            rules: None,
         });
         let schema = match &loading {
             Some(options) => self.loaded(options, shown).await?,

@@ -36,7 +36,13 @@ pub(crate) async fn check(options: &Options) -> Result<Checked, Fault> {
     if is_target_empty && survey.archive.is_none() {
         findings.retain(|finding| !finding.what.ends_with(MISSING));
     }
-    Ok(Checked { foreign: survey.refuse_foreign().err(), drift, perhaps_meant, is_target_empty, findings })
+    Ok(Checked {
+        foreign: survey.refuse_foreign(false).err(),
+        drift,
+        perhaps_meant,
+        is_target_empty,
+        findings,
+    })
 }
 
 /// The target's sequences that are behind the source's.

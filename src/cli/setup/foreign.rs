@@ -8,13 +8,15 @@ use crate::pg::inspect::Server;
 use crate::pg::slot::Slot;
 
 impl Survey<'_> {
-    /// Refuses them.
-    pub(super) fn refuse_foreign(&self) -> Result<(), Fault> {
+    /// Refuses them; `is_succeeding`: the source is to become the archive's.
+    pub(super) fn refuse_foreign(&self, is_succeeding: bool) -> Result<(), Fault> {
         let (options, server) = (self.options, &self.facts.server);
         let place = &options.archive;
         if let Some(archive) = &self.archive {
             let (manifest, plugin) = (archive.manifest(), options.plugin.to_string());
-            refuse_archive_of_another(archive, server)?;
+            if !is_succeeding {
+                refuse_archive_of_another(archive, server)?;
+            }
             let names = [
                 ("slot", &manifest.slot, &options.slot),
                 ("publication", &manifest.publication, &options.publication),
@@ -104,7 +106,7 @@ fn adoptable(slot: &Slot, intended: bool, archive: &Location) -> Result<(), Faul
 
 pub(crate) fn refuse_archive_of_another(archive: &Archive, server: &Server) -> Result<(), Fault> {
     let manifest = archive.manifest();
-    let system = [&manifest.system_identifier, &server.system_identifier].map(u64::to_string);
+    let system = [archive.origin()?.system_identifier, server.system_identifier].map(|id| id.to_string());
     let [theirs, ours] = &system;
     let identity = [("system identifier", theirs, ours), ("database", &manifest.database, &server.database)];
     match identity.iter().find(|(_, theirs, ours)| theirs != ours) {
@@ -113,6 +115,6 @@ pub(crate) fn refuse_archive_of_another(archive: &Archive, server: &Server) -> R
             "the archive {} is another source's: its {what} is {theirs}, this source's is {ours}",
             archive.root().display()
         ))
-        .hint("choose another --archive or --name for this source")),
+        .hint("choose another --archive or --name for this source; after a pg_upgrade that has kept the slot: pgsluice setup --source-upgraded")),
     }
 }

@@ -17,7 +17,8 @@ use crate::sentinel::{Control, Sentinel};
 impl Survey<'_> {
     /// Makes what is missing, unless something stands in the way.
     pub(super) async fn perform(self) -> Result<Report, Fault> {
-        self.refuse_foreign()?;
+        let successor = self.successor().await?;
+        self.refuse_foreign(successor.is_some())?;
         if let Some(fault) = preflight::refusal(&self.findings) {
             return Err(fault);
         }
@@ -29,6 +30,10 @@ impl Survey<'_> {
             options.archive.try_out()?;
         }
         let mut created = Vec::new();
+        if let (Some(archive), Some(successor)) = (&self.archive, &successor) {
+            archive.succeed(successor)?;
+            created.push(format!("the log goes on from system {}", successor.system_identifier));
+        }
         self.set_identities(&mut created).await?;
         self.publish(&mut created).await?;
         if options.capture_ddl && capture::install(&self.source).await.map_err(Side::Source.says())? {
@@ -69,7 +74,7 @@ impl Survey<'_> {
         }
         Ok(Report {
             name: options.name.clone(),
-            system_identifier: manifest.system_identifier.to_string(),
+            system_identifier: archive.origin()?.system_identifier.to_string(),
             database: manifest.database.clone(),
             publication: options.publication.clone(),
             tables: match &self.plan.published {
@@ -154,10 +159,16 @@ impl Survey<'_> {
                 };
                 intent.write(&options.archive.folder)?;
                 let watch = Side::Source.connect(&options.source, APPLICATION).await?;
-                let start =
-                    slot::create(&self.source, &watch, &options.slot, options.plugin, options.slot_timeout)
-                        .await
-                        .map_err(Side::Source.says())?;
+                let start = slot::create(
+                    &self.source,
+                    &watch,
+                    &options.slot,
+                    options.plugin,
+                    options.failover,
+                    options.slot_timeout,
+                )
+                .await
+                .map_err(Side::Source.says())?;
                 created.push(format!("slot {}", options.slot));
                 start
             }

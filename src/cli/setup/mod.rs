@@ -5,6 +5,7 @@
 mod check;
 mod foreign;
 mod make;
+mod successor;
 mod survey;
 mod target;
 
@@ -80,6 +81,10 @@ pub struct Options {
     pub capture_ddl: bool,
     /// How long to wait for other transactions when the slot is created.
     pub slot_timeout: Duration,
+    /// Make it one that standbys have too.
+    pub failover: bool,
+    /// The source is what `pg_upgrade` made of the archive's, with its slot.
+    pub source_upgraded: bool,
 }
 
 /// What is there after setup.
@@ -124,6 +129,9 @@ pub(crate) struct SetupCommand {
     tables: TableArguments,
     #[command(flatten)]
     schema: SchemaArguments,
+    /// The source was upgraded by pg_upgrade, which has kept its slot (PostgreSQL 17): go on with the same log
+    #[arg(long)]
+    source_upgraded: bool,
     #[command(flatten)]
     rules: RulesFileArguments,
 }
@@ -134,6 +142,7 @@ impl SetupCommand {
         let options = Options {
             on_schema_change,
             rules: self.rules.read(file)?,
+            source_upgraded: self.source_upgraded,
             ..self.road.options(&self.tables, file)?
         };
         let survey = Survey::take(&options).await?;
@@ -187,6 +196,8 @@ pub(crate) fn options(
         format: tables.format(names.plugin, file)?,
         capture_ddl: tables.capture_ddl(file),
         slot_timeout: tables.slot_timeout(),
+        failover: tables.failover(file),
+        source_upgraded: false,
     })
 }
 

@@ -53,6 +53,7 @@ impl<'a> Survey<'a> {
             on_schema_change: options.on_schema_change,
             keyless: options.keyless,
             format: options.format,
+            failover: options.failover,
         };
         let plan = preflight::plan(&facts, &wish);
         let mut findings = preflight::source_findings(&facts, &wish, &plan);

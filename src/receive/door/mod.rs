@@ -37,16 +37,22 @@ enum Plugin {
     Other(Box<Translated>),
 }
 
+fn spool(archive: &Archive) -> Result<Spool, Fault> {
+    let folder = archive.spool_folder();
+    archive.make_folder(&folder)?;
+    Spool::open(folder, !archive.keys().is_empty())
+}
+
 impl Door {
     /// To be called only by the holder of the archive's lock: what an earlier door left in the spool is removed.
     pub(super) fn pgoutput(archive: &Archive, format: Format) -> Result<Door, Fault> {
-        let spool = Spool::open(archive.spool_folder(), !archive.keys().is_empty())?;
+        let spool = spool(archive)?;
         Ok(Door { plugin: Plugin::Pgoutput(pgoutput::Blocks::new(format)), entry: Entry::new(spool) })
     }
 
     /// The same for another plugin, whose tables are looked up in the catalog.
     pub(super) fn translating(archive: &Archive, dialect: Dialect, catalog: Catalog) -> Result<Door, Fault> {
-        let spool = Spool::open(archive.spool_folder(), !archive.keys().is_empty())?;
+        let spool = spool(archive)?;
         let plugin = Plugin::Other(Box::new(Translated::new(dialect, catalog, archive)));
         Ok(Door { plugin, entry: Entry::new(spool) })
     }

@@ -126,9 +126,9 @@ impl Spool {
             let path = self.folder.join(format!("{}.spool", xid.0));
             match spooled.write(&path, self.encrypts) {
                 Ok(bytes) => self.memory_bytes -= bytes,
-                Err(error) if disk::is_full(&error) => {
+                Err(error) if disk::is_full(&error) || disk::is_away(&error, &self.folder) => {
                     if !std::mem::replace(&mut self.stalled, true) {
-                        tracing::warn!(%error, "the archive's disk is full: a transaction under way can't be taken in until there is space");
+                        tracing::warn!(%error, "the archive's disk is full or away: a transaction under way can't be taken in for now");
                     }
                     return Ok(());
                 }
@@ -136,7 +136,7 @@ impl Spool {
             }
         }
         if std::mem::take(&mut self.stalled) {
-            tracing::info!("the archive's disk has space again");
+            tracing::info!("the archive's disk takes it in again");
         }
         Ok(())
     }

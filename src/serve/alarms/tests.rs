@@ -26,6 +26,7 @@ fn slot() -> Slot {
         retained_bytes: 0,
         wal_status: Some("reserved".into()),
         safe_wal_bytes: None,
+        failover: false,
         keep_bytes_max: None,
     }
 }
@@ -53,6 +54,7 @@ fn archive() -> ArchiveLook {
             first_time: None,
             last_time: None,
             tables: Vec::new(),
+            levels: Vec::new(),
         },
         sealed: Position(900),
         stored: None,
