@@ -74,9 +74,7 @@ fn tables_and_columns_are_what_the_rules_say() {
     let hash = |value: &str| format!("left(encode(hmac({value}, '{KEY}', 'sha256'), 'hex'), 32)");
     let number =
         format!("(('x' || left({}, 16))::bit(64)::int8 >> 1) & 9223372036854775807", hash("id::text"));
-    let uuid = format!(
-        "(left(h, 12) || '8' || substr(h, 14, 3) || to_hex((('x' || substr(h, 17, 1))::bit(4)::int & 3) | 8) || substr(h, 18))::uuid",
-    );
+    let uuid = "(left(h, 12) || '8' || substr(h, 14, 3) || to_hex((('x' || substr(h, 17, 1))::bit(4)::int & 3) | 8) || substr(h, 18))::uuid";
     let expected = format!(
         "select {number}, {uuid}, {}, case when length(phone) > 4 then left(phone, 2) || repeat('x', length(phone) - 4) || right(phone, 2)
                 else repeat('x', length(phone)) end, regexp_replace(card, '\\d{{4}}-', '....-', 'g'),
