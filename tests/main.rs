@@ -42,6 +42,7 @@ mod replay;
 mod retention;
 mod road;
 mod rules;
+mod rules_copied;
 mod runbooks;
 mod schema;
 mod segment;

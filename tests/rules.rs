@@ -258,8 +258,6 @@ fn other_rules_are_taken_only_when_it_is_said() {
     program.run(&["follow", "--endpos", "current", "--accept-rules"]).done();
     program.follow_to_current();
     assert_eq!(rows(&target, "select * from t"), "(1,one)\n(2,one)\n(3,two)");
-    let outcome = program.run(&["clone"]).ends_with(2);
-    assert!(outcome.stderr.contains("does not know rules"), "{outcome}");
     let archive = program.archive().display().to_string();
     let without = Pgsluice::between(&source, &target).env("PGSLUICE_ARCHIVE", &archive);
     let outcome = without.run(&["follow", "--endpos", "current"]).ends_with(4);

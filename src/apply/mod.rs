@@ -45,6 +45,7 @@ use batch::{Applier, Flow};
 pub use ddl::{Ddl, DdlMode};
 pub use dead::OnError;
 pub use register::{register, registered_name};
+pub use ruled::settle as settle_rules;
 pub use rules::{OnSchemaChange, Rules};
 
 /// Where the changes go.

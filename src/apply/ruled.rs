@@ -7,7 +7,7 @@ use crate::model::Fault;
 use crate::pg::{copied, progress, ruled};
 
 /// Refuses other rules than those before, unless they are taken as they are; notes those that hold. The stream must be ours.
-pub(super) async fn settle(client: &Client, target: &Target) -> Result<(), Fault> {
+pub async fn settle(client: &Client, target: &Target) -> Result<(), Fault> {
     let stream = &target.stream;
     let given = target.shapes.as_ref().map(|rules| rules.fingerprint());
     let noted = ruled::read(client, stream).await?;

@@ -33,12 +33,11 @@ impl RulesFileArguments {
         path.map(|path| read(path).map(Arc::new)).transpose()
     }
 
-    /// For a command that takes the target for a copy.
-    pub(crate) fn refuse(&self, file: &File, doing: &str) -> Result<(), Fault> {
+    /// For what knows no target.
+    pub(crate) fn refuse(&self, file: &File, what: &str, hint: &str) -> Result<(), Fault> {
         match self.rules.as_ref().or(file.rules.as_ref()) {
             None => Ok(()),
-            Some(_) => Err(Fault::usage(format!("{doing} does not know rules yet"))
-                .hint("docs/RULES.md tells how a target with rules is made")),
+            Some(_) => Err(Fault::usage(format!("{what} does not go with --rules")).hint(hint)),
         }
     }
 }

@@ -124,6 +124,7 @@ pub async fn restored_schema(options: &RestoreOptions, schema: &SchemaOptions) -
     .await?;
     let mut exclude = options.exclude.clone();
     exclude.extend(options.renames.iter().map(|rename| rename.from.clone()));
+    exclude.extend(options.rules.iter().flat_map(|rules| rules.remade()).cloned());
     let sizes = options.base.tables.iter().map(|table| {
         let bytes: u64 = table.parts.iter().map(|file| file.raw_bytes).sum();
         ((table.schema.clone(), table.name.clone()), bytes / super::BLOCK_BYTES)

@@ -54,7 +54,9 @@ impl Schema {
             .hint("put the file back; or begin with an empty target, after pgsluice cleanup"));
         }
         let sizes = survey::sizes(&source).await?;
-        let mut read = Schema::open(&programs, file, schema, &options.tables, &options.exclude, sizes)?;
+        let remade = options.rules.iter().flat_map(|rules| rules.remade()).cloned();
+        let exclude: Vec<_> = options.exclude.iter().cloned().chain(remade).collect();
+        let mut read = Schema::open(&programs, file, schema, &options.tables, &exclude, sizes)?;
         let unpublished = survey::unpublished(&source, &options.wanted(&[])).await?;
         let rows = unpublished.iter().map(|table| format!("rows of {table}, which is not published"));
         read.left_out.extend(rows);

@@ -20,6 +20,7 @@ mod read;
 mod shape;
 
 use crate::model::{Fault, Format};
+use crate::pg::pattern::Pattern;
 use crate::transform::Refusal;
 
 pub use change::{Spare, Truncated};
@@ -119,6 +120,19 @@ impl RuleSet {
     /// Whether a rule means the table of the source.
     pub fn means(&self, schema: &str, name: &str) -> bool {
         self.rules.iter().any(|rule| rule.tables.matches(schema, name))
+    }
+
+    /// Tables that have another definition on the target than on the source, or may have one. Who makes a schema leaves them out.
+    pub fn remade(&self) -> impl Iterator<Item = &Pattern> {
+        let makes_a_column = |column: &ColumnRule| {
+            let is_new = matches!(column.work, Some(Work::Constant(_) | Work::Expression(_)));
+            is_new || column.name.is_some() || column.cast.is_some()
+        };
+        let is_remade = move |rule: &&Rule| {
+            let elsewhere = rule.schema.is_some() || rule.name.is_some() || rule.into.is_some();
+            elsewhere || rule.keep.is_some() || rule.drop.is_some() || rule.columns.iter().any(makes_a_column)
+        };
+        self.rules.iter().filter(is_remade).map(|rule| &rule.tables)
     }
 
     /// Patterns of rules that mean none of these tables of the source: they may be misspelt.

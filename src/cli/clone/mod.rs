@@ -16,6 +16,7 @@ use super::print;
 use super::reach::Side;
 use super::setup;
 use super::watching::{WatchArguments, Watching};
+use crate::apply;
 use crate::copy;
 use crate::follow::{self, Gate, Mode, Standing};
 use crate::model::{Fault, Position};
@@ -104,12 +105,21 @@ impl CloneCommand {
         if self.copy.jobs == 0 || self.copy.part_size == 0 {
             return Err(Fault::usage("--jobs and --part-size take at least 1"));
         }
-        self.applying.file.refuse(file, "clone")?;
         if self.into_archive {
+            self.applying.file.refuse(
+                file,
+                "--into-archive",
+                "a base is as the source is: replay takes --rules",
+            )?;
             return self.take_base(everywhere, file).await;
         }
         let on_schema_change = self.applying.rules.schema.policy(file);
-        let wanted = setup::Options { on_schema_change, ..self.road.options(&self.tables, file)? };
+        let rules = self.applying.file.read(file)?;
+        let wanted = setup::Options {
+            on_schema_change,
+            rules: rules.clone(),
+            ..self.road.options(&self.tables, file)?
+        };
         let target = needed_target(wanted.target.clone())?;
         let stream = wanted.origin.clone();
         let target = self.applying.target(target, stream, &self.tables.filter, file)?;
@@ -122,6 +132,7 @@ impl CloneCommand {
         }
         // Here it shows whether the target can be reached and written, before anything of ours holds the source's WAL.
         copied::prepare(&client).await.map_err(Side::Target.says())?;
+        apply::settle_rules(&client, &target).await?;
         let alone = !self.follow && !self.keep && is_new(&wanted).await?;
         let archive = setup::done(&setup::Options { target: None, ..wanted.clone() }).await?;
         let home = place::sentinel(&wanted.archive)?;
@@ -143,7 +154,7 @@ impl CloneCommand {
             rates: Default::default(),
             priorities: Default::default(),
             sequences: target.sequences,
-            rules: None,
+            rules,
         };
         let (open, gate) = watch::channel(Gate::Shut);
         let mut shown = Shown::new(&archive, everywhere);

@@ -90,8 +90,13 @@ impl Replay {
             renames: rules.renames.clone(),
             jobs: self.jobs,
             sequences: self.target.sequences,
-            rules: None,
+            rules: self.target.shapes.clone(),
         });
+        if loading.is_some() {
+            let client = self.client().await?;
+            copied::prepare(&client).await.map_err(Side::Target.says())?;
+            apply::settle_rules(&client, &self.target).await?;
+        }
         let schema = match &loading {
             Some(options) => self.loaded(options, shown).await?,
             None => None,

@@ -87,9 +87,6 @@ impl ReplayCommand {
         let stream = self.stream.names(&place, file)?.origin;
         let conninfo = needed_target(self.target.conninfo(file)?)?;
         let archive = place.archive.open()?;
-        if !self.from_target {
-            self.applying.file.refuse(file, "the loading of a base")?;
-        }
         let reached = self.reached(&archive)?;
         let mut target = self.applying.target(conninfo, stream, &self.filter, file)?;
         if std::mem::take(&mut target.on_error) == OnError::Quarantine {
@@ -100,6 +97,10 @@ impl ReplayCommand {
             return Err(Fault::usage("replay brings back whole rows: leave out --columns"));
         }
         rules.renames = self.renames()?;
+        if target.shapes.is_some() && !rules.renames.is_empty() {
+            return Err(Fault::usage("--rename and --rules both say what tables are called")
+                .hint("say schema and name in the rules, and leave out --rename"));
+        }
         let only_renamed = rules.tables.is_empty() && !rules.renames.is_empty();
         if only_renamed {
             rules.tables = rules.renames.iter().map(|rename| rename.from.clone()).collect();
