@@ -22,7 +22,7 @@ declare k int; begin
             on conflict (id) do update set country = (array['DE', 'US', null])[1 + (random() * 2)::int], note = i::text;
         update orders set user_id = k where id = 1 + (random() * 19999)::int;
         delete from users where id = 1 + (random() * 20000)::int;
-        update s1 set v = 'up ' || i where id = 1 + i % 3000; delete from s2 where id = i; insert into s2 values (10000 + i, 'in');
+        update s1 set v = 'up ' || i where id = 1 + i % 3000; delete from s2 where id = i; insert into s2 values (10000 + i, 'in') on conflict (id) do update set v = excluded.v || 'x';
         update plain set v = i::text where id = 1 + i % 1000;
         commit;
     end loop;
