@@ -169,6 +169,39 @@ fn a_target_that_does_not_fit_the_rules_is_refused_before_anything_is_copied() {
     target.run_script("alter table shop.people add column size int");
     program.run(&["clone", "--keep"]).done();
     is_what_rules_say(&source, &target);
+    let outcome = program.run(&["follow", "--tables", "public.users"]).ends_with(2);
+    assert!(outcome.stderr.contains("don't go with --rules"), "{outcome}");
     let outcome = program.run(&["clone", "--into-archive"]).ends_with(2);
     assert!(outcome.stderr.contains("replay takes --rules"), "{outcome}");
+}
+
+#[test]
+fn rules_that_mean_no_table_or_mix_two_are_refused_before_anything_is_copied() {
+    let (source, target) = pair();
+    let tables = "create table users(id int primary key, mail text) partition by range (id);
+                  create table users_1 partition of users for values from (0) to (10);
+                  create schema a; create table a.t(id int primary key); create schema b; create table b.t(id int primary key);";
+    source.run_script(tables);
+    source.run_script("insert into users values (1, 'ada@example.org'); insert into a.t values (1); insert into b.t values (1)");
+    target.run_script(tables);
+    let program = Pgsluice::between(&source, &target).env("SECRET", KEY);
+    let path = program.folder().join("shop.rules");
+    let program = program.env("PGSLUICE_RULES", &path.display().to_string());
+    let is_refused = |rules: &str, said: &str| {
+        std::fs::write(&path, rules).unwrap();
+        for clone in [&["clone", "--keep"][..], &["clone", "--keep", "--no-schema"]] {
+            let outcome = program.run(clone).ends_with(1);
+            assert!(outcome.stderr.contains(said), "{outcome}");
+        }
+        assert_eq!(target.value("select (select count(*) from users) + (select count(*) from a.t) + (select count(*) from b.t)"), "0");
+    };
+    // The rows come under the partition's name: what is to be masked would go as it is.
+    is_refused(
+        "hash.key-env = 'SECRET'\n[table.'public.users'.column]\nmail = { hash = true }",
+        "whose rows come under that name",
+    );
+    is_refused("[table.'a.t']\nschema = 'b'", "both go into");
+    std::fs::write(&path, "[table.'public.users_*'.column]\nmail = { partial = { first = 1 } }").unwrap();
+    program.run(&["clone", "--keep", "--no-schema"]).done();
+    assert_eq!(target.value("select mail from users"), "a**************");
 }

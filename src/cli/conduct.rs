@@ -290,6 +290,10 @@ impl ApplyingArguments {
             return Err(Fault::usage("--columns and --rules both say which columns there are")
                 .hint("say keep or drop in the rules, and leave out --columns"));
         }
+        if shapes.is_some() && !(rules.tables.is_empty() && rules.exclude.is_empty()) {
+            return Err(Fault::usage("--tables and --exclude don't go with --rules: of a partition that is elsewhere on the target nobody could tell whether they mean it")
+                .hint("publish only some tables (pgsluice setup --tables), or leave their rows out by a rule: where = \"false\""));
+        }
         Ok(Target {
             conninfo,
             stream,

@@ -243,6 +243,10 @@ pub async fn complete_restore(options: &RestoreOptions) -> Result<(), Fault> {
 /// The wanted tables with their places on the target, the largest first.
 async fn tables(options: &RestoreOptions, client: &Client) -> Result<Vec<(Table, BaseTable)>, Fault> {
     let wanted = options.wanted();
+    if let Some(rules) = &options.rules {
+        let all = options.base.tables.iter().map(|table| (table.schema.as_str(), table.name.as_str()));
+        rules.refuse_misspelt(all)?;
+    }
     let shaped: Vec<_> = wanted.iter().map(|table| shaped(options, table)).collect::<Result<_, _>>()?;
     let places = wanted.iter().zip(&shaped);
     let names: Vec<_> = places.map(|(table, shaped)| place(options, table, shaped.as_deref())).collect();
@@ -292,7 +296,7 @@ async fn tables(options: &RestoreOptions, client: &Client) -> Result<Vec<(Table,
         tables.push((table, from.clone()));
     }
     let mut places: Vec<_> = tables.iter_mut().map(|(table, _)| table).collect();
-    survey::note_beside(&mut places);
+    survey::note_beside(&mut places)?;
     tables.sort_by_key(|(table, _)| std::cmp::Reverse(table.blocks));
     Ok(tables)
 }

@@ -374,19 +374,29 @@ pub(super) async fn tables(
         }
         found.push(table);
     }
-    note_beside(&mut found.iter_mut().collect::<Vec<_>>());
+    note_beside(&mut found.iter_mut().collect::<Vec<_>>())?;
     found.sort_by_key(|table| std::cmp::Reverse(table.blocks));
     Ok(found)
 }
 
-/// Fills in which of the tables go to the same place.
-pub(super) fn note_beside(tables: &mut [&mut Table]) {
-    let places: Vec<_> = tables.iter().map(|table| (table.oid, table.there.quoted())).collect();
-    for table in tables.iter_mut().filter(|table| table.there.is_shared) {
+/// Fills in which of the tables go to the same place. Refuses those of which nobody has said so: each would be emptied with the other.
+pub(super) fn note_beside(tables: &mut [&mut Table]) -> Result<(), Fault> {
+    let places = tables.iter().map(|table| (table.oid, table.there.quoted(), table.there.is_shared));
+    let places: Vec<_> = places.collect();
+    for table in tables {
         let place = table.there.quoted();
-        let beside = places.iter().filter(|(oid, other)| *oid != table.oid && *other == place);
-        table.there.beside = beside.map(|(oid, _)| *oid).collect();
+        let beside = places.iter().filter(|(oid, other, _)| *oid != table.oid && *other == place);
+        let beside: Vec<_> = beside.collect();
+        if !beside.is_empty() && !(table.there.is_shared && beside.iter().all(|(.., shared)| *shared)) {
+            return Err(Fault::stop(format!(
+                "by the rules rows of {} and of another table both go into {place}",
+                table.shown()
+            ))
+            .hint("say into of both, if that is meant; or give one another name"));
+        }
+        table.there.beside = beside.into_iter().map(|(oid, ..)| *oid).collect();
     }
+    Ok(())
 }
 
 /// Fills in which columns are copied, and how.

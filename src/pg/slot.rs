@@ -44,6 +44,8 @@ SELECT slot_name::text, plugin::text, database::text, active_pid, confirmed_flus
        coalesce((to_jsonb(s) ->> 'failover')::bool, false)
   FROM pg_replication_slots s WHERE slot_name = $1";
 
+/// The first version whose slots `pg_upgrade` brings along.
+pub const SURVIVES_SINCE: u32 = 170_000;
 /// The first version with slots that standbys have too.
 pub const FAILOVER_SINCE: u32 = 170_000;
 

@@ -3,6 +3,8 @@
 //! The server would not refuse: it silently forwards a start below the slot's position, takes one beyond the end of WAL,
 //! and knows nothing of what a client holds (logical.c, `CreateDecodingContext`). So a gap must be found here.
 
+use std::cmp::Ordering;
+
 use crate::archive::Successor;
 use crate::model::{Fault, Position};
 
@@ -16,13 +18,21 @@ pub(super) struct LogState {
 
 impl LogState {
     /// The log of a source that `pg_upgrade` has made another system of: until something comes from there, its end counts as the
-    /// new slot's beginning.
-    pub(super) fn on(self, successor: &Successor) -> LogState {
-        let system_identifier = successor.system_identifier;
-        if self.durable > successor.after {
-            return LogState { system_identifier, ..self };
+    /// new slot's beginning. Refused where this log lacks something of the old one, which is gone.
+    pub(super) fn on(self, successor: &Successor) -> Result<LogState, Fault> {
+        let (system_identifier, after) = (successor.system_identifier, successor.after);
+        match self.durable.cmp(&after) {
+            Ordering::Greater => Ok(LogState { system_identifier, ..self }),
+            Ordering::Equal => {
+                Ok(LogState { system_identifier, timeline: successor.timeline, durable: successor.from })
+            }
+            Ordering::Less => Err(Fault::person(format!(
+                "gap of {} bytes: the log ends at {}, and had all of the source before its pg_upgrade up to {after}",
+                after.bytes_since(self.durable),
+                self.durable
+            ))
+            .hint("go on with the spool, or the folder, that received then: it has the rest; without it, start a new archive")),
         }
-        LogState { system_identifier, timeline: successor.timeline, durable: successor.from }
     }
 }
 
@@ -166,12 +176,15 @@ mod tests {
             timeline: 1,
             server_version_num: 180_000,
         };
-        let log = |durable| LogState { timeline: 3, durable: Position(durable), ..log() }.on(&successor);
+        let on = |durable| LogState { timeline: 3, durable: Position(durable), ..log() }.on(&successor);
+        let log = |durable| on(durable).unwrap();
         let upgraded = |confirmed: u64| {
             let slot = SlotState { confirmed: Position(confirmed), ..source().slot };
             SourceState { system_identifier: 8, flushed: Position(300), slot, ..source() }
         };
         assert!(admit(&log(100), &upgraded(200)).is_ok());
+        // Another spool has the rest.
+        assert!(on(99).unwrap_err().message.contains("gap of 1 bytes"));
         // Somebody else has read from the slot since.
         assert!(admit(&log(100), &upgraded(201)).unwrap_err().message.contains("gap of 1 bytes"));
         assert!(admit(&log(100), &source()).unwrap_err().message.contains("system 8"));

@@ -315,7 +315,7 @@ async fn check(
     let mut log =
         LogState { system_identifier: manifest.system_identifier, timeline: writer.timeline(), durable };
     if let Some(successor) = archive.successor()? {
-        log = log.on(&successor);
+        log = log.on(&successor)?;
     }
     let switched_at = history.iter().find(|switch| switch.timeline == log.timeline);
     let slot = slot_state(stream, &source.slot, manifest).await?.ok_or_else(|| {

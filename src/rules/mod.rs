@@ -149,6 +149,23 @@ impl RuleSet {
         self.rules.iter().filter(is_unmatched).map(|rule| rule.tables.to_string())
     }
 
+    /// Refuses a rule for one table that is none of these, which are all that the source has: what it should mask would go as it is.
+    pub fn refuse_misspelt<'t>(&self, all: impl Iterator<Item = (&'t str, &'t str)>) -> Result<(), Fault> {
+        let all: Vec<_> = all.collect();
+        let is_misspelt = |rule: &&Rule| {
+            let is_meant = |(schema, name): &(&str, &str)| rule.tables.matches(schema, name);
+            rule.tables.names_one_table() && !all.iter().any(is_meant)
+        };
+        match self.rules.iter().find(is_misspelt) {
+            None => Ok(()),
+            Some(rule) => Err(Fault::stop(format!(
+                "rules, line {}: the source has no table {} whose rows come under that name",
+                rule.line, rule.tables
+            ))
+            .hint("mend the name; the rows of a partitioned table come under the names of its partitions, such as public.orders_*; or leave the rule out")),
+        }
+    }
+
     /// What must read values, by line.
     fn reads(&self) -> impl Iterator<Item = (usize, &'static str)> {
         let of_column = |column: &ColumnRule| {

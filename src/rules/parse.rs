@@ -1,5 +1,6 @@
 //! The text of a file of rules, checked as a whole: what each says, and whether two of them say something of the same thing.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -125,6 +126,9 @@ pub(super) fn parse(text: &str) -> Result<Parsed, Fault> {
         }
     }
     for (at, one) in rules.iter().enumerate() {
+        for other in rules.iter().skip(at + 1) {
+            refuse_same_rows(&mut reader, one, other);
+        }
         for other in rules.iter().skip(at + 1).filter(|other| other.tables.overlaps(&one.tables)) {
             clashes(&mut reader, one, other);
         }
@@ -219,6 +223,9 @@ fn inside(reader: &mut Reader, rule: &Rule, is_empty: bool) {
         }
     }
     match &rule.truncate {
+        Some(Lined { line, it: Truncating::Delete }) if rule.tables.exact().is_none() => {
+            reader.wrong(*line, "a DELETE must know the rows of one table: write a rule for each");
+        }
         Some(truncate) if rule.into.is_none() => {
             reader.wrong(truncate.line, "truncate is for tables with into")
         }
@@ -292,6 +299,27 @@ fn clashes(reader: &mut Reader, one: &Rule, other: &Rule) {
         }
     }
     one.columns.iter().for_each(|column| claims(reader, other, column));
+}
+
+/// Of tables that go into one, a DELETE of what one has must not mean the rows of the other.
+fn refuse_same_rows(reader: &mut Reader, one: &Rule, other: &Rule) {
+    let deletes = |rule: &Rule| matches!(rule.truncate, Some(Lined { it: Truncating::Delete, .. }));
+    let (Some(into), Some(too)) = (&one.into, &other.into) else { return };
+    if into.it != too.it || !(deletes(one) || deletes(other)) {
+        return;
+    }
+    let constants = |rule: &Rule| {
+        let constants = rule.columns.iter().filter_map(|column| match &column.work {
+            Some(Work::Constant(text)) => Some((column.column.clone(), text.clone())),
+            _ => None,
+        });
+        constants.collect::<BTreeMap<_, _>>()
+    };
+    let (ours, theirs) = (constants(one), constants(other));
+    if !ours.iter().any(|(column, text)| theirs.get(column).is_some_and(|other| other != text)) {
+        let what = format!("rows of \"{}\" go there too, and no constant tells them from these", one.tables);
+        reader.wrong(too.line, what);
+    }
 }
 
 fn is_name(reader: &mut Reader, name: &Lined<String>) -> bool {

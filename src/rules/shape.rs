@@ -291,8 +291,10 @@ impl Shaping<'_> {
                     let what = format!("table {} has no column {name} on the target", self.table());
                     return Err(refusal(key.line, what));
                 }
-                made.iter_mut()
-                    .for_each(|made| made.column.key = has_identity && key.it.contains(&made.column.name));
+                for made in made.iter_mut() {
+                    let tells_apart = is_routed && matches!(made.output, Output::Constant(_));
+                    made.column.key = has_identity && (tells_apart || key.it.contains(&made.column.name));
+                }
             }
             None => {
                 let keys = self.source.columns.iter().filter(|column| column.key);
@@ -319,7 +321,10 @@ impl Shaping<'_> {
         for made in made.iter().filter(|made| made.column.key) {
             let name = &made.column.name;
             let what = match &made.output {
-                Output::Null | Output::Masked { mask: Mask::Fixed(_), .. } => {
+                Output::Null
+                | Output::Masked {
+                    mask: Mask::Fixed(_) | Mask::Partial { .. } | Mask::Regex { .. }, ..
+                } => {
                     format!(
                         "column {name} is part of the key of {}, and rows must differ in it",
                         self.table()

@@ -237,6 +237,7 @@ fn what_identifies_rows_stays_known() {
     refused("column.id = { fixed = '1' }", &pair, "rows must differ", "hash");
     refused("column.id = { expression = 'note' }", &pair, "does not send of old rows", "FULL");
     refused("key = ['note']", &pair, "does not send of old rows", "FULL");
+    refused("column.id = { regex = '1', with = '2' }", &pair, "rows must differ in it", "hash");
     refused("key = ['nothing']", &pair, "no column nothing on the target", "");
     let computed =
         shaped("column.id = { expression = 'id + tenant * 1000' }\nkey = ['id']\ndrop = ['tenant']", &pair)
@@ -359,7 +360,13 @@ fn a_file_is_refused_whole_with_the_line_of_each_error() {
         ("[table.a]\nonly-inserts = 1", 2, "true or false"),
         ("[table.a]\ntruncate = 'ignore'", 2, "for tables with into"),
         ("[table.a]\ninto = 'b.c'\ntruncate = 'no'", 3, "refuse, ignore or delete"),
-        ("[table.a]\ninto = 'b.c'\ntruncate = 'delete'", 3, "constant"),
+        ("[table.'x.a']\ninto = 'b.c'\ntruncate = 'delete'", 3, "constant"),
+        ("[table.a]\ninto = 'b.c'\ntruncate = 'delete'\ncolumn.s.constant = '1'", 3, "a rule for each"),
+        (
+            "[table.'x.a']\ninto = 'b.c'\ntruncate = 'delete'\ncolumn.s.constant = '1'\n[table.'y.a']\ninto = 'b.c'\ncolumn.s.constant = '1'",
+            6,
+            "no constant tells them",
+        ),
         ("[table.a]\ncolumn = 1", 2, "sections"),
         ("[table.a]\ncolumn.x = 1", 2, "wants a table"),
         ("[table.a]\ncolumn.x = {}", 2, "nothing is said"),

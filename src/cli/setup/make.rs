@@ -66,7 +66,10 @@ impl Survey<'_> {
         if let Some(client) = &self.target
             && counterpart::prepare(client).await.map_err(Side::Target.says())?
         {
-            let tables = self.plan.arriving.iter();
+            // Rules say which table stands for one; the applier notes that with the first change.
+            let rules = self.options.rules.as_deref();
+            let is_ruled = |schema: &str, name: &str| rules.is_some_and(|rules| rules.means(schema, name));
+            let tables = self.plan.arriving.iter().filter(|table| !is_ruled(&table.schema, &table.name));
             let tables: Vec<_> =
                 tables.map(|table| (table.oid, table.schema.clone(), table.name.clone())).collect();
             let archive_id = manifest.archive_id.to_string();

@@ -7,8 +7,8 @@ use super::super::reach::Side;
 use super::survey::Survey;
 use crate::archive::{Archive, Span, Successor, whereabouts};
 use crate::model::{Fault, Position};
-use crate::pg::inspect;
 use crate::pg::tables::{Table, shown_name};
+use crate::pg::{inspect, slot};
 
 const ANOTHER: &str = "check --source: only what pg_upgrade made of the archive's source, with the slot that came along, goes on with its log; for any other server: a new archive, and copy the tables anew";
 
@@ -18,7 +18,7 @@ impl Survey<'_> {
         let (Some(archive), true) = (&self.archive, self.options.source_upgraded) else { return Ok(None) };
         let (origin, server) = (archive.origin()?, &self.facts.server);
         if origin.system_identifier == server.system_identifier {
-            return Ok(None);
+            return self.mended(archive);
         }
         if archive.has_receiver()? {
             return Err(Fault::stop("a receiver has this archive open").hint("stop it first"));
@@ -30,20 +30,27 @@ impl Survey<'_> {
                 server.version, origin.server_version_num
             ));
         }
+        if origin.server_version_num < slot::SURVIVES_SINCE {
+            return refused(format!(
+                "the log comes from a server of version {}, of which pg_upgrade keeps no slots: slot {} was made since",
+                origin.server_version_num, self.options.slot
+            ));
+        }
         let after = archive.end()?;
-        let slot = &self.options.slot;
+        let name = &self.options.slot;
         let Some(from) = self.facts.slot.as_ref().and_then(|slot| slot.confirmed_flush) else {
             return refused(format!(
-                "slot {slot} did not come along: pg_upgrade keeps slots from version 17 on"
+                "slot {name} did not come along: pg_upgrade keeps slots from version 17 on"
             ));
         };
         if from < after {
             return refused(format!(
-                "slot {slot} stands at {from}, {} bytes before the log's end: pg_upgrade goes on behind it",
+                "slot {name} stands at {from}, {} bytes before the log's end: pg_upgrade goes on behind it",
                 after.bytes_since(from)
             ));
         }
         refuse_other_tables(archive, after, &self.facts.tables)?;
+        tracing::info!(%after, %from, bytes = from.bytes_since(after), "the log ends, and the new slot begins");
         let timeline = inspect::timeline(&self.source).await.map_err(Side::Source.says())?;
         Ok(Some(Successor {
             after,
@@ -52,6 +59,12 @@ impl Survey<'_> {
             timeline,
             server_version_num: server.version,
         }))
+    }
+
+    /// The same anew, where it was told on a machine that had less of the log than this one, and nothing has come since.
+    fn mended(&self, archive: &Archive) -> Result<Option<Successor>, Fault> {
+        let (Some(told), after) = (archive.successor()?, archive.end()?) else { return Ok(None) };
+        Ok((told.after < after && after < told.from).then_some(Successor { after, ..told }))
     }
 }
 
@@ -68,7 +81,12 @@ fn refuse_other_tables(archive: &Archive, end: Position, tables: &[Table]) -> Re
     let name_of = |table: &Table| format!("{}.{}", table.schema, table.name);
     let is_same = |table: &&Table| told.contains(&(table.oid, name_of(table)));
     let mut known = tables.iter().filter(|table| names.contains(name_of(table).as_str())).peekable();
-    let Some(first) = known.peek().map(|table| shown_name(&table.schema, &table.name)) else { return Ok(()) };
+    let Some(first) = known.peek().map(|table| shown_name(&table.schema, &table.name)) else {
+        if told.is_empty() {
+            return Ok(());
+        }
+        return Err(Fault::person("the source has none of the tables that the log tells of").hint(ANOTHER));
+    };
     if known.any(|table| is_same(&table)) {
         return Ok(());
     }
