@@ -325,7 +325,14 @@ fn an_interrupted_setup_is_finished() {
 
 #[test]
 fn another_system_goes_on_with_the_log_only_where_pg_upgrade_has_made_it() {
-    let (source, target) = pair();
+    for version in Version::all() {
+        only_a_successor_goes_on(&version);
+    }
+}
+
+fn only_a_successor_goes_on(version: &Version) {
+    let source = Cluster::prepare_source().version(version).start();
+    let target = Cluster::target();
     let program = Pgsluice::between(&source, &target);
     for cluster in [&source, &target] {
         cluster.psql("create table t(id int primary key)");
@@ -340,7 +347,7 @@ fn another_system_goes_on_with_the_log_only_where_pg_upgrade_has_made_it() {
     source.psql("insert into t values (1)");
     program.follow_to_current().done();
     // A server that was made by a dump, and has a slot of its own.
-    let other = Cluster::prepare_source().fresh().start();
+    let other = Cluster::prepare_source().version(version).fresh().start();
     let identifier = "select system_identifier from pg_control_system()";
     assert_ne!(other.value(identifier), source.value(identifier));
     other.psql("create table unrelated(id int); create table t(id int primary key)");
@@ -351,6 +358,9 @@ fn another_system_goes_on_with_the_log_only_where_pg_upgrade_has_made_it() {
         assert!(!program.archive().join("successors").exists());
     };
     let make_slot = "select pg_create_logical_replication_slot('pgsluice', 'pgoutput')";
+    if version.major < 17 {
+        return is_refused("pg_upgrade keeps no slots");
+    }
     is_refused("did not come along");
     other.psql(make_slot);
     is_refused("before the log's end");

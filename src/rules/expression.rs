@@ -270,7 +270,9 @@ fn said(error: &ExecutionError) -> String {
         ExecutionError::NoSuchOverload(overload) => {
             format!("'{}' does not take {}", overload.function(), overload.argument_types().join(", "))
         }
-        ExecutionError::UnexpectedType { got, want } => format!("there is {got} where {want} is wanted"),
+        ExecutionError::UnexpectedType { want, .. } => {
+            format!("{want} is wanted, and something else is there")
+        }
         ExecutionError::UndeclaredReference(name) => format!("there is no {name}"),
         ExecutionError::InvalidArgumentCount { expected, actual } => {
             format!("a function takes {expected} arguments, and got {actual}")

@@ -105,6 +105,10 @@ pub(crate) fn source_findings(source: &SourceFacts, wish: &Wish<'_>, plan: &Plan
             format!("ALTER ROLE {role} REPLICATION; -- on managed services grant their replication role, and allow it in pg_hba.conf"),
         ));
     }
+    let names = plan.arriving.iter().map(|table| (table.schema.as_str(), table.name.as_str()));
+    if let Some(fault) = wish.rules.and_then(|rules| rules.refuse_misspelt(names).err()) {
+        findings.push(error(fault.message, fault.hint.unwrap_or_default()));
+    }
     publication_findings(source, wish, plan, &mut findings);
     generated_findings(source, wish, plan, &mut findings);
     if wish.keyless == KeylessPolicy::Refuse {

@@ -106,10 +106,6 @@ fn table_findings(target: &TargetFacts, wish: &Wish<'_>, plan: &Plan, findings: 
     let there: HashMap<(&str, &str), &Table> =
         target.tables.iter().map(|table| ((table.schema.as_str(), table.name.as_str()), table)).collect();
     let mut met = HashMap::new();
-    let names = plan.arriving.iter().map(|table| (table.schema.as_str(), table.name.as_str()));
-    if let Some(fault) = wish.rules.and_then(|rules| rules.refuse_misspelt(names).err()) {
-        findings.push(error(fault.message, fault.hint.unwrap_or_default()));
-    }
     for wanted in &plan.arriving {
         if let Some((schema, name)) = wish.rules.and_then(|rules| rules.place(&wanted.schema, &wanted.name)) {
             if !there.contains_key(&(schema.as_str(), name.as_str())) {
