@@ -387,7 +387,8 @@ pub(super) fn note_beside(tables: &mut [&mut Table]) -> Result<(), Fault> {
         let place = table.there.quoted();
         let beside = places.iter().filter(|(oid, other, _)| *oid != table.oid && *other == place);
         let beside: Vec<_> = beside.collect();
-        if !beside.is_empty() && !(table.there.is_shared && beside.iter().all(|(.., shared)| *shared)) {
+        let is_meant = table.there.is_shared && beside.iter().all(|(.., shared)| *shared);
+        if !beside.is_empty() && !is_meant {
             return Err(Fault::stop(format!(
                 "by the rules rows of {} and of another table both go into {place}",
                 table.shown()
