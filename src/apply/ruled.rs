@@ -14,7 +14,7 @@ pub async fn settle(client: &Client, target: &Target) -> Result<(), Fault> {
     if noted == given {
         return Ok(());
     }
-    let is_new = noted.is_none() && !has_rows(client, stream).await?;
+    let is_new = !has_rows(client, stream).await?;
     if !is_new && !target.accept_rules {
         let message = match (&noted, &given) {
             (None, _) => format!("rows of stream {stream} came to the target without rules"),
@@ -35,5 +35,9 @@ pub async fn settle(client: &Client, target: &Target) -> Result<(), Fault> {
 /// Whether something has come to the target that rules could have been about.
 async fn has_rows(client: &Client, stream: &str) -> Result<bool, Fault> {
     let applied = progress::read(client, stream).await?.is_some_and(|progress| progress.transactions > 0);
-    Ok(applied || copied::clone(client, stream).await?.is_some())
+    if applied || copied::clone(client, stream).await?.is_none() {
+        return Ok(applied);
+    }
+    // A copy that was refused before it began has brought nothing.
+    Ok(!copied::tables(client, stream).await?.is_empty())
 }
