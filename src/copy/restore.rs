@@ -248,8 +248,7 @@ async fn tables(options: &RestoreOptions, client: &Client) -> Result<Vec<(Table,
         rules.refuse_misspelt(all)?;
     }
     let shaped: Vec<_> = wanted.iter().map(|table| shaped(options, table)).collect::<Result<_, _>>()?;
-    let places = wanted.iter().zip(&shaped);
-    let names: Vec<_> = places.map(|(table, shaped)| place(options, table, shaped.as_deref())).collect();
+    let names: Vec<_> = wanted.iter().map(|table| place(options, table)).collect();
     let found = survey::columns(client, &names).await;
     let found = found.map_err(|error| at_target(control::fault(&error)))?;
     let mut tables = Vec::new();
@@ -259,20 +258,11 @@ async fn tables(options: &RestoreOptions, client: &Client) -> Result<Vec<(Table,
             return Err(Fault::stop(format!("table {shown} is missing on the target"))
                 .hint("let replay make the schema, or make the table as it was"));
         };
-        let columns = match &shaped {
-            Some(shaped) => shaped.relation().columns.iter().map(|column| column.name.clone()).collect(),
-            None => from.columns.clone(),
+        let there = match shaped {
+            Some(shaped) => There::shaped(shaped),
+            None => There::same(schema.clone(), name.clone(), from.columns.clone()),
         };
-        here.refuse_lacking(&columns, &shown)?;
-        let is_shared = shaped.as_ref().is_some_and(|shaped| shaped.is_routed());
-        let there = There {
-            schema: schema.clone(),
-            name: name.clone(),
-            columns,
-            shaped,
-            is_shared,
-            beside: Vec::new(),
-        };
+        here.refuse_lacking(&there.columns, &shown)?;
         let table = Table {
             oid: from.oid,
             schema,
@@ -289,7 +279,7 @@ async fn tables(options: &RestoreOptions, client: &Client) -> Result<Vec<(Table,
             condition: None,
             key: Vec::new(),
             format: Format::Text,
-            unreferenced: here.is_unreferenced() && !is_shared,
+            unreferenced: here.is_unreferenced() && !there.is_shared,
             divided: here.is_partitioned(),
             there,
         };
@@ -323,11 +313,9 @@ fn shaped(options: &RestoreOptions, table: &BaseTable) -> Result<Option<Arc<Shap
     Ok(rules.shape(&relation)?.map(Arc::new))
 }
 
-fn place(options: &RestoreOptions, table: &BaseTable, shaped: Option<&Shaped>) -> (String, String) {
-    match shaped {
-        Some(shaped) => (shaped.relation().schema.clone(), shaped.relation().name.clone()),
-        None => Rename::place(&options.renames, &table.schema, &table.name),
-    }
+fn place(options: &RestoreOptions, table: &BaseTable) -> (String, String) {
+    let by_rules = options.rules.as_ref().and_then(|rules| rules.place(&table.schema, &table.name));
+    by_rules.unwrap_or_else(|| Rename::place(&options.renames, &table.schema, &table.name))
 }
 
 fn note_begin(stream: &str, table: &Table, from: &BaseTable) -> String {
@@ -417,7 +405,7 @@ pub async fn restored_sequences(options: &RestoreOptions) -> Result<(), Fault> {
 pub async fn restored_analyze(options: &RestoreOptions) -> Result<(), Fault> {
     let client = options.client().await?;
     for table in options.wanted() {
-        let (schema, name) = place(options, table, shaped(options, table)?.as_deref());
+        let (schema, name) = place(options, table);
         let analyzed = client.batch_execute(&format!("ANALYZE {}", quoted_name(&schema, &name))).await;
         analyzed.map_err(|error| at_target(control::fault(&error)))?;
     }

@@ -62,6 +62,22 @@ pub(super) struct There {
 }
 
 impl There {
+    pub(super) fn same(schema: String, name: String, columns: Vec<String>) -> There {
+        There { schema, name, columns, ..There::default() }
+    }
+
+    pub(super) fn shaped(shaped: Arc<Shaped>) -> There {
+        let relation = shaped.relation();
+        There {
+            schema: relation.schema.clone(),
+            name: relation.name.clone(),
+            columns: relation.columns.iter().map(|column| column.name.clone()).collect(),
+            is_shared: shaped.is_routed(),
+            beside: Vec::new(),
+            shaped: Some(shaped),
+        }
+    }
+
     /// For SQL.
     pub(super) fn quoted(&self) -> String {
         quoted_name(&self.schema, &self.name)
@@ -80,8 +96,7 @@ impl Table {
     }
 
     fn is_there_as_it_is(&mut self) {
-        let (schema, name, columns) = (self.schema.clone(), self.name.clone(), self.columns.clone());
-        self.there = There { schema, name, columns, ..There::default() };
+        self.there = There::same(self.schema.clone(), self.name.clone(), self.columns.clone());
     }
 
     /// For people.
@@ -461,23 +476,15 @@ fn shaped(table: &Table, source: &Columns, rules: &RuleSet) -> Option<Result<Arc
 
 /// The same for a table that rules make another one of.
 fn fit_shaped(table: &mut Table, shaped: Arc<Shaped>, target: &Columns) -> Result<(), Fault> {
-    let relation = shaped.relation();
-    let columns: Vec<String> = relation.columns.iter().map(|column| column.name.clone()).collect();
-    target.refuse_lacking(&columns, &shown_name(&relation.schema, &relation.name))?;
     table.columns = shaped.source().columns.iter().map(|column| column.name.clone()).collect();
+    table.there = There::shaped(shaped);
+    let there = &table.there;
+    target.refuse_lacking(&there.columns, &shown_name(&there.schema, &there.name))?;
     // Parts that an earlier run left over are not told apart by the target's keys.
     table.key.clear();
     table.format = Format::Text;
-    table.unreferenced = !target.referenced && !target.partitioned && !shaped.is_routed();
+    table.unreferenced = target.is_unreferenced() && !there.is_shared;
     table.divided = target.partitioned;
-    table.there = There {
-        schema: relation.schema.clone(),
-        name: relation.name.clone(),
-        columns,
-        is_shared: shaped.is_routed(),
-        shaped: Some(shaped),
-        beside: Vec::new(),
-    };
     Ok(())
 }
 

@@ -184,14 +184,20 @@ fn a_lock_on_the_target_is_told_with_who_has_it() {
     road.finish(served.running);
 }
 
+/// Each row of the history takes so many seconds, until trigger `slow` is disabled.
+fn slow_down(road: &Road, seconds: &str) {
+    road.target.run_script(&format!(
+        "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep({seconds}); return new; end $$;
+         create trigger slow before insert on pgbench_history for each row execute function slow();
+         alter table pgbench_history enable always trigger slow"
+    ));
+}
+
 #[test]
 fn a_target_that_falls_ever_further_behind_is_told() {
     let road = Road::pgbench();
     // Each row takes its time.
-    let slow = "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.02); return new; end $$;
-                create trigger slow before insert on pgbench_history for each row execute function slow();
-                alter table pgbench_history enable always trigger slow";
-    road.target.run_script(slow);
+    slow_down(&road, "0.02");
     let served = Served::start(&road, SOON);
     let load = road.source.start_pgbench(&["-n", "-c", "2", "-T", "600", "-R", "200"]);
     let alarm = served.raises("lag_growing");
@@ -206,10 +212,7 @@ fn a_target_that_falls_ever_further_behind_is_told() {
 fn a_target_that_sets_the_pace_is_told() {
     let road = Road::pgbench();
     // Less than what is written meanwhile, and no more: the batches come one after the other, each as large as it may be.
-    let slow = "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.002); return new; end $$;
-                create trigger slow before insert on pgbench_history for each row execute function slow();
-                alter table pgbench_history enable always trigger slow";
-    road.target.run_script(slow);
+    slow_down(&road, "0.002");
     let served = Served::start(&road, &[SOON, &["--apply", "exact"]].concat());
     let load = road.source.start_pgbench(&["-n", "-c", "2", "-T", "600", "-R", "1000"]);
     let alarm = served.raises("batches_full");

@@ -119,7 +119,7 @@ impl Applier<'_> {
         let add = add.filter(|_| self.target.rules.on_schema_change == OnSchemaChange::AddColumns);
         let Inside::Applying(begin) = run.inside else { return Err(run.refusal(refusal)) };
         let Some(add) = add else {
-            return Err(fault_of(refusal).context(describe::change(&self.planner, message, begin)));
+            return Err(Fault::from(refusal).context(describe::change(&self.planner, message, begin)));
         };
         // The batch may hold locks on the table.
         run.give_up().await?;
@@ -132,13 +132,5 @@ impl Applier<'_> {
         );
         self.planner.unbind();
         Ok(Flow::Again)
-    }
-}
-
-pub(super) fn fault_of(refusal: Refusal) -> Fault {
-    let fault = Fault::stop(refusal.message);
-    match refusal.hint {
-        Some(hint) => fault.hint(hint),
-        None => fault,
     }
 }

@@ -6,7 +6,6 @@ use tokio::sync::watch;
 use super::super::Applied;
 use super::super::dead::{Held, Resolved, Said, is_about_rows, of_tables, pins};
 use super::super::describe;
-use super::binding::fault_of;
 use super::shaped::Piece;
 use super::{Applier, Run};
 use crate::model::{Fault, Position, Remedy};
@@ -174,7 +173,7 @@ impl Applier<'_> {
         self.refuse_filtered(run, change).await?;
         let mut spare = Spare::default();
         let pieces = self.pieces(change, is_part, &mut spare).map_err(|refusal| {
-            fault_of(refusal).context(describe::of_tables(|oid| self.shaper.source(oid), change, begin))
+            Fault::from(refusal).context(describe::of_tables(|oid| self.shaper.source(oid), change, begin))
         })?;
         for piece in &pieces {
             let brought = self.bring_piece(run, piece).await;
@@ -186,7 +185,7 @@ impl Applier<'_> {
     async fn bring_piece<'v>(&mut self, run: &mut Run, piece: &Piece<'_, 'v, 'v>) -> Result<(), Fault> {
         let mut parameters = Parameters::default();
         loop {
-            match self.plan_piece(piece, &mut parameters).map_err(fault_of)? {
+            match self.plan_piece(piece, &mut parameters).map_err(Fault::from)? {
                 Step::LookUp(oid) => self.look_up(run, oid).await?,
                 Step::Nothing => return Ok(()),
                 Step::Execute(statement) => {

@@ -16,7 +16,6 @@ use super::super::session::Advance;
 use super::super::{Applied, Control, describe, inside};
 use super::Inside;
 use super::aside::Touched;
-use super::binding::fault_of;
 use super::hold::Limit;
 
 /// One connection and the batch in hand.
@@ -133,7 +132,7 @@ impl Run {
     }
 
     pub(super) fn refusal(&self, refusal: Refusal) -> Fault {
-        self.at(fault_of(refusal))
+        self.at(Fault::from(refusal))
     }
 
     pub(super) fn unreadable(&self, error: &impl std::fmt::Display) -> Fault {

@@ -8,7 +8,6 @@ use crate::transform::{Apart, Parameters, Refusal, Step};
 use super::super::describe;
 use super::super::shaper::Given;
 use super::aside::relations_of;
-use super::binding::fault_of;
 use super::{Applier, Flow, Inside, Run};
 
 /// A part of what a change is on this target. The flag: it is what is left of one that others have too.
@@ -173,7 +172,7 @@ impl Applier<'_> {
 
     /// Says of which change the rules can't tell what it is; of the row nothing, since it may be masked.
     pub(super) fn untold(&self, run: &Run, change: &Message<'_>, refusal: Refusal) -> Fault {
-        let fault = fault_of(refusal);
+        let fault = Fault::from(refusal);
         let (Inside::Applying(begin) | Inside::Aside(begin)) = run.inside else { return fault };
         fault.context(describe::of_tables(|oid| self.shaper.source(oid), change, begin))
     }
