@@ -78,7 +78,7 @@ fn loads(source: &Cluster, rounds: u32) -> Vec<Running> {
         command.args(["-c", &format!("call load('{name}', {rounds})")]);
         Running::spawn(command)
     };
-    ["lean", "lean", "full_rows"].map(load).into()
+    ["lean", "full_rows"].map(load).into()
 }
 
 #[track_caller]
@@ -94,7 +94,7 @@ fn same(source: &Cluster, expected: &str, target: &Cluster, found: &str) {
     let missing: Vec<_> = expected.iter().filter(|line| !found.contains(line)).take(5).collect();
     let more: Vec<_> = found.iter().filter(|line| !expected.contains(line)).take(5).collect();
     assert!(expected == found, "missing: {missing:#?}\nnot expected: {more:#?}");
-    assert!(expected.len() > 50, "there is little to compare");
+    assert!(expected.len() >= 20, "there is little to compare");
 }
 
 const ONE: &str = "(row->>'id')::int id, row->>'country' country, (row->>'n')::int n";
@@ -227,7 +227,7 @@ fn a_replay_of_a_base_and_its_log_gives_the_same_history() {
     }
     plain.run(&["receive", "--endpos", "current"]).done();
     let replayed = program.env("PGSLUICE_ARCHIVE", &plain.archive().display().to_string());
-    replayed.run(&["replay"]).done();
+    replayed.run(&["replay", "--no-schema"]).done();
     history_is_right(&source, &target);
 }
 
@@ -267,7 +267,10 @@ fn a_table_that_can_not_keep_rows_so_is_refused_with_the_cure() {
     program.run(&["setup"]).done();
     source.run_script("insert into t values (1, 'a')");
     let outcome = program.run(&["follow", "--endpos", "current"]).ends_with(1);
-    assert!(outcome.stderr.contains("unique") && outcome.stderr.contains("ADD UNIQUE (at, id)"), "{outcome}");
+    assert!(
+        outcome.stderr.contains("unique") && outcome.stderr.contains("ADD UNIQUE (\"at\", \"id\")"),
+        "{outcome}"
+    );
     target.run_script("alter table t drop constraint t_pkey; alter table t add unique (id, at)");
     program.follow_to_current();
     // A row that is live twice would be one that somebody else has put there.

@@ -1,6 +1,8 @@
 //! How a relation of the log fits the table of the target: which column is which, what the target lacks, and the DDL that
 //! would mend it.
 
+use std::collections::BTreeSet;
+
 use crate::model::{Column, Fault, Relation, ReplicaIdentity, is_portable, quote_ident};
 
 use super::statement::{Binary, Mapped};
@@ -172,13 +174,8 @@ fn no_conflict(
     }
     let columns = relation.columns.iter().enumerate();
     let keys = columns.filter(|(at, column)| is_key(relation, column) || arriving.beside_key() == Some(*at));
-    let mut keys: Vec<&String> = keys.map(|(_, column)| &column.name).collect();
-    keys.sort();
-    let is_it = |unique: &&Vec<String>| {
-        let mut names: Vec<&String> = unique.iter().collect();
-        names.sort();
-        names == keys
-    };
+    let keys: BTreeSet<&String> = keys.map(|(_, column)| &column.name).collect();
+    let is_it = |unique: &&Vec<String>| unique.iter().collect::<BTreeSet<_>>() == keys;
     let table = format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name));
     if target.unique.iter().any(|unique| is_it(&unique)) {
         // Nobody could set it where the row is there.

@@ -175,14 +175,15 @@ fn qualified(target: &TargetTable) -> String {
 /// The form for many rows, where rows may be there, has the next id.
 pub(super) fn insert(id: u32, place: Place<'_>, arriving: Arriving) -> Statement {
     let written = written(place.columns);
-    let mut sql = Sql::new(format!("INSERT INTO {} AS t", qualified(place.target)), place.format);
+    let conflict = on_conflict(place, arriving);
+    let alias = if conflict.is_empty() { "" } else { " AS t" };
+    let mut sql = Sql::new(format!("INSERT INTO {}{alias}", qualified(place.target)), place.format);
     if written.is_empty() {
         sql.text += " DEFAULT VALUES";
         return sql.statement(id, StatementKind::Row);
     }
     let names = join(written.iter().map(|(_, column)| column.quoted.clone()), ", ");
     let head = format!("{} ({names}) OVERRIDING SYSTEM VALUE", sql.text);
-    let conflict = on_conflict(place, arriving);
     let values: Vec<_> = written.iter().map(|(at, column)| sql.parameter(Source::New(*at), column)).collect();
     sql.text = format!("{head} VALUES ({}){conflict}", values.join(", "));
     let mut statement = sql.statement(id, StatementKind::Row);
@@ -222,7 +223,7 @@ fn on_conflict(place: Place<'_>, arriving: Arriving) -> String {
 /// The end of a version that has none.
 const OPEN: &str = "'infinity'";
 
-/// One more version of a row, and the end of the one before. Values in `unchanged` are that one's. Nothing of a version that the same
+/// One more version of a row, and, first, the end of the one before. Values in `unchanged` are that one's. Nothing of a version that the same
 /// transaction has made stays: nobody has seen it.
 pub(super) fn version(id: u32, place: Place<'_>, versioned: Versioned, unchanged: &ColumnSet) -> Statement {
     let mut sql = Sql::new(String::new(), place.format);
@@ -262,7 +263,8 @@ pub(super) fn version(id: u32, place: Place<'_>, versioned: Versioned, unchanged
     let set = written.iter().filter(|column| !key(column));
     let set = set.map(|(_, column)| format!("{0} = EXCLUDED.{0}", column.quoted));
     sql.text = format!(
-        "WITH before AS ({before}), ended AS ({ended}) INSERT INTO {} ({names}) OVERRIDING SYSTEM VALUE SELECT {} FROM before \
+        "WITH before AS ({before}), ended AS ({ended} RETURNING 1) \
+         INSERT INTO {} ({names}) OVERRIDING SYSTEM VALUE SELECT {} FROM before WHERE (SELECT count(*) FROM ended) < 2 \
          ON CONFLICT ({}) DO UPDATE SET {}",
         qualified(place.target),
         values.join(", "),
