@@ -513,7 +513,7 @@ fn a_file_is_refused_whole_with_the_line_of_each_error() {
 fn the_pages_example_is_right_and_its_tables_have_every_key() {
     let page = include_str!("../../docs/RULES.md");
     let example = page.split("```toml").nth(1).unwrap().split("```").next().unwrap();
-    assert_eq!(RuleSet::parse(example).unwrap().count(), 3);
+    assert_eq!(RuleSet::parse(example).unwrap().count(), 4);
     for (text, section) in
         [("[table.a]\nx = 1", "## Of a table"), ("[table.a]\ncolumn.y.x = 1", "## Of a column")]
     {
