@@ -50,6 +50,7 @@ mod semantics;
 mod sequences;
 mod serve;
 mod simulation;
+mod snapshots;
 mod store;
 mod streaming;
 mod support;
