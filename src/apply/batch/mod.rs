@@ -178,7 +178,9 @@ impl<'a> Applier<'a> {
                             "endpos is reached, but for tables that are left out: pgsluice backfill brings them"
                         );
                     }
-                    if end == Flow::Reached && self.target.sequences {
+                    // A poller has no eye for sequences.
+                    let has_sequences = !self.archive.manifest().is_polled();
+                    if end == Flow::Reached && self.target.sequences && has_sequences {
                         // The newest that was met is not the log's, where parts of that are passed by.
                         let sample = self.sequences.clone().filter(|_| self.target.parts.is_none());
                         let tail = self.tail.clone();

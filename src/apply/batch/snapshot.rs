@@ -13,11 +13,9 @@ use crate::faults;
 use crate::model::{Fault, Position, Relation, Value};
 use crate::pg::pattern::Rename;
 use crate::pg::snapshots::{self, Shown};
-use crate::pgoutput::{Begin, Message, Truncate, Tuple};
+use crate::pgoutput::{Begin, Message, Truncate};
 use crate::rules::{Shaped, Spare};
 
-/// What a log of polled tables says of itself.
-const PLUGIN: &str = "poll";
 /// Our own schema, should it be polled from a source that is itself a target.
 const OWN_SCHEMA: &str = "pgsluice";
 const SAVEPOINT: &str = "pgsluice_swap";
@@ -89,7 +87,7 @@ impl Applier<'_> {
         begin: Begin,
         change: &Message<'_>,
     ) -> Result<Option<Flow>, Fault> {
-        if self.archive.manifest().plugin != PLUGIN {
+        if !self.archive.manifest().is_polled() {
             return Ok(None);
         }
         match (&run.snapshot, change) {
@@ -107,7 +105,7 @@ impl Applier<'_> {
                 Ok(Some(Flow::On))
             }
             (Snapshot::Coming(coming), Message::Insert { relation, .. }) if coming.oid == *relation => {
-                self.snapshot_row(run, change).await.map(Some)
+                self.snapshot_row(run, begin, change).await.map(Some)
             }
             (
                 _,
@@ -259,19 +257,22 @@ impl Applier<'_> {
     }
 
     /// Hands on a row, as it is on this target.
-    async fn snapshot_row(&mut self, run: &mut Run, change: &Message<'_>) -> Result<Flow, Fault> {
+    async fn snapshot_row(
+        &mut self,
+        run: &mut Run,
+        begin: Begin,
+        change: &Message<'_>,
+    ) -> Result<Flow, Fault> {
         let mut spare = Spare::default();
-        let row = match self.given(change, &mut spare) {
-            Ok(Given::Same) => row_of(change),
-            Ok(Given::Row(message)) => row_of(&message),
+        match self.given(change, begin, &mut spare) {
+            Ok(Given::Same) => bring_row(run, change).await?,
+            Ok(Given::Rows(rows)) => {
+                for row in rows.iter().flatten() {
+                    bring_row(run, row).await?;
+                }
+            }
             Ok(Given::Nothing | Given::Truncate { .. }) => return Ok(Flow::On),
             Err(refusal) => return Err(self.untold(run, change, refusal)),
-        };
-        let row = row.map_err(|fault| run.at(fault))?;
-        run.lanes.main.copy_row(&row).await?;
-        run.advance.changes += 1;
-        if let Snapshot::Coming(coming) = &mut run.snapshot {
-            coming.rows += 1;
         }
         self.go_on(run, change).await
     }
@@ -370,20 +371,26 @@ impl Applier<'_> {
     }
 }
 
-fn row_of<'m>(change: &Message<'m>) -> Result<Vec<Option<&'m [u8]>>, Fault> {
-    let Message::Insert { new, .. } = change else {
-        return Err(Fault::person("a snapshot has something else than rows"));
+async fn bring_row(run: &mut Run, row: &Message<'_>) -> Result<(), Fault> {
+    let Message::Insert { new, .. } = row else {
+        return Err(run.at(Fault::person("a snapshot has something else than rows")));
     };
-    values(new)
+    let values: Result<Vec<_>, Fault> = new.values().map(text).collect();
+    let values = values.map_err(|fault| run.at(fault))?;
+    run.lanes.main.copy_row(&values).await?;
+    run.advance.changes += 1;
+    if let Snapshot::Coming(coming) = &mut run.snapshot {
+        coming.rows += 1;
+    }
+    Ok(())
 }
 
-fn values<'m>(row: &Tuple<'m>) -> Result<Vec<Option<&'m [u8]>>, Fault> {
-    let value = |value| match value {
+fn text(value: Value<'_>) -> Result<Option<&[u8]>, Fault> {
+    match value {
         Value::Null => Ok(None),
         Value::Text(text) => Ok(Some(text)),
         Value::Unchanged | Value::Binary(_) => {
             Err(Fault::person("a row of a snapshot has a value that is no text"))
         }
-    };
-    row.values().map(value).collect()
+    }
 }
