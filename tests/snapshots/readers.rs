@@ -149,7 +149,7 @@ fn a_transaction_that_has_read_the_view_holds_the_swap_and_nobody_else() {
             assert!(started.elapsed() < seconds(60), "{}", applier.log());
         }
     };
-    let waits = format!("pids=\"{}\"", long.backend());
+    let waits = format!("pids=\"{}", long.backend());
     read(&mut || applier.log().contains(&waits));
     let after = Instant::now();
     read(&mut || after.elapsed() > seconds(3));

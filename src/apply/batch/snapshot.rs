@@ -18,6 +18,7 @@ use crate::rules::{Shaped, Spare};
 
 /// Our own schema, should it be polled from a source that is itself a target.
 const OWN_SCHEMA: &str = "pgsluice";
+const DEPENDENT_OBJECTS: &str = "2BP01";
 const SAVEPOINT: &str = "pgsluice_swap";
 /// `unknown`, which columns of old views may have, and what rules leave open.
 const AS_TEXT: [u32; 2] = [705, 0];
@@ -70,6 +71,9 @@ impl Coming {
         let state = fault.sqlstate.clone().unwrap_or_default();
         let is_about_rows = state.starts_with("22") || state.starts_with("23");
         let fault = fault.context(format!("snapshot of {}", self.place.name()));
+        if state == DEPENDENT_OBJECTS {
+            return fault.hint("the view must be made anew; drop what came to depend on it meanwhile, run the same command again");
+        }
         if fault.hint.is_none() && is_about_rows {
             return fault.hint(
                 "the view shows the snapshot before; drop the constraint or index that was made on the tables behind it, or mend the source",
@@ -138,6 +142,7 @@ impl Applier<'_> {
         }
         run.inside = inside;
         run.first = Some(begin.commit_time);
+        self.report(run);
         let &[oid] = truncate.relations.as_slice() else {
             return Err(run.at(Fault::person("a snapshot is of one table")));
         };
@@ -181,6 +186,7 @@ impl Applier<'_> {
             // Nothing is kept from anybody meanwhile.
             run.give_up().await?;
             run.first = Some(begin.commit_time);
+            self.report(run);
             let flow = self.wait(run, &mut waiting, &busy, "an old snapshot is still read").await?;
             if flow != Flow::On {
                 return Ok(flow);

@@ -175,7 +175,7 @@ impl Place {
 /// Who uses a relation.
 #[derive(Clone, Debug, Default)]
 pub(in crate::apply) struct Users {
-    /// Processes of the target.
+    /// Processes of the target, those whose transactions are oldest first.
     pub(in crate::apply) pids: String,
     /// One of them waits for us in turn.
     pub(in crate::apply) wait_for_us: bool,
@@ -183,11 +183,13 @@ pub(in crate::apply) struct Users {
 
 /// Who has locks on a relation of that quoted name, beside us.
 pub(in crate::apply) async fn users(client: &Client, name: &str, ours: &str) -> Result<Users, Fault> {
-    let query = "SELECT coalesce(string_agg(DISTINCT l.pid::text, ', '), ''),
-                        coalesce(bool_or($2::text::int4 = ANY (pg_blocking_pids(l.pid))), false)
-                   FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-                  WHERE d.datname = current_database() AND l.relation = to_regclass($1) AND l.granted
-                    AND l.pid <> $2::text::int4";
+    let query = "SELECT coalesce(string_agg(u.pid::text, ', '), ''), coalesce(bool_or(u.waits), false)
+                   FROM (SELECT DISTINCT a.xact_start, l.pid, $2::text::int4 = ANY (pg_blocking_pids(l.pid)) AS waits
+                           FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                           LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+                          WHERE d.datname = current_database() AND l.relation = to_regclass($1) AND l.granted
+                            AND l.pid <> $2::text::int4
+                          ORDER BY a.xact_start) u";
     let row = client.query_one(query, &[&name, &ours]).await.map_err(|e| fault(&e))?;
     Ok(Users { pids: row.get(0), wait_for_us: row.get(1) })
 }
