@@ -15,6 +15,7 @@ use crate::pg::pattern::Rename;
 use crate::pg::snapshots::{self, Shown};
 use crate::pgoutput::{Begin, Message, Truncate};
 use crate::rules::{Shaped, Spare};
+use crate::transform::Arriving;
 
 /// Our own schema, should it be polled from a source that is itself a target.
 const OWN_SCHEMA: &str = "pgsluice";
@@ -220,6 +221,12 @@ impl Applier<'_> {
                 "by the rules rows of several tables go into {name}, and snapshots come of one of them"
             ))
             .hint("a snapshot has a view of its own: leave out into"));
+        }
+        if self.shaper.shaped(oid).is_some_and(|shaped| shaped.arriving() != Arriving::New) {
+            return Err(Fault::stop(format!(
+                "by the rules rows of {name} stay, or give way to others, and a snapshot is all that there is"
+            ))
+            .hint("leave the mode out; or poll the table by upsert"));
         }
         if relation.columns.is_empty() {
             return Err(Fault::stop(format!("{name} has no columns")));
