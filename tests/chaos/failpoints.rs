@@ -61,7 +61,17 @@ fn the_program_may_end_at_each_point() {
         .map(|(name, _)| *name)
         .filter(|name| {
             !is_among(
-                &["prune.", "compact.", "copy.", "backfill.", "base.", "restore.", "export.", "apply.dead_"],
+                &[
+                    "prune.",
+                    "compact.",
+                    "copy.",
+                    "backfill.",
+                    "base.",
+                    "restore.",
+                    "export.",
+                    "poll.",
+                    "apply.dead_",
+                ],
                 name,
             )
         })
