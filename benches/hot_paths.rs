@@ -47,7 +47,7 @@ fn each_path(name: &str, columns: usize, messages: &[Vec<u8>]) {
             black_box(parameters.values());
         }
     });
-    let key = RowKey { columns: vec![0], is_whole: true };
+    let key = RowKey { columns: vec![0], is_whole: true, replaces: false };
     measure(&format!("fold   {name}"), messages, || {
         let mut fold = Fold::default();
         for message in messages {

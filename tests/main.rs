@@ -29,6 +29,7 @@ mod history;
 mod lanes;
 mod log;
 mod many;
+mod modes;
 mod notify;
 mod package;
 mod pg_connect;

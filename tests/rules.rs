@@ -281,7 +281,7 @@ fn rules_are_tried_on_the_archive_alone() {
         told.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let ops: Vec<_> = lines
         .iter()
-        .map(|line| (line["before"]["op"].as_str().unwrap(), line["after"]["op"].as_str()))
+        .map(|line| (line["before"]["op"].as_str().unwrap(), line["after"][0]["op"].as_str()))
         .collect();
     let expected = [
         ("insert", Some("insert")),
@@ -291,7 +291,7 @@ fn rules_are_tried_on_the_archive_alone() {
         ("truncate", Some("truncate")),
     ];
     assert_eq!(ops, expected);
-    assert_eq!(lines[0]["after"]["new"]["mail"], "a****");
+    assert_eq!(lines[0]["after"][0]["new"]["mail"], "a****");
     let text = program.run(&["rules", "test", &rules, "--limit", "2"]).done().stdout;
     assert!(
         text.contains("insert public.t new") && text.contains("-> nothing") && text.lines().count() == 4,

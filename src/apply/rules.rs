@@ -9,7 +9,7 @@ use crate::pg::control::fault;
 use crate::pg::counterpart::Mismatch;
 use crate::pg::filter::ColumnList;
 use crate::pg::pattern::{Pattern, Rename};
-use crate::transform::{Choice, Refusal};
+use crate::transform::{Arriving, Choice, Refusal};
 
 /// What to do when the target does not have what a change needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,6 +91,7 @@ impl Rules {
             columns: list.map(|list| list.columns.clone()),
             exact: self.exact.iter().any(meant),
             loose: Vec::new(),
+            arriving: Arriving::New,
         })
     }
 
@@ -114,6 +115,16 @@ pub(super) fn another(relation: &Relation, place: &Relation) -> Refusal {
         relation.schema, relation.name, place.schema, place.name
     );
     Refusal { message, hint: Some("replay to a moment before that".into()), add_columns: None }
+}
+
+/// The refusal of a mode for rows of which only what they are is known, and not what they were.
+pub(super) fn polled(relation: &Relation) -> Refusal {
+    let table = format!("{}.{}", relation.schema, relation.name);
+    Refusal {
+        message: format!("table {table} is polled, and a mode wants changes as logical decoding tells them"),
+        hint: Some("leave out mode for it".into()),
+        add_columns: None,
+    }
 }
 
 /// The refusal of changes that would go into a table that only happens to have the name.

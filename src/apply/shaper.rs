@@ -3,17 +3,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::archive::Manifest;
 use crate::ddl::Run;
 use crate::model::{Fault, Relation};
 use crate::pg::pattern::Pattern;
-use crate::pgoutput::{Message, Truncate};
-use crate::rules::{RuleSet, Shaped, Spare, Truncated};
-use crate::transform::Refusal;
+use crate::pgoutput::{Begin, Message, Truncate};
+use crate::rules::{Changes, RuleSet, Shaped, Spare, Truncated};
+use crate::transform::{Emptying, Refusal};
 
 /// What the rules make of the tables that the log has defined. Without rules it knows none.
 #[derive(Debug, Default)]
 pub(super) struct Shaper {
     rules: Option<Arc<RuleSet>>,
+    /// Rows are states.
+    is_polled: bool,
     tables: HashMap<u32, Table>,
 }
 
@@ -36,9 +39,9 @@ pub(super) enum Given<'s> {
     /// As it is in the log.
     Same,
     Nothing,
-    /// Another change of a row.
-    Row(Message<'s>),
-    /// A TRUNCATE of these tables, if any is left, and a DELETE of what those have in tables with rows of others.
+    /// Other changes of rows.
+    Rows(Changes<'s>),
+    /// A TRUNCATE of these tables, if any is left, and of those what it is where it is none.
     Truncate {
         rest: Truncate,
         parts: Vec<u32>,
@@ -46,12 +49,12 @@ pub(super) enum Given<'s> {
 }
 
 impl Shaper {
-    /// For a log of this encoding. Refuses rules that can't read it.
-    pub(super) fn new(rules: Option<Arc<RuleSet>>, server_encoding: &str) -> Result<Shaper, Fault> {
+    /// For this log. Refuses rules that can't read it.
+    pub(super) fn new(rules: Option<Arc<RuleSet>>, log: &Manifest) -> Result<Shaper, Fault> {
         if let Some(rules) = &rules {
-            rules.refuse_encoding(server_encoding)?;
+            rules.refuse_encoding(&log.server_encoding)?;
         }
-        Ok(Shaper { rules, tables: HashMap::new() })
+        Ok(Shaper { rules, is_polled: log.is_polled(), tables: HashMap::new() })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -63,6 +66,7 @@ impl Shaper {
         let Some(rules) = &self.rules else { return source.clone() };
         let by_rules = match rules.shape(source) {
             Ok(None) => ByRules::Same,
+            Ok(Some(shaped)) if self.is_polled => ByRules::Shaped(Box::new(shaped.replacing())),
             Ok(Some(shaped)) => ByRules::Shaped(Box::new(shaped)),
             Err(refusal) => ByRules::Refused(refusal),
         };
@@ -122,6 +126,7 @@ impl Shaper {
     pub(super) fn change<'s>(
         &self,
         change: &Message<'_>,
+        begin: Begin,
         is_left_out: impl Fn(u32) -> bool,
         spare: &'s mut Spare,
     ) -> Result<Given<'s>, Refusal> {
@@ -130,10 +135,13 @@ impl Shaper {
             | Message::Update { relation: oid, .. }
             | Message::Delete { relation: oid, .. } => match self.shaped(*oid) {
                 _ if is_left_out(*oid) => Ok(Given::Same),
-                Some(shaped) => Ok(shaped.change(change, spare)?.map_or(Given::Nothing, Given::Row)),
+                Some(shaped) => Ok(match shaped.change(change, begin, spare)? {
+                    [None, None] => Given::Nothing,
+                    changes => Given::Rows(changes),
+                }),
                 None => self.refusal(*oid).map_or(Ok(Given::Same), |refusal| Err(refusal.clone())),
             },
-            Message::Truncate(truncate) => self.truncate(truncate, is_left_out),
+            Message::Truncate(truncate) => self.truncate(truncate, begin, is_left_out),
             _ => Ok(Given::Same),
         }
     }
@@ -141,12 +149,13 @@ impl Shaper {
     fn truncate<'s>(
         &self,
         truncate: &Truncate,
+        begin: Begin,
         is_left_out: impl Fn(u32) -> bool,
     ) -> Result<Given<'s>, Refusal> {
         let (mut rest, mut parts) = (Vec::new(), Vec::new());
         for &oid in &truncate.relations {
             let shaped = self.shaped(oid).filter(|_| !is_left_out(oid));
-            match shaped.map_or(Ok(Truncated::Whole), Shaped::truncated)? {
+            match shaped.map_or(Ok(Truncated::Whole), |shaped| shaped.truncated(begin))? {
                 Truncated::Whole => rest.push(oid),
                 Truncated::Rows(_) => parts.push(oid),
                 Truncated::Nothing => {}
@@ -159,14 +168,13 @@ impl Shaper {
         })
     }
 
-    /// By which values the rows of a table are told from others in the same one.
-    pub(super) fn constants(&self, oid: u32) -> Vec<(String, String)> {
-        let rows = self.shaped(oid).and_then(|shaped| match shaped.truncated() {
-            Ok(Truncated::Rows(rows)) => Some(rows),
-            _ => None,
-        });
-        let owned = |(column, text): (&str, &str)| (column.to_owned(), text.to_owned());
-        rows.into_iter().flatten().map(owned).collect()
+    /// What a TRUNCATE of a table is where it is none.
+    pub(super) fn emptying(&self, oid: u32, begin: Begin) -> Emptying {
+        let truncated = self.shaped(oid).map(|shaped| shaped.truncated(begin));
+        match truncated {
+            Some(Ok(Truncated::Rows(emptying))) => emptying,
+            _ => Emptying::default(),
+        }
     }
 
     /// Whether DDL may be about a table that is another one here. What names no relation may be.

@@ -74,6 +74,13 @@ struct Checked {
 
 impl Manifest {
     pub const FORMAT: u32 = 1;
+    /// [`Manifest::plugin`] of a source that is read by SELECT alone.
+    pub const POLLED: &str = "poll";
+
+    /// Rows of the log are states: what is inserted is the row as it is, whether it was there or not (`docs/FORMAT.md`).
+    pub fn is_polled(&self) -> bool {
+        self.plugin == Manifest::POLLED
+    }
 
     pub(super) fn to_json(&self) -> Result<String, Fault> {
         let checked = Checked { manifest: self.clone(), checksum: self.checksum()? };

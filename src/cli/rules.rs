@@ -16,7 +16,7 @@ use crate::model::{Fault, Relation, Value};
 use crate::pg::pattern::Pattern;
 use crate::pgoutput::{Begin, Message, Old, Tuple};
 use crate::rules::{KeyPlace, RuleSet, Shaped, Spare, Truncated};
-use crate::transform::Refusal;
+use crate::transform::{Emptying, Refusal, Removal};
 
 /// The file of rules, where a command applies changes.
 #[derive(Debug, clap::Args)]
@@ -202,13 +202,15 @@ impl Test<'_> {
         let mut spare = Spare::default();
         let given = match self.tables.get(&relation.oid).map(|table| &table.shaped) {
             Some(Ok(Some(shaped))) => {
-                shaped.change(message, &mut spare).map(|given| (given, shaped.relation()))
+                shaped.change(message, begin, &mut spare).map(|given| (given, shaped.relation()))
             }
             Some(Err(refusal)) => Err(refusal.clone()),
             Some(Ok(None)) | None => return Ok(()),
         };
         let after = match &given {
-            Ok((given, relation)) => Ok(given.as_ref().map(|message| Shown::of(relation, message))),
+            Ok((given, relation)) => {
+                Ok(given.iter().flatten().map(|message| Shown::of(relation, message)).collect())
+            }
             Err(refusal) => Err(refusal),
         };
         self.tell(begin, &Shown::of(relation, message), after)
@@ -225,13 +227,19 @@ impl Test<'_> {
             new: None,
         };
         let given = match self.tables.get(&relation.oid).map(|table| &table.shaped) {
-            Some(Ok(Some(shaped))) => shaped.truncated().map(|truncated| match truncated {
-                Truncated::Whole => Some(here("truncate", shaped.relation())),
-                Truncated::Nothing => None,
-                Truncated::Rows(rows) => {
-                    let cell = |(column, text): (&str, &str)| (column.to_owned(), Json::from(text));
-                    let old = Some(rows.into_iter().map(cell).collect());
-                    Some(Shown { old, ..here("delete", shaped.relation()) })
+            Some(Ok(Some(shaped))) => shaped.truncated(begin).map(|truncated| match truncated {
+                Truncated::Whole => vec![here("truncate", shaped.relation())],
+                Truncated::Nothing => Vec::new(),
+                Truncated::Rows(Emptying { rows, by, set }) => {
+                    let cell = |(column, text): (String, String)| (column, Json::from(text));
+                    let cells = |cells: Vec<_>| Some(cells.into_iter().map(cell).collect());
+                    let (operation, new) = match by {
+                        Removal::Delete => ("delete", None),
+                        Removal::Mark(_) => ("update", cells(set)),
+                        Removal::End { to, time, .. } => ("update", cells(vec![(to, time)])),
+                    };
+                    let rows = Some(rows).filter(|rows| !rows.is_empty()).and_then(cells);
+                    vec![Shown { old: rows, new, ..here(operation, shaped.relation()) }]
                 }
             }),
             Some(Err(refusal)) => Err(refusal.clone()),
@@ -244,15 +252,15 @@ impl Test<'_> {
         &mut self,
         begin: Begin,
         before: &Shown,
-        after: Result<Option<Shown>, &Refusal>,
+        after: Result<Vec<Shown>, &Refusal>,
     ) -> Result<(), Fault> {
         if after.is_err() {
             self.counts.entry(before.table.clone()).or_default().refused += 1;
         }
         if self.json {
             let (given, refused) = match &after {
-                Ok(given) => (given.as_ref().map(Shown::json), None),
-                Err(refusal) => (None, Some(&refusal.message)),
+                Ok(given) => (given.iter().map(Shown::json).collect(), None),
+                Err(refusal) => (Vec::new(), Some(&refusal.message)),
             };
             return print::json(&json!({
                 "xid": begin.xid.0, "time": begin.commit_time.to_string(), "commit_lsn": begin.commit_lsn.to_string(),
@@ -260,8 +268,8 @@ impl Test<'_> {
             }));
         }
         let what = match &after {
-            Ok(Some(given)) => given.text(),
-            Ok(None) => "nothing".into(),
+            Ok(given) if given.is_empty() => "nothing".into(),
+            Ok(given) => given.iter().map(Shown::text).collect::<Vec<_>>().join("\n  -> "),
             Err(refusal) => {
                 let hint = refusal.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
                 format!("refused: {}{hint}", refusal.message)

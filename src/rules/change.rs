@@ -5,21 +5,29 @@
 //! new passes   update           insert (the row enters)
 //! does not     delete (leaves)  nothing
 //! ```
+//!
+//! Where rows stay that the source deletes ([`Mode`]) a delete is an update that marks the row or ends its version, and an update that changes
+//! the key is that and an insert.
 
 use super::kind::Kind;
-use super::parse::Truncating;
+use super::metadata::{Metadata, Operation, Stamp};
+use super::parse::{Mode, Truncating};
 use super::shape::{Filter, Output, Shaped};
 use super::{TEXT_HINT, hinted, refusal};
-use crate::model::{Column, Format, Value, quote_ident};
-use crate::pgoutput::{Message, Old, Tuple, TupleBuffer};
-use crate::transform::Refusal;
+use crate::model::{Column, Format, ReplicaIdentity, Value, quote_ident};
+use crate::pgoutput::{Begin, Message, Old, Tuple, TupleBuffer};
+use crate::transform::{Emptying, Refusal, Removal};
 
 /// Memory for the rows of a change, used again.
 #[derive(Debug, Default)]
 pub struct Spare {
     old: TupleBuffer,
     new: TupleBuffer,
+    gone: TupleBuffer,
 }
+
+/// What a change is on the target, in this order: nothing, or up to two changes of rows.
+pub type Changes<'s> = [Option<Message<'s>>; 2];
 
 /// A row with what else is known of it.
 struct Row<'v> {
@@ -59,20 +67,30 @@ enum Wanted {
     All,
     /// Columns of the key; the others are null.
     Key,
+    /// The key, and what says that the row is gone; the others are as they are.
+    Gone,
+}
+
+/// What becomes of a row.
+enum Fate<'r, 'v> {
+    Comes(&'r Row<'v>),
+    Changes(&'r Row<'v>),
+    Goes,
 }
 
 impl Shaped {
-    /// A change of a row as the target has it; none where nothing is to be done. `message` is one of this table.
+    /// A change of a row, of a transaction that began so, as the target has it. `message` is one of this table.
     pub fn change<'s>(
         &self,
         message: &Message<'_>,
+        begin: Begin,
         spare: &'s mut Spare,
-    ) -> Result<Option<Message<'s>>, Refusal> {
+    ) -> Result<Changes<'s>, Refusal> {
         let (old, new) = match *message {
             Message::Insert { new, .. } => (Old::Absent, Some(new)),
             Message::Update { old, new, .. } => (old, Some(new)),
             Message::Delete { old, .. } => (old, None),
-            _ => return Ok(None),
+            _ => return Ok([None, None]),
         };
         let is_insert = matches!(message, Message::Insert { .. });
         if let Some(line) = self.only_inserts.filter(|_| !is_insert) {
@@ -96,22 +114,63 @@ impl Shaped {
             Some(filter) => self.passes(filter, old.as_ref(), new.as_ref(), is_insert)?,
         };
         let relation = self.relation.oid;
-        let Spare { old: old_row, new: new_row } = spare;
-        Ok(match (new, passes) {
-            (Some(row), (was, true)) if is_insert || !was => {
-                self.shape(&row, Wanted::All, new_row)?;
-                Some(Message::Insert { relation, new: new_row.tuple() })
-            }
-            (Some(row), (_, true)) => {
-                self.shape(&row, Wanted::Changes, new_row)?;
-                Some(Message::Update { relation, old: self.old(before, old_row)?, new: new_row.tuple() })
+        let stamp = |operation| Stamp { begin: Some(begin), operation };
+        let fate = match (&new, passes) {
+            (Some(row), (was, true)) if is_insert || !was => Fate::Comes(row),
+            (Some(row), (_, true)) => Fate::Changes(row),
+            // It may be there since it passed.
+            (Some(row), (_, false)) if self.replaces => {
+                self.shape(row, Wanted::Key, stamp(Operation::Delete), &mut spare.old)?;
+                return Ok([Some(Message::Delete { relation, old: Old::Key(spare.old.tuple()) }), None]);
             }
             // A row that leaves has passed before, and so what was before is told.
-            (_, (true, _)) if !is_insert => {
-                Some(Message::Delete { relation, old: self.old(before, old_row)? })
+            (_, (true, _)) if !is_insert => Fate::Goes,
+            _ => return Ok([None, None]),
+        };
+        let Spare { old: old_row, new: new_row, gone } = spare;
+        let first = match (fate, self.mode) {
+            (Fate::Comes(row), _) => {
+                self.shape(row, Wanted::All, stamp(Operation::Insert), new_row)?;
+                Message::Insert { relation, new: new_row.tuple() }
             }
-            _ => None,
-        })
+            (Fate::Changes(row), Mode::Same) => {
+                self.shape(row, Wanted::Changes, stamp(Operation::Update), new_row)?;
+                Message::Update { relation, old: self.old(before, old_row)?, new: new_row.tuple() }
+            }
+            (Fate::Goes, Mode::Same) => Message::Delete { relation, old: self.old(before, old_row)? },
+            (Fate::Changes(row), _) => {
+                self.shape(row, Wanted::Changes, stamp(Operation::Update), new_row)?;
+                let old = self.old(before, old_row)?;
+                if self.has_moved(old, new_row.tuple()) {
+                    let gone = self.gone(before, begin, gone)?;
+                    self.shape(row, Wanted::All, stamp(Operation::Update), new_row)?;
+                    return Ok([gone, Some(Message::Insert { relation, new: new_row.tuple() })]);
+                }
+                Message::Update { relation, old: Old::Absent, new: new_row.tuple() }
+            }
+            (Fate::Goes, _) => return Ok([self.gone(before, begin, gone)?, None]),
+        };
+        Ok([Some(first), None])
+    }
+
+    /// Whether the row has another key on the target than before.
+    fn has_moved(&self, old: Old<'_>, new: Tuple<'_>) -> bool {
+        let (Old::Key(old) | Old::Row(old)) = old else { return false };
+        let mut columns = self.relation.columns.iter().zip(old.values().zip(new.values()));
+        columns.any(|(column, (old, new))| column.key && new != Value::Unchanged && old != new)
+    }
+
+    /// A row that is gone on the source and stays on the target.
+    fn gone<'s>(
+        &self,
+        before: Option<Before<'_>>,
+        begin: Begin,
+        into: &'s mut TupleBuffer,
+    ) -> Result<Option<Message<'s>>, Refusal> {
+        let Some(Before { values, .. }) = before else { return Ok(None) };
+        let stamp = Stamp { begin: Some(begin), operation: Operation::Delete };
+        self.shape(&Row { values, before: None }, Wanted::Gone, stamp, into)?;
+        Ok(Some(Message::Update { relation: self.relation.oid, old: Old::Absent, new: into.tuple() }))
     }
 
     /// A row that was read from the source's table, which is whole; false where it is not for the target. `values` in the order of the
@@ -124,22 +183,27 @@ impl Shaped {
         {
             return Ok(false);
         }
-        self.shape(&row, Wanted::All, into)?;
+        self.shape(&row, Wanted::All, Stamp::COPIED, into)?;
         Ok(true)
     }
 
-    /// What a TRUNCATE of the table is on the target, where the rows of others are in the same one.
-    pub fn truncated(&self) -> Result<Truncated<'_>, Refusal> {
-        let Some(line) = self.into else { return Ok(Truncated::Whole) };
+    /// What a TRUNCATE of the table is on the target, by a transaction that began so.
+    pub fn truncated(&self, begin: Begin) -> Result<Truncated, Refusal> {
+        let Some(line) = self.into else {
+            return Ok(match self.mode {
+                Mode::Same => Truncated::Whole,
+                Mode::SoftDelete | Mode::History => Truncated::Rows(self.emptying(begin, Vec::new())),
+            });
+        };
         match self.truncating {
             Truncating::Ignore => Ok(Truncated::Nothing),
             Truncating::Delete => {
                 let columns = self.relation.columns.iter().zip(&self.outputs);
                 let constants = columns.filter_map(|(column, output)| match output {
-                    Output::Constant(text) => Some((column.name.as_str(), text.as_str())),
+                    Output::Constant(text) => Some((column.name.clone(), text.clone())),
                     _ => None,
                 });
-                Ok(Truncated::Rows(constants.collect()))
+                Ok(Truncated::Rows(self.emptying(begin, constants.collect())))
             }
             Truncating::Refuse => {
                 let what = format!(
@@ -154,6 +218,32 @@ impl Shaped {
                 ))
             }
         }
+    }
+
+    fn emptying(&self, begin: Begin, rows: Vec<(String, String)>) -> Emptying {
+        let stamp = Stamp { begin: Some(begin), operation: Operation::Delete };
+        let columns = self.relation.columns.iter().zip(&self.outputs);
+        let told: Vec<_> = columns
+            .filter_map(|(column, output)| match output {
+                Output::Metadata(metadata, kind) => {
+                    Some((*metadata, column.name.clone(), metadata.text(stamp, *kind)?.into_owned()))
+                }
+                _ => None,
+            })
+            .collect();
+        let of = |wanted: Metadata| told.iter().find(|(metadata, ..)| *metadata == wanted);
+        let by = match (self.mode, of(Metadata::DeletedAt), of(Metadata::ValidFrom), of(Metadata::ValidTo)) {
+            (Mode::SoftDelete, Some((_, marker, _)), ..) => Removal::Mark(marker.clone()),
+            (Mode::History, _, Some((_, from, _)), Some((_, to, time))) => {
+                Removal::End { from: from.clone(), to: to.clone(), time: time.clone() }
+            }
+            _ => Removal::Delete,
+        };
+        let set = match self.mode {
+            Mode::SoftDelete => told.into_iter().map(|(_, column, text)| (column, text)).collect(),
+            Mode::Same | Mode::History => Vec::new(),
+        };
+        Emptying { rows, by, set }
     }
 
     fn name(&self) -> String {
@@ -245,12 +335,22 @@ impl Shaped {
     fn old<'s>(&self, before: Option<Before<'_>>, into: &'s mut TupleBuffer) -> Result<Old<'s>, Refusal> {
         let Some(Before { values, is_key }) = before else { return Ok(Old::Absent) };
         let row = Row { values, before: None };
-        self.shape(&row, if is_key { Wanted::Key } else { Wanted::Changes }, into)?;
+        let is_key = is_key || self.relation.identity != ReplicaIdentity::Full;
+        // What it was told of an earlier change finds no row.
+        let stamp = Stamp::COPIED;
+        self.shape(&row, if is_key { Wanted::Key } else { Wanted::Changes }, stamp, into)?;
         Ok(if is_key { Old::Key(into.tuple()) } else { Old::Row(into.tuple()) })
     }
 
-    fn shape(&self, row: &Row<'_>, wanted: Wanted, into: &mut TupleBuffer) -> Result<(), Refusal> {
+    fn shape(
+        &self,
+        row: &Row<'_>,
+        wanted: Wanted,
+        stamp: Stamp,
+        into: &mut TupleBuffer,
+    ) -> Result<(), Refusal> {
         into.clear();
+        let mut spare = Vec::new();
         let sent = row.values.iter().find_map(|value| value.bytes());
         let format = sent.map_or(Format::Text, |(format, _)| format);
         for (output, column) in self.outputs.iter().zip(&self.relation.columns) {
@@ -263,11 +363,24 @@ impl Shaped {
                 into.push(Value::Null).map_err(unwritable)?;
                 continue;
             }
+            let tells = match output {
+                Output::Metadata(metadata, _) => {
+                    self.mode == Mode::SoftDelete || *metadata == Metadata::ValidTo
+                }
+                _ => false,
+            };
+            if wanted == Wanted::Gone && !column.key && !tells {
+                into.push(Value::Unchanged).map_err(unwritable)?;
+                continue;
+            }
             let text;
             let value = match output {
                 Output::Same(at) => self.plain(*at, row, wanted)?,
                 Output::Null => Value::Null,
                 Output::Constant(text) => self.own(text, format, column)?,
+                Output::Metadata(metadata, kind) => {
+                    metadata.value(stamp, *kind, format, &mut spare).ok_or_else(|| self.no_binary(column))?
+                }
                 Output::Masked { at, mask, line } => match self.plain(*at, row, wanted)? {
                     Value::Null => Value::Null,
                     Value::Unchanged => Value::Unchanged,
@@ -321,17 +434,21 @@ impl Shaped {
         match format {
             Format::Text => Ok(Value::Text(text.as_bytes())),
             Format::Binary if kind.is_text() => Ok(Value::Binary(text.as_bytes())),
-            Format::Binary => Err(Refusal {
-                message: format!(
-                    "rules: rows of table {} come in binary form, and column {} is no text",
-                    self.name(),
-                    column.name
-                ),
-                hint: Some(format!(
-                    "say cast = \"text\" of it, and give the target's column that type; or {TEXT_HINT}"
-                )),
-                add_columns: None,
-            }),
+            Format::Binary => Err(self.no_binary(column)),
+        }
+    }
+
+    fn no_binary(&self, column: &Column) -> Refusal {
+        Refusal {
+            message: format!(
+                "rules: rows of table {} come in binary form, and column {} is no text",
+                self.name(),
+                column.name
+            ),
+            hint: Some(format!(
+                "say cast = \"text\" of it, and give the target's column that type; or {TEXT_HINT}"
+            )),
+            add_columns: None,
         }
     }
 
@@ -342,10 +459,10 @@ impl Shaped {
 
 /// What a TRUNCATE is on the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Truncated<'s> {
+pub enum Truncated {
     /// A TRUNCATE.
     Whole,
     Nothing,
-    /// A DELETE of the rows with these values, by column.
-    Rows(Vec<(&'s str, &'s str)>),
+    /// Some rows go, or all are marked.
+    Rows(Emptying),
 }

@@ -47,6 +47,7 @@ const NAMES: &[(&str, u32)] = &[
     ("decimal", NUMERIC),
     ("uuid", UUID),
     ("jsonb", 3802),
+    ("pg_lsn", 3220),
 ];
 
 /// A type with its modifier.

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Pure. A file of rules is checked as a whole before anything starts; what can be known only with a table's columns is checked when its
-//! definition is met, before its first change. A row is a function of the source's row alone, so that copied rows, changes and
+//! definition is met, before its first change. A row is a function of the source's row, and of the transaction that changed it where it tells of that, so that copied rows, changes and
 //! replays give the same. Where a change says too little of a row for its rules it is a [`Refusal`], never a guess.
 //!
 //! No error tells a value of a row, or the key of hashes. Deliberately absent: more rows out of one, look-ups, a language of our own.
@@ -15,6 +15,7 @@ mod change;
 mod expression;
 mod kind;
 mod mask;
+mod metadata;
 mod parse;
 mod read;
 mod shape;
@@ -23,7 +24,7 @@ use crate::model::{Fault, Format};
 use crate::pg::pattern::Pattern;
 use crate::transform::Refusal;
 
-pub use change::{Spare, Truncated};
+pub use change::{Changes, Spare, Truncated};
 pub use parse::KeyPlace;
 pub use shape::Shaped;
 
@@ -125,7 +126,8 @@ impl RuleSet {
     /// Tables that have another definition on the target than on the source, or may have one. Who makes a schema leaves them out.
     pub fn remade(&self) -> impl Iterator<Item = &Pattern> {
         let makes_a_column = |column: &ColumnRule| {
-            let is_new = matches!(column.work, Some(Work::Constant(_) | Work::Expression(_)));
+            let is_new =
+                matches!(column.work, Some(Work::Constant(_) | Work::Expression(_) | Work::Metadata(_)));
             is_new || column.name.is_some() || column.cast.is_some()
         };
         let is_remade = move |rule: &&Rule| {

@@ -9,6 +9,7 @@ use toml::de::DeTable;
 
 use super::expression::Expression;
 use super::kind::Kind;
+use super::metadata::Metadata;
 use super::read::{Lined, Reader, Section};
 use crate::model::Fault;
 use crate::pg::pattern::Pattern;
@@ -36,6 +37,7 @@ pub(super) struct Rule {
     pub(super) filter: Option<Lined<Arc<Expression>>>,
     pub(super) only_inserts: bool,
     pub(super) truncate: Option<Lined<Truncating>>,
+    pub(super) mode: Option<Lined<Mode>>,
     pub(super) columns: Vec<ColumnRule>,
 }
 
@@ -47,6 +49,41 @@ pub(super) enum Truncating {
     Ignore,
     /// A DELETE of the rows that have its constants.
     Delete,
+}
+
+/// What becomes of rows that are changed or deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// The same as on the source.
+    #[default]
+    Same,
+    /// A deleted row stays, and is marked.
+    SoftDelete,
+    /// Each version of a row is a row.
+    History,
+}
+
+impl Mode {
+    fn parse(text: &str) -> Option<Mode> {
+        match text {
+            "soft-delete" => Some(Mode::SoftDelete),
+            "history" => Some(Mode::History),
+            _ => None,
+        }
+    }
+
+    /// What the table must have for it.
+    pub(super) fn needs(self) -> &'static [(Metadata, &'static str)] {
+        match self {
+            Mode::Same => &[],
+            Mode::SoftDelete => &[(Metadata::DeletedAt, "deleted-at")],
+            Mode::History => &[
+                (Metadata::Position, "lsn"),
+                (Metadata::ValidFrom, "valid-from"),
+                (Metadata::ValidTo, "valid-to"),
+            ],
+        }
+    }
 }
 
 /// What is said of a column.
@@ -80,11 +117,18 @@ pub(super) enum Work {
     Expression(Arc<Expression>),
     /// A new column.
     Constant(String),
+    /// A new column that tells of the change.
+    Metadata(Metadata),
 }
 
 impl ColumnRule {
     fn is_new(&self) -> bool {
         matches!(self.work, Some(Work::Constant(_)))
+    }
+
+    /// It makes a column that the source need not have.
+    pub(super) fn makes(&self) -> bool {
+        matches!(self.work, Some(Work::Constant(_) | Work::Expression(_) | Work::Metadata(_)))
     }
 
     fn target(&self) -> &str {
@@ -169,6 +213,13 @@ fn rule(reader: &mut Reader, line: usize, name: &str, table: &DeTable<'_>) -> Op
     let filter = section.text("where").and_then(|text| expression(section.reader, &text));
     let only_inserts = section.flag("only-inserts").is_some_and(|flag| flag.it);
     let truncate = section.text("truncate").and_then(|text| truncating(section.reader, &text));
+    let mode = section.text("mode").and_then(|text| {
+        let mode = Mode::parse(&text.it);
+        if mode.is_none() {
+            section.reader.wrong(text.line, "mode is soft-delete or history");
+        }
+        mode.map(|it| Lined { line: text.line, it })
+    });
     let columns = section.tables("column");
     let mut columns: Vec<ColumnRule> = columns
         .into_iter()
@@ -188,6 +239,7 @@ fn rule(reader: &mut Reader, line: usize, name: &str, table: &DeTable<'_>) -> Op
         filter,
         only_inserts,
         truncate,
+        mode,
         columns,
     };
     inside(reader, &rule, table.is_empty());
@@ -253,8 +305,7 @@ fn claims(reader: &mut Reader, rule: &Rule, column: &ColumnRule) {
             format!("column {} is dropped, in line {}", column.column, line_of(&rule.drop)),
         );
     }
-    let makes = matches!(column.work, Some(Work::Constant(_) | Work::Expression(_)));
-    if rule.keep.as_ref().is_some_and(|keep| !named(keep)) && !makes {
+    if rule.keep.as_ref().is_some_and(|keep| !named(keep)) && !column.makes() {
         let line = line_of(&rule.keep);
         reader.wrong(column.line, format!("column {} is not kept, in line {line}", column.column));
     }
@@ -278,6 +329,7 @@ fn clashes(reader: &mut Reader, one: &Rule, other: &Rule) {
         ("key", line_of(&one.key), line_of(&other.key)),
         ("where", line_of(&one.filter), line_of(&other.filter)),
         ("truncate", line_of(&one.truncate), line_of(&other.truncate)),
+        ("mode", line_of(&one.mode), line_of(&other.mode)),
     ];
     let tables = format!("a table may be one of \"{}\" and of \"{}\"", one.tables, other.tables);
     for (what, first, second) in both.into_iter().filter(|(_, first, second)| *first > 0 && *second > 0) {
@@ -389,6 +441,13 @@ fn column(reader: &mut Reader, line: usize, name: &str, table: &DeTable<'_>) -> 
         (text.line, expression(section.reader, &text).map(|expression| Work::Expression(expression.it)))
     }));
     works.extend(section.text("constant").map(|text| (text.line, Some(Work::Constant(text.it)))));
+    works.extend(section.text("metadata").map(|text| {
+        let metadata = Metadata::parse(&text.it);
+        if metadata.is_none() {
+            section.reader.wrong(text.line, format!("metadata is one of {}", Metadata::names()));
+        }
+        (text.line, metadata.map(Work::Metadata))
+    }));
     let cast = cast.and_then(|cast| {
         let kind = Kind::parse(&cast.it);
         if kind.is_none() {
@@ -396,6 +455,11 @@ fn column(reader: &mut Reader, line: usize, name: &str, table: &DeTable<'_>) -> 
         }
         kind
     });
+    if let [(line, Some(Work::Metadata(metadata)))] = works.as_slice()
+        && metadata.kind(cast).is_none()
+    {
+        section.reader.wrong(*line, "that has no value of this type");
+    }
     section.end();
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
         reader.wrong(line, format!("a name has 1 to {NAME_BYTES_MAX} bytes"));
@@ -405,8 +469,8 @@ fn column(reader: &mut Reader, line: usize, name: &str, table: &DeTable<'_>) -> 
     }
     for (line, work) in &works {
         match work {
-            Some(Work::Constant(_)) if new_name.is_some() => {
-                reader.wrong(*line, "a constant's column has the name that it stands under");
+            Some(Work::Constant(_) | Work::Metadata(_)) if new_name.is_some() => {
+                reader.wrong(*line, "a new column has the name that it stands under");
             }
             Some(Work::Constant(text) | Work::Fixed(text)) if text.contains('\0') => {
                 reader.wrong(*line, "a text of PostgreSQL has no NUL");

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use super::expression::Expression;
 use super::kind::Kind;
 use super::mask::{self, Mask};
-use super::parse::{ColumnRule, Rule, Truncating, Work};
+use super::metadata::Metadata;
+use super::parse::{ColumnRule, Mode, Rule, Truncating, Work};
+use super::read::Lined;
 use super::{RuleSet, hinted, refusal};
 use crate::model::{Column, Relation, ReplicaIdentity, quote_ident};
-use crate::transform::Refusal;
+use crate::transform::{Arriving, Refusal, Versioned};
 
 /// A table of the source with its rules.
 #[derive(Debug)]
@@ -26,6 +28,9 @@ pub struct Shaped {
     /// The line of `into`.
     pub(super) into: Option<usize>,
     pub(super) truncating: Truncating,
+    pub(super) mode: Mode,
+    /// Inserts are rows as they are, which may have been there.
+    pub(super) replaces: bool,
 }
 
 /// What is in a column of the target.
@@ -35,6 +40,7 @@ pub(super) enum Output {
     Same(usize),
     Null,
     Constant(String),
+    Metadata(Metadata, Kind),
     Masked {
         at: usize,
         mask: Mask,
@@ -100,8 +106,10 @@ impl Shaping<'_> {
         let into = self.rules.iter().find_map(|rule| rule.into.as_ref());
         let own = || (self.source.schema.clone(), self.source.name.clone());
         let (schema, name) = self.set.place(&self.source.schema, &self.source.name).unwrap_or_else(own);
-        let is_declared = !self.is_full() && self.rules.iter().any(|rule| rule.key.is_some());
+        let is_full = made.iter().all(|made| made.column.key) && self.is_full();
+        let is_declared = !is_full && self.rules.iter().any(|rule| rule.key.is_some());
         let identity = if is_declared { ReplicaIdentity::Index } else { self.source.identity };
+        let mode = self.mode(&made)?;
         let only_inserts = self.rules.iter().find(|rule| rule.only_inserts).map(|rule| rule.line);
         let filter = self.filter(only_inserts.is_some())?;
         let (columns, outputs) = made.into_iter().map(|made| (made.column, made.output)).unzip();
@@ -117,6 +125,8 @@ impl Shaping<'_> {
                 .iter()
                 .find_map(|rule| rule.truncate.as_ref())
                 .map_or_else(Truncating::default, |it| it.it),
+            mode,
+            replaces: false,
         })
     }
 
@@ -142,10 +152,8 @@ impl Shaping<'_> {
         for rule in self.rules.iter().filter(|rule| rule.tables.exact().is_some()) {
             let lists = [&rule.keep, &rule.drop].into_iter().flatten();
             let listed = lists.flat_map(|list| list.it.iter().map(|name| (list.line, name)));
-            let makes = |column: &&ColumnRule| {
-                !column.optional && !matches!(column.work, Some(Work::Constant(_) | Work::Expression(_)))
-            };
-            let said = rule.columns.iter().filter(makes).map(|column| (column.line, &column.column));
+            let must_be = |column: &&ColumnRule| !column.optional && !column.makes();
+            let said = rule.columns.iter().filter(must_be).map(|column| (column.line, &column.column));
             if let Some((line, name)) = listed.chain(said).find(|(_, name)| self.place(name).is_none()) {
                 let what = format!("table {} has no column {name}", self.table());
                 return Err(hinted(
@@ -233,8 +241,8 @@ impl Shaping<'_> {
             Some(Work::Expression(expression)) => {
                 (self.computed(line, expression)?, rule.cast.unwrap_or(Kind::ANY))
             }
-            Some(Work::Constant(_)) => {
-                let what = format!("{} is there already, and a constant makes a new one", named());
+            Some(Work::Constant(_) | Work::Metadata(_)) => {
+                let what = format!("{} is there already, and this makes a new one", named());
                 return Err(hinted(refusal(line, what), "say fixed, or give the new column another name"));
             }
         })
@@ -258,12 +266,16 @@ impl Shaping<'_> {
         let rules = self.rules.iter().flat_map(|rule| &rule.columns);
         let mut made = Vec::new();
         for rule in rules.filter(|rule| self.place(&rule.column).is_none()) {
-            let output = match &rule.work {
-                Some(Work::Constant(text)) => Output::Constant(text.clone()),
-                Some(Work::Expression(expression)) => self.computed(rule.line, expression)?,
+            let kind = rule.cast.unwrap_or(Kind::ANY);
+            let (output, kind) = match &rule.work {
+                Some(Work::Constant(text)) => (Output::Constant(text.clone()), kind),
+                Some(Work::Expression(expression)) => (self.computed(rule.line, expression)?, kind),
+                Some(Work::Metadata(metadata)) => {
+                    let kind = metadata.kind(rule.cast).unwrap_or(kind);
+                    (Output::Metadata(*metadata, kind), kind)
+                }
                 _ => continue,
             };
-            let kind = rule.cast.unwrap_or(Kind::ANY);
             let column = Column {
                 name: rule.name.as_ref().unwrap_or(&rule.column).clone(),
                 key: false,
@@ -277,11 +289,27 @@ impl Shaping<'_> {
 
     /// Says which columns of the target identify its rows.
     fn identify(&self, made: &mut [Made]) -> Result<(), Refusal> {
-        if self.is_full() {
-            made.iter_mut().for_each(|made| made.column.key = true);
-            return Ok(());
-        }
         let declared = self.rules.iter().find_map(|rule| rule.key.as_ref());
+        // What an old row was told of its change is not known any more.
+        let teller = made.iter().find(|made| matches!(made.output, Output::Metadata(..)));
+        match (self.is_full(), teller, declared) {
+            (true, None, _) => {
+                made.iter_mut().for_each(|made| made.column.key = true);
+                return Ok(());
+            }
+            (true, Some(teller), None) => {
+                let what = format!(
+                    "table {} has REPLICA IDENTITY FULL, and column {} is not known of old rows",
+                    self.table(),
+                    teller.column.name
+                );
+                return Err(hinted(
+                    refusal(teller.line, what),
+                    "say key = [\"…\"]: the columns that identify rows on the target",
+                ));
+            }
+            _ => {}
+        }
         let has_identity = self.source.columns.iter().any(|column| column.key);
         let is_routed = self.rules.iter().any(|rule| rule.into.is_some());
         match declared {
@@ -321,6 +349,9 @@ impl Shaping<'_> {
         for made in made.iter().filter(|made| made.column.key) {
             let name = &made.column.name;
             let what = match &made.output {
+                Output::Metadata(..) => {
+                    format!("column {name} tells of changes, and can't identify rows of {}", self.table())
+                }
                 Output::Null
                 | Output::Masked {
                     mask: Mask::Fixed(_) | Mask::Partial { .. } | Mask::Regex { .. }, ..
@@ -345,6 +376,32 @@ impl Shaping<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// How its rows are kept, for which it has all that is needed.
+    fn mode(&self, made: &[Made]) -> Result<Mode, Refusal> {
+        let Some(Lined { line, it: mode }) = self.rules.iter().find_map(|rule| rule.mode.as_ref()) else {
+            return Ok(Mode::Same);
+        };
+        let tells = |wanted: Metadata| {
+            made.iter().any(|made| matches!(made.output, Output::Metadata(metadata, _) if metadata == wanted))
+        };
+        if let Some((_, name)) = mode.needs().iter().find(|(metadata, _)| !tells(*metadata)) {
+            let what =
+                format!("the mode of table {} wants a column with metadata = \"{name}\"", self.table());
+            return Err(refusal(*line, what));
+        }
+        if !made.iter().any(|made| made.column.key) {
+            let what = format!("the mode of table {} wants a key, and it has none", self.table());
+            return Err(hinted(
+                refusal(*line, what),
+                format!(
+                    "give it a primary key or another replica identity on the source; or {} and say key = [\"…\"]",
+                    self.full()
+                ),
+            ));
+        }
+        Ok(*mode)
     }
 
     fn unknown_key(&self, name: &str) -> String {
@@ -383,6 +440,11 @@ impl Shaping<'_> {
 }
 
 impl Shaped {
+    /// The same of a log whose rows are states.
+    pub fn replacing(self) -> Shaped {
+        Shaped { replaces: self.relation.columns.iter().any(|column| column.key), ..self }
+    }
+
     /// The table as the target has it. It keeps the source's OID, which names it in changes.
     pub fn relation(&self) -> &Relation {
         &self.relation
@@ -399,13 +461,32 @@ impl Shaped {
         self.into.is_some()
     }
 
+    /// What a row may find on the target when it comes.
+    pub fn arriving(&self) -> Arriving {
+        let place = |wanted: Metadata| {
+            self.outputs
+                .iter()
+                .position(|output| matches!(output, Output::Metadata(metadata, _) if *metadata == wanted))
+        };
+        let versioned = || {
+            let position = place(Metadata::Position)?;
+            Some(Versioned { position, from: place(Metadata::ValidFrom)?, to: place(Metadata::ValidTo)? })
+        };
+        match self.mode {
+            Mode::Same => None,
+            Mode::SoftDelete => place(Metadata::DeletedAt).map(Arriving::Reviving),
+            Mode::History => versioned().map(Arriving::Versioned),
+        }
+        .unwrap_or_default()
+    }
+
     /// Columns of the target, by place, in which equal values may be different texts.
     pub fn loose(&self) -> Vec<usize> {
         let is_loose = |(output, column): &(&Output, &Column)| match output {
             Output::Same(at) => self.source.columns.get(*at).is_none_or(|of| of.type_oid != column.type_oid),
             Output::Masked { mask, .. } => !mask.is_canonical(),
             Output::Computed { .. } => true,
-            Output::Null | Output::Constant(_) => false,
+            Output::Null | Output::Constant(_) | Output::Metadata(..) => false,
         };
         let columns = self.outputs.iter().zip(&self.relation.columns);
         (0..).zip(columns).filter(|(_, column)| is_loose(column)).map(|(at, _)| at).collect()

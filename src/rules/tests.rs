@@ -3,9 +3,12 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Column, Relation, Remedy, ReplicaIdentity, Value};
-use crate::pgoutput::{Message, Old, Tuple, TupleBuffer};
+use crate::model::{Column, Lsn, Relation, Remedy, ReplicaIdentity, Timestamp, Value, Xid};
+use crate::pgoutput::{Begin, Message, Old, Tuple, TupleBuffer};
+use crate::transform::{Arriving, Emptying, Removal, Versioned};
 
+const BEGIN: Begin = Begin { commit_lsn: Lsn(0x10), commit_time: Timestamp(0), xid: Xid(5) };
+const TIME: &str = "2000-01-01T00:00:00.000000Z";
 const KEY: &[u8] = b"0123456789abcdef";
 
 /// Names and types; those before `keys` are the key.
@@ -63,18 +66,22 @@ fn cells(row: Tuple<'_>) -> String {
     row.values().map(cell).collect::<Vec<_>>().join(" ")
 }
 
-fn told(message: Option<Message<'_>>) -> String {
+fn told(changes: Changes<'_>) -> String {
+    let told: Vec<_> = changes.into_iter().flatten().map(told_one).collect();
+    if told.is_empty() { "nothing".into() } else { told.join(", ") }
+}
+
+fn told_one(message: Message<'_>) -> String {
     let old = |old: Old<'_>| match old {
         Old::Absent => String::new(),
         Old::Key(row) => format!(" key {}", cells(row)),
         Old::Row(row) => format!(" old {}", cells(row)),
     };
     match message {
-        None => "nothing".into(),
-        Some(Message::Insert { new, .. }) => format!("insert {}", cells(new)),
-        Some(Message::Update { old: before, new, .. }) => format!("update{} new {}", old(before), cells(new)),
-        Some(Message::Delete { old: before, .. }) => format!("delete{}", old(before)),
-        Some(other) => format!("{other:?}"),
+        Message::Insert { new, .. } => format!("insert {}", cells(new)),
+        Message::Update { old: before, new, .. } => format!("update{} new {}", old(before), cells(new)),
+        Message::Delete { old: before, .. } => format!("delete{}", old(before)),
+        other => format!("{other:?}"),
     }
 }
 
@@ -103,7 +110,7 @@ fn apply(shaped: &Shaped, change: &str) -> Result<String, Refusal> {
         _ => Message::Delete { relation: 7, old },
     };
     let mut spare = Spare::default();
-    shaped.change(&message, &mut spare).map(told)
+    shaped.change(&message, BEGIN, &mut spare).map(told)
 }
 
 #[track_caller]
@@ -259,13 +266,90 @@ fn rows_of_several_tables_are_told_apart_by_constants() {
     check(&routed, "- key 1 - - -", "delete key 1 - - - one");
     let keys: Vec<_> = routed.relation().columns.iter().filter(|c| c.key).map(|c| c.name.as_str()).collect();
     assert_eq!(keys, ["id", "shard"]);
-    assert_eq!(routed.truncated().unwrap(), Truncated::Rows(vec![("shard", "one")]));
+    let rows = Emptying { rows: vec![("shard".into(), "one".into())], ..Emptying::default() };
+    assert_eq!(routed.truncated(BEGIN).unwrap(), Truncated::Rows(rows));
     let plain = shaped("into = 'all.users'", &users(ReplicaIdentity::Default)).unwrap();
-    assert!(plain.truncated().unwrap_err().hint.unwrap().contains("truncate = \"delete\""));
+    assert!(plain.truncated(BEGIN).unwrap_err().hint.unwrap().contains("truncate = \"delete\""));
     assert_eq!(
-        shaped("drop = ['note']", &users(ReplicaIdentity::Full)).unwrap().truncated(),
+        shaped("drop = ['note']", &users(ReplicaIdentity::Full)).unwrap().truncated(BEGIN),
         Ok(Truncated::Whole)
     );
+}
+
+#[test]
+fn a_row_tells_of_its_change() {
+    let text = "column._lsn = { metadata = 'lsn', cast = 'int8' }\ncolumn._time = { metadata = 'commit-time' }\n\
+                column._op = { metadata = 'operation' }\ndrop = ['mail', 'age', 'note']";
+    let shaped = shaped(text, &users(ReplicaIdentity::Default)).unwrap();
+    let types: Vec<_> = shaped.relation().columns.iter().map(|column| column.type_oid).collect();
+    assert_eq!((types.as_slice(), shaped.arriving()), ([23, 20, 1184, 25].as_slice(), Arriving::New));
+    check(&shaped, "+ 1 a 2 x", &format!("insert 1 16 {TIME} insert"));
+    check(&shaped, "~ 1 a 2 u", &format!("update new 1 16 {TIME} update"));
+    check(&shaped, "- key 1 - - -", "delete key 1 - - -");
+    let mut copied = TupleBuffer::default();
+    assert!(shaped.row(&["1", "a", "2", "x"].map(value), &mut copied).unwrap());
+    assert_eq!(cells(copied.tuple()), "1 0 - copy");
+    // An old row's is not known.
+    let full = users(ReplicaIdentity::Full);
+    refused(text, &full, "column _lsn is not known of old rows", "key = [");
+    let keyed = super::tests::shaped(&format!("key = ['id']\n{text}"), &full).unwrap();
+    check(&keyed, "~ old 1 a 2 x > 1 b 2 x", &format!("update key 1 - - - new 1 16 {TIME} update"));
+    check(&keyed, "- old 1 a 2 x", "delete key 1 - - -");
+    refused("key = ['_op']\ncolumn._op.metadata = 'operation'", &full, "can't identify rows", "");
+}
+
+#[test]
+fn a_deleted_row_stays_and_is_marked() {
+    let text = "mode = 'soft-delete'\nwhere = 'id < 10'\ncolumn.gone = { metadata = 'deleted-at' }\n\
+                column.is_gone = { metadata = 'deleted' }\ndrop = ['age', 'note']";
+    let soft = shaped(text, &users(ReplicaIdentity::Default)).unwrap();
+    assert_eq!(soft.arriving(), Arriving::Reviving(2));
+    let gone = |id: &str| format!("update new {id} u {TIME} t");
+    check(&soft, "+ 1 a 2 x", "insert 1 a - f");
+    check(&soft, "~ 1 u 2 x", "update new 1 u - f");
+    check(&soft, "- key 1 - - -", &gone("1"));
+    check(&soft, "~ key 1 - - - > 2 a 2 x", &format!("{}, insert 2 a - f", gone("1")));
+    check(&soft, "~ key 1 - - - > 1 a 2 x", "update new 1 a - f");
+    check(&soft, "~ key 1 - - - > 11 a 2 x", &gone("1"));
+    check(&soft, "~ key 11 - - - > 1 a 2 x", "insert 1 a - f");
+    // The row behind the other key is a new one, of which all must be known.
+    assert!(apply(&soft, "~ key 1 - - - > 2 u 2 x").unwrap_err().message.contains("TOAST"));
+    let set = vec![("gone".into(), TIME.into()), ("is_gone".into(), "t".into())];
+    let marked = Emptying { rows: Vec::new(), by: Removal::Mark("gone".into()), set };
+    assert_eq!(soft.truncated(BEGIN), Ok(Truncated::Rows(marked)));
+    refused("mode = 'soft-delete'", &users(ReplicaIdentity::Default), "metadata = \"deleted-at\"", "");
+    let keyless = relation(ReplicaIdentity::Nothing, 0, USERS);
+    refused("mode = 'soft-delete'\ncolumn.gone.metadata = 'deleted-at'", &keyless, "wants a key", "FULL");
+}
+
+#[test]
+fn each_version_of_a_row_is_a_row() {
+    let text = "mode = 'history'\nkey = ['id']\ncolumn.at.metadata = 'lsn'\ncolumn.since.metadata = 'valid-from'\n\
+                column.until.metadata = 'valid-to'\ndrop = ['age', 'note']";
+    let history = shaped(text, &users(ReplicaIdentity::Full)).unwrap();
+    assert_eq!(history.arriving(), Arriving::Versioned(Versioned { position: 2, from: 3, to: 4 }));
+    let (version, end) = (format!("0/10 {TIME} infinity"), format!("u u {TIME}"));
+    check(&history, "+ 1 a 2 x", &format!("insert 1 a {version}"));
+    check(&history, "~ old 1 a 2 x > 1 u 3 x", &format!("update new 1 u {version}"));
+    check(&history, "- old 1 a 2 x", &format!("update new 1 u {end}"));
+    // What did not change is in the old row.
+    let moved = format!("update new 1 u {end}, insert 2 a {version}");
+    check(&history, "~ old 1 a 2 x > 2 u 2 x", &moved);
+    let ended = Removal::End { from: "since".into(), to: "until".into(), time: TIME.into() };
+    let ended = Emptying { by: ended, ..Emptying::default() };
+    assert_eq!(history.truncated(BEGIN), Ok(Truncated::Rows(ended)));
+    let mut copied = TupleBuffer::default();
+    assert!(history.row(&["1", "a", "2", "x"].map(value), &mut copied).unwrap());
+    assert_eq!(cells(copied.tuple()), "1 a 0/0 -infinity infinity");
+}
+
+#[test]
+fn a_state_that_leaves_a_filter_goes() {
+    let polled = shaped("where = 'age > 1'", &users(ReplicaIdentity::Full)).unwrap();
+    check(&polled, "+ 1 a 1 x", "nothing");
+    let polled = shaped("where = 'id > 1'", &users(ReplicaIdentity::Default)).unwrap().replacing();
+    check(&polled, "+ 1 a 1 x", "delete key 1 - - -");
+    check(&polled, "+ 2 a 1 x", "insert 2 a 1 x");
 }
 
 #[test]
@@ -300,7 +384,7 @@ fn values_in_binary_form_are_passed_and_not_read() {
         let set = rules(&format!("[table.users]\n{text}"));
         let shaped = set.shape(&users(ReplicaIdentity::Default)).unwrap().unwrap();
         let (new, mut spare) = (binary([b"1", b"2", b"3", b"4"]), Spare::default());
-        let change = shaped.change(&Message::Insert { relation: 7, new: new.tuple() }, &mut spare);
+        let change = shaped.change(&Message::Insert { relation: 7, new: new.tuple() }, BEGIN, &mut spare);
         (set.refuse_format(Format::Binary).map_err(|fault| fault.message), change.map(told))
     };
     for text in [
@@ -382,6 +466,11 @@ fn a_file_is_refused_whole_with_the_line_of_each_error() {
         ("[table.a]\ncolumn.x = { partial = { with = 'ab' } }", 2, "one character"),
         ("[table.a]\ncolumn.x = { expression = ')' }", 2, "no expression"),
         ("[table.a]\ncolumn.x = { constant = 'a', name = 'b' }", 2, "stands under"),
+        ("[table.a]\ncolumn.x = { metadata = 'lns' }", 2, "metadata is one of lsn,"),
+        ("[table.a]\ncolumn.x = { metadata = 'lsn', name = 'b' }", 2, "stands under"),
+        ("[table.a]\ncolumn.x = { metadata = 'lsn', cast = 'int4' }", 2, "no value of this type"),
+        ("[table.a]\nmode = 'soft'", 2, "mode is soft-delete or history"),
+        ("[table.'a.*']\nmode = 'history'\n[table.b]\nmode = 'soft-delete'", 4, "says mode too"),
         ("[table.a]\ncolumn.x = { constant = \"a\\u0000\" }", 2, "no NUL"),
         ("[table.a]\ndrop = ['x']\ncolumn.x = { null = true }", 3, "dropped, in line 2"),
         ("[table.a]\nkeep = ['y']\ncolumn.x = { null = true }", 3, "not kept, in line 2"),
@@ -424,7 +513,7 @@ fn a_file_is_refused_whole_with_the_line_of_each_error() {
 fn the_pages_example_is_right_and_its_tables_have_every_key() {
     let page = include_str!("../../docs/RULES.md");
     let example = page.split("```toml").nth(1).unwrap().split("```").next().unwrap();
-    assert_eq!(RuleSet::parse(example).unwrap().count(), 3);
+    assert_eq!(RuleSet::parse(example).unwrap().count(), 4);
     for (text, section) in
         [("[table.a]\nx = 1", "## Of a table"), ("[table.a]\ncolumn.y.x = 1", "## Of a column")]
     {
@@ -462,7 +551,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 type Target = BTreeMap<String, String>;
 
 /// Does a change, and says what is wrong with it for the rows that are there.
-fn happen(target: &mut Target, relation: &Relation, change: Option<Message<'_>>) {
+fn happen(target: &mut Target, relation: &Relation, changes: Changes<'_>) {
+    changes.into_iter().flatten().for_each(|change| happen_one(target, relation, change));
+}
+
+fn happen_one(target: &mut Target, relation: &Relation, change: Message<'_>) {
     let key = |row: Tuple<'_>| {
         let cells = cells(row);
         let keys =
@@ -470,11 +563,10 @@ fn happen(target: &mut Target, relation: &Relation, change: Option<Message<'_>>)
         keys.map(|(_, cell)| cell.to_owned()).collect::<Vec<_>>().join(" ")
     };
     match change {
-        None => {}
-        Some(Message::Insert { new, .. }) => {
+        Message::Insert { new, .. } => {
             assert_eq!(target.insert(key(new), cells(new)), None, "it is there already");
         }
-        Some(Message::Update { old, new, .. }) => {
+        Message::Update { old, new, .. } => {
             let was = match old {
                 Old::Absent => key(new),
                 Old::Key(row) | Old::Row(row) => key(row),
@@ -485,10 +577,10 @@ fn happen(target: &mut Target, relation: &Relation, change: Option<Message<'_>>)
                 values.map(|(was, is)| if is == "u" { was.to_owned() } else { is }).collect();
             assert_eq!(target.insert(key(new), values.join(" ")), None, "it is there already");
         }
-        Some(Message::Delete { old: Old::Key(row) | Old::Row(row), .. }) => {
+        Message::Delete { old: Old::Key(row) | Old::Row(row), .. } => {
             target.remove(&key(row)).expect("it is not there");
         }
-        Some(other) => panic!("{other:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -535,7 +627,7 @@ proptest! {
                     let cells = text(*key, values);
                     let new = buffer(&cells);
                     let change = Message::Insert { relation: 7, new: new.tuple() };
-                    happen(&mut target, shaped.relation(), shaped.change(&change, &mut spare).unwrap());
+                    happen(&mut target, shaped.relation(), shaped.change(&change, BEGIN, &mut spare).unwrap());
                     source.insert(*key, cells);
                 }
                 (Some(before), Some(values)) => {
@@ -548,13 +640,13 @@ proptest! {
                     }
                     let new = buffer(&sent);
                     let change = Message::Update { relation: 7, old: old_of(to != *key), new: new.tuple() };
-                    happen(&mut target, shaped.relation(), shaped.change(&change, &mut spare).unwrap());
+                    happen(&mut target, shaped.relation(), shaped.change(&change, BEGIN, &mut spare).unwrap());
                     source.remove(key);
                     source.insert(to, cells);
                 }
                 (Some(_), None) => {
                     let change = Message::Delete { relation: 7, old: old_of(true) };
-                    happen(&mut target, shaped.relation(), shaped.change(&change, &mut spare).unwrap());
+                    happen(&mut target, shaped.relation(), shaped.change(&change, BEGIN, &mut spare).unwrap());
                     source.remove(key);
                 }
             }

@@ -1,6 +1,8 @@
 //! How a relation of the log fits the table of the target: which column is which, what the target lacks, and the DDL that
 //! would mend it.
 
+use std::collections::BTreeSet;
+
 use crate::model::{Column, Fault, Relation, ReplicaIdentity, is_portable, quote_ident};
 
 use super::statement::{Binary, Mapped};
@@ -48,6 +50,41 @@ pub struct Choice {
     pub exact: bool,
     /// Columns, by place, in which equal values may be different texts: by them rows can't be told apart here.
     pub loose: Vec<usize>,
+    pub arriving: Arriving,
+}
+
+/// What a row that arrives may find on the target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arriving {
+    /// No row with its key.
+    #[default]
+    New,
+    /// The row as it was, which it replaces. A delete may find none.
+    Replacing,
+    /// A row with its key that this column, by place, marks as deleted, which comes to life.
+    Reviving(usize),
+    /// Earlier versions of the row. Each change makes one more.
+    Versioned(Versioned),
+}
+
+/// Columns of a table that keeps each version of a row, by place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Versioned {
+    /// The position of the transaction that has made the version: tells it from others of its row.
+    pub position: usize,
+    /// When the version began, and when it ended: `infinity` while it is the row's last one.
+    pub from: usize,
+    pub to: usize,
+}
+
+impl Arriving {
+    /// The columns by which a row that is there is found, beside those of its key.
+    pub(super) fn beside_key(self) -> Option<usize> {
+        match self {
+            Arriving::Versioned(versioned) => Some(versioned.position),
+            Arriving::New | Arriving::Replacing | Arriving::Reviving(_) => None,
+        }
+    }
 }
 
 /// What the target's table lacks for the relation's rows.
@@ -120,8 +157,45 @@ pub(super) fn fit(
         });
         concerned.then(|| refuse(relation, target, arriving, &misfits))
     };
-    let lacks = Lacks { for_keys: refusal(true), for_rows: refusal(false), left_out };
+    let for_rows = refusal(false).or_else(|| no_conflict(relation, target, &mapped, choice.arriving));
+    let lacks = Lacks { for_keys: refusal(true), for_rows, left_out };
     (mapped, lacks)
+}
+
+/// The refusal of rows that may be there, where the target has no index by which that shows.
+fn no_conflict(
+    relation: &Relation,
+    target: &TargetTable,
+    mapped: &[Mapped],
+    arriving: Arriving,
+) -> Option<Refusal> {
+    if arriving == Arriving::New {
+        return None;
+    }
+    let columns = relation.columns.iter().enumerate();
+    let keys = columns.filter(|(at, column)| is_key(relation, column) || arriving.beside_key() == Some(*at));
+    let keys: BTreeSet<&String> = keys.map(|(_, column)| &column.name).collect();
+    let is_it = |unique: &&Vec<String>| unique.iter().collect::<BTreeSet<_>>() == keys;
+    let table = format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name));
+    if target.unique.iter().any(|unique| is_it(&unique)) {
+        // Nobody could set it where the row is there.
+        let fixed = mapped.iter().find(|column| column.identity == Identity::Always && !column.key)?;
+        return Some(
+            Refusal::new(format!(
+                "column {} of table {table} is GENERATED ALWAYS on the target, and can't be set again",
+                fixed.quoted
+            ))
+            .hint(format!("on the target: ALTER TABLE {table} ALTER COLUMN {} DROP IDENTITY;", fixed.quoted)),
+        );
+    }
+    let keys: Vec<_> = keys.into_iter().map(|name| quote_ident(name)).collect();
+    Some(
+        Refusal::new(format!(
+            "rows of table {table} may be there when they come, and nothing unique on the target is over exactly ({})",
+            keys.join(", ")
+        ))
+        .hint(format!("on the target: ALTER TABLE {table} ADD UNIQUE ({}); then run the same command again", keys.join(", "))),
+    )
 }
 
 /// Whether the column finds rows. With REPLICA IDENTITY FULL rows are found by whatever columns the target has: rows
@@ -257,14 +331,16 @@ fn refuse(
 pub(super) fn no_table(
     relation: &Relation,
     arriving: &[Option<ColumnType>],
+    rows: Arriving,
     renamed: Option<&Renamed>,
 ) -> Refusal {
     let name = format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name));
     let types = arriving.iter().map(Option::as_ref).chain(std::iter::repeat(None));
     let column = |(column, of): (&Column, _)| format!("{} {}", quote_ident(&column.name), name_of(of));
     let mut parts: Vec<String> = relation.columns.iter().zip(types).map(column).collect();
-    let keys = relation.columns.iter().filter(|column| is_key(relation, column));
-    let keys: Vec<_> = keys.map(|column| quote_ident(&column.name)).collect();
+    let columns = relation.columns.iter().enumerate();
+    let keys = columns.filter(|(at, column)| is_key(relation, column) || rows.beside_key() == Some(*at));
+    let keys: Vec<_> = keys.map(|(_, column)| quote_ident(&column.name)).collect();
     if !keys.is_empty() {
         let kind = if relation.identity == ReplicaIdentity::Index { "UNIQUE" } else { "PRIMARY KEY" };
         parts.push(format!("{kind} ({})", keys.join(", ")));

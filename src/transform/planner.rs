@@ -7,9 +7,9 @@ use crate::model::{Format, Relation, ReplicaIdentity, Value, quote_ident};
 use crate::pgoutput::{Message, Old, Truncate, Tuple};
 
 use super::columns::ColumnSet;
-use super::fit::{self, Choice, Lacks, Refusal, Renamed};
+use super::fit::{self, Arriving, Choice, Lacks, Refusal, Renamed};
 use super::fold::RowKey;
-use super::statement::{self, Mapped, Match, Place, Source, Statement};
+use super::statement::{self, Emptying, Mapped, Match, Place, Source, Statement};
 use super::target::{self, Found, Generated, Identity, TargetColumn, TargetTable};
 
 /// Shapes of one table's changes that are kept: where whole rows are matched, each pattern of nulls is one.
@@ -81,6 +81,7 @@ struct Table {
     target: TargetTable,
     columns: Vec<Mapped>,
     lacks: Lacks,
+    arriving: Arriving,
     /// Columns that take no value in binary form, by place.
     only_text: Vec<usize>,
     text: Inserts,
@@ -217,7 +218,7 @@ impl Planner {
             return Ok(Vec::new());
         }
         let Some(target) = found.table else {
-            let refusal = fit::no_table(relation, &found.arriving, known.renamed.as_ref());
+            let refusal = fit::no_table(relation, &found.arriving, choice.arriving, known.renamed.as_ref());
             known.bound = Bound::Refused(refusal);
             return Ok(Vec::new());
         };
@@ -225,19 +226,25 @@ impl Planner {
         let left_out = lacks.left_out.clone();
         let inserts = |id, format| {
             let place = Place { target: &target, columns: &columns, format };
-            Inserts { insert: statement::insert(id, place), copy: statement::copy(id + 1, place) }
+            // A COPY takes only rows that are not there.
+            let copy = (choice.arriving == Arriving::New).then(|| statement::copy(id + 2, place)).flatten();
+            Inserts { insert: statement::insert(id, place, choice.arriving), copy }
         };
-        let (text, binary) = (inserts(first, Format::Text), inserts(first + 2, Format::Binary));
+        let (text, binary) = (inserts(first, Format::Text), inserts(first + 4, Format::Binary));
+        let is_exact = choice.exact || matches!(choice.arriving, Arriving::Versioned(_));
         let row_key = row_key(relation, &target, &columns)
-            .filter(|key| !choice.exact && !key.columns.iter().any(|column| choice.loose.contains(column)));
+            .filter(|key| !is_exact && !key.columns.iter().any(|column| choice.loose.contains(column)))
+            .map(|key| RowKey { replaces: choice.arriving != Arriving::New, ..key });
         let divisible = row_key.as_ref().is_some_and(|key| is_divisible(key, &target, &columns));
         let only_text =
             (0..).zip(&columns).filter(|(_, column)| !column.unwritten && column.binary.is_none());
         let only_text = only_text.map(|(at, _)| at).collect();
         let shapes = HashMap::new();
-        let table = Table { target, columns, lacks, only_text, text, binary, row_key, divisible, shapes };
+        let arriving = choice.arriving;
+        let table =
+            Table { target, columns, lacks, arriving, only_text, text, binary, row_key, divisible, shapes };
         known.bound = Bound::To(Box::new(table));
-        self.statements = first + 5;
+        self.statements = first + 8;
         Ok(left_out)
     }
 
@@ -368,8 +375,8 @@ impl Planner {
         self.plan_truncate(truncate, true)
     }
 
-    /// Plans the deletion of a relation's rows that have these texts, by column of the target.
-    pub fn plan_delete(&mut self, oid: u32, rows: &[(String, String)]) -> Result<Step<'_>, Refusal> {
+    /// Plans a TRUNCATE that is none.
+    pub fn plan_emptying(&mut self, oid: u32, emptying: &Emptying) -> Result<Step<'_>, Refusal> {
         let known = self.relations.get(&oid).ok_or_else(|| undefined(oid))?;
         let table = match &known.bound {
             Bound::NotYet => return Ok(Step::LookUp(oid)),
@@ -377,7 +384,7 @@ impl Planner {
             Bound::Refused(refusal) => return Err(refusal.clone()),
             Bound::To(table) => table,
         };
-        let statement = statement::delete_where(self.statements, &table.target, rows);
+        let statement = statement::empty(self.statements, &table.target, emptying);
         self.statements += 1;
         Ok(Step::Execute(self.truncate.insert(statement)))
     }
@@ -497,7 +504,9 @@ impl Table {
             Entry::Vacant(missing) => {
                 let id = *statements;
                 *statements += 2; // the form for many rows has its own
-                let built = build(id, relation, &self.target, &self.columns, missing.key())?;
+                let place =
+                    Place { target: &self.target, columns: &self.columns, format: missing.key().format };
+                let built = build(id, relation, place, self.arriving, missing.key())?;
                 Ok(missing.insert(built).as_ref())
             }
         }
@@ -577,7 +586,7 @@ fn row_key(relation: &Relation, target: &TargetTable, columns: &[Mapped]) -> Opt
         columns.iter().any(|sent| !sent.unwritten && sent.quoted == quoted)
     };
     let mut stored = target.columns.iter().filter(|column| column.generated == Generated::No);
-    Some(RowKey { columns: key, is_whole: stored.all(is_sent) })
+    Some(RowKey { columns: key, is_whole: stored.all(is_sent), replaces: false })
 }
 
 /// Rows are independent where nothing but the key keeps them apart, and two keys that differ as text are never equal.
@@ -594,10 +603,11 @@ fn is_divisible(key: &RowKey, target: &TargetTable, columns: &[Mapped]) -> bool 
 fn build(
     id: u32,
     relation: &Relation,
-    target: &TargetTable,
-    columns: &[Mapped],
+    place: Place<'_>,
+    arriving: Arriving,
     shape: &Shape,
 ) -> Result<Option<Statement>, Refusal> {
+    let Place { target, columns, .. } = place;
     let found_by = match key_of(target, columns, shape.old) {
         Some(key) if key.is_empty() => {
             let table = format!("{}.{}", relation.schema, relation.name);
@@ -613,9 +623,16 @@ fn build(
             }
         }
     };
-    let place = Place { target, columns, format: shape.format };
     if !shape.update {
-        return Ok(Some(statement::delete(id, place, &found_by)));
+        let may_miss = arriving == Arriving::Replacing;
+        return Ok(Some(statement::delete(id, place, &found_by, may_miss)));
+    }
+    if let Arriving::Versioned(versioned) = arriving {
+        let ends = shape.unchanged.contains(versioned.position);
+        return Ok(Some(match ends {
+            true => statement::end_version(id, place, versioned),
+            false => statement::version(id, place, versioned, &shape.unchanged),
+        }));
     }
     let sent = |at: usize, column: &Mapped| !column.unwritten && !shape.unchanged.contains(at);
     let settable: Vec<usize> = (0..).zip(columns).filter(|(at, c)| sent(*at, c)).map(|(at, _)| at).collect();

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use crate::model::{Format, quote_ident, quote_literal};
 
+use super::columns::ColumnSet;
+use super::fit::{Arriving, Versioned};
 use super::target::{Equality, Identity, TargetTable};
 
 /// A statement that is prepared once and executed for many rows. Cheap to clone.
@@ -170,16 +172,122 @@ fn qualified(target: &TargetTable) -> String {
     format!("{}.{}", quote_ident(&target.schema), quote_ident(&target.name))
 }
 
-pub(super) fn insert(id: u32, place: Place<'_>) -> Statement {
+/// The form for many rows, where rows may be there, has the next id.
+pub(super) fn insert(id: u32, place: Place<'_>, arriving: Arriving) -> Statement {
     let written = written(place.columns);
-    let mut sql = Sql::new(format!("INSERT INTO {}", qualified(place.target)), place.format);
+    let conflict = on_conflict(place, arriving);
+    let alias = if conflict.is_empty() { "" } else { " AS t" };
+    let mut sql = Sql::new(format!("INSERT INTO {}{alias}", qualified(place.target)), place.format);
     if written.is_empty() {
         sql.text += " DEFAULT VALUES";
         return sql.statement(id, StatementKind::Row);
     }
     let names = join(written.iter().map(|(_, column)| column.quoted.clone()), ", ");
+    let head = format!("{} ({names}) OVERRIDING SYSTEM VALUE", sql.text);
     let values: Vec<_> = written.iter().map(|(at, column)| sql.parameter(Source::New(*at), column)).collect();
-    sql.text += &format!(" ({names}) OVERRIDING SYSTEM VALUE VALUES ({})", values.join(", "));
+    sql.text = format!("{head} VALUES ({}){conflict}", values.join(", "));
+    let mut statement = sql.statement(id, StatementKind::Row);
+    if !conflict.is_empty() {
+        let columns: Vec<&Mapped> = written.iter().map(|(_, column)| *column).collect();
+        statement.many = Rows::of(place.format, &columns).map(|rows| {
+            let values = join((1..=columns.len()).map(|at| format!("r.c{at}")), ", ");
+            let sql = format!("{head} SELECT {values} FROM {}{conflict}", rows.sql);
+            Arc::new(Many { id: id + 1, sql, elements: rows.elements })
+        });
+    }
+    statement
+}
+
+/// What becomes of an insert that finds its row there.
+fn on_conflict(place: Place<'_>, arriving: Arriving) -> String {
+    let condition = match arriving {
+        Arriving::New => return String::new(),
+        Arriving::Replacing => None,
+        Arriving::Reviving(marker) => {
+            place.columns.get(marker).map(|marker| format!("t.{} IS NOT NULL", marker.quoted))
+        }
+        // One that has ended in the transaction that made it.
+        Arriving::Versioned(versioned) => {
+            place.columns.get(versioned.to).map(|to| format!("t.{} <> {OPEN}", to.quoted))
+        }
+    };
+    let key = |(at, column): &(usize, &Mapped)| column.key || arriving.beside_key() == Some(*at);
+    let (keys, others): (Vec<_>, Vec<_>) = written(place.columns).into_iter().partition(key);
+    let set = if others.is_empty() { &keys } else { &others };
+    let set = set.iter().map(|(_, column)| format!("{0} = EXCLUDED.{0}", column.quoted));
+    let condition = condition.map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
+    let keys = keys.iter().map(|(_, column)| column.quoted.clone());
+    format!(" ON CONFLICT ({}) DO UPDATE SET {}{condition}", join(keys, ", "), join(set, ", "))
+}
+
+/// The end of a version that has none.
+const OPEN: &str = "'infinity'";
+
+/// One more version of a row, and, first, the end of the one before. Values in `unchanged` are that one's. Nothing of a version that the same
+/// transaction has made stays: nobody has seen it.
+pub(super) fn version(id: u32, place: Place<'_>, versioned: Versioned, unchanged: &ColumnSet) -> Statement {
+    let mut sql = Sql::new(String::new(), place.format);
+    let columns = |at: usize| place.columns.get(at).map_or("", |column| column.quoted.as_str());
+    let (position, from, to) = (columns(versioned.position), columns(versioned.from), columns(versioned.to));
+    let keys: Vec<_> = place.columns.iter().enumerate().filter(|(_, column)| column.key).collect();
+    let found = |sql: &mut Sql| {
+        let equal =
+            keys.iter().map(|(at, key)| equal_by_operator(key, &sql.parameter(Source::New(*at), key)));
+        join(equal, " AND ")
+    };
+    let table = only(place.target);
+    let before = format!("SELECT * FROM {table} WHERE {} AND {to} = {OPEN}", found(&mut sql));
+    let value = |sql: &mut Sql, at: usize| match place.columns.get(at) {
+        Some(column) => sql.parameter(Source::New(at), column),
+        None => "NULL".into(),
+    };
+    let ended = format!(
+        "UPDATE {table} SET {to} = greatest({from}, {}) WHERE {} AND {to} = {OPEN} AND {position} <> {}",
+        value(&mut sql, versioned.from),
+        found(&mut sql),
+        value(&mut sql, versioned.position),
+    );
+    let written = written(place.columns);
+    let names = join(written.iter().map(|(_, column)| column.quoted.clone()), ", ");
+    let values: Vec<_> = written
+        .iter()
+        .map(|(at, column)| match unchanged.contains(*at) {
+            true => format!("before.{}", column.quoted),
+            // A clock may have been set back.
+            false if *at == versioned.from => format!("greatest(before.{from}, {})", value(&mut sql, *at)),
+            false => value(&mut sql, *at),
+        })
+        .collect();
+    let key = |(at, column): &&(usize, &Mapped)| column.key || *at == versioned.position;
+    let conflict = written.iter().filter(key).map(|(_, column)| column.quoted.clone());
+    let set = written.iter().filter(|column| !key(column));
+    let set = set.map(|(_, column)| format!("{0} = EXCLUDED.{0}", column.quoted));
+    sql.text = format!(
+        "WITH before AS ({before}), ended AS ({ended} RETURNING 1) \
+         INSERT INTO {} ({names}) OVERRIDING SYSTEM VALUE SELECT {} FROM before WHERE (SELECT count(*) FROM ended) < 2 \
+         ON CONFLICT ({}) DO UPDATE SET {}",
+        qualified(place.target),
+        values.join(", "),
+        join(conflict, ", "),
+        join(set, ", ")
+    );
+    sql.statement(id, StatementKind::Row)
+}
+
+/// The end of a row's last version.
+pub(super) fn end_version(id: u32, place: Place<'_>, versioned: Versioned) -> Statement {
+    let mut sql = Sql::new(String::new(), place.format);
+    let name = |at: usize| place.columns.get(at).map_or("", |column| column.quoted.as_str());
+    let (from, to) = (name(versioned.from), name(versioned.to));
+    let time = place.columns.get(versioned.to).map(|column| sql.parameter(Source::New(versioned.to), column));
+    let keys: Vec<_> = place.columns.iter().enumerate().filter(|(_, column)| column.key).collect();
+    let found = keys.iter().map(|(at, key)| equal_by_operator(key, &sql.parameter(Source::New(*at), key)));
+    let found = join(found.collect::<Vec<_>>(), " AND ");
+    sql.text = format!(
+        "UPDATE {} SET {to} = greatest({from}, {}) WHERE {found} AND {to} = {OPEN}",
+        only(place.target),
+        time.unwrap_or_default()
+    );
     sql.statement(id, StatementKind::Row)
 }
 
@@ -263,27 +371,8 @@ fn many(id: u32, place: Place<'_>, set: &[usize], equal: impl Iterator<Item = us
     if !place.target.unique.iter().any(is_key) {
         return None;
     }
-    let element = |column: &&Mapped| match (place.format, &column.binary) {
-        (Format::Text, _) => column.castable.then_some(TEXT),
-        // An array of arrays would be one array.
-        (Format::Binary, Some(binary)) if !binary.is_array => Some(binary.type_oid),
-        (Format::Binary, _) => None,
-    };
-    let elements: Vec<u32> = used.iter().map(element).collect::<Option<_>>()?;
+    let Rows { sql: rows, elements } = Rows::of(place.format, &used)?;
     let named = || used.iter().zip(1..);
-    let names = join(named().map(|(_, at)| format!("c{at}")), ", ");
-    let rows = match place.format {
-        Format::Text => {
-            let arrays = join(named().map(|(_, at)| format!("${at}::text[]")), ", ");
-            let values =
-                join(named().map(|(column, at)| format!("c{at}::{} AS c{at}", column.type_name)), ", ");
-            format!("(SELECT {values} FROM unnest({arrays}) AS u ({names})) AS r")
-        }
-        Format::Binary => {
-            let arrays = join(named().map(|(column, at)| format!("${at}::{}[]", column.type_name)), ", ");
-            format!("unnest({arrays}) AS r ({names})")
-        }
-    };
     let found = named()
         .skip(set.len())
         .map(|(column, at)| format!("t.{} {} r.c{at}", column.quoted, operator(column)));
@@ -299,7 +388,44 @@ fn many(id: u32, place: Place<'_>, set: &[usize], equal: impl Iterator<Item = us
     Some(Arc::new(Many { id, sql, elements }))
 }
 
-pub(super) fn delete(id: u32, place: Place<'_>, found_by: &Match) -> Statement {
+/// Rows from arrays of their values.
+struct Rows {
+    /// `r`, with columns `c1`, `c2`, …
+    sql: String,
+    /// Types of the elements, array by array.
+    elements: Vec<u32>,
+}
+
+impl Rows {
+    /// None where no array of values can be made of a column's.
+    fn of(format: Format, columns: &[&Mapped]) -> Option<Rows> {
+        let element = |column: &&Mapped| match (format, &column.binary) {
+            (Format::Text, _) => column.castable.then_some(TEXT),
+            // An array of arrays would be one array.
+            (Format::Binary, Some(binary)) if !binary.is_array => Some(binary.type_oid),
+            (Format::Binary, _) => None,
+        };
+        let elements: Vec<u32> = columns.iter().map(element).collect::<Option<_>>()?;
+        let named = || columns.iter().zip(1..);
+        let names = join(named().map(|(_, at)| format!("c{at}")), ", ");
+        let sql = match format {
+            Format::Text => {
+                let arrays = join(named().map(|(_, at)| format!("${at}::text[]")), ", ");
+                let values =
+                    join(named().map(|(column, at)| format!("c{at}::{} AS c{at}", column.type_name)), ", ");
+                format!("(SELECT {values} FROM unnest({arrays}) AS u ({names})) AS r")
+            }
+            Format::Binary => {
+                let arrays = join(named().map(|(column, at)| format!("${at}::{}[]", column.type_name)), ", ");
+                format!("unnest({arrays}) AS r ({names})")
+            }
+        };
+        Some(Rows { sql, elements })
+    }
+}
+
+/// `may_miss`: the row need not be there.
+pub(super) fn delete(id: u32, place: Place<'_>, found_by: &Match, may_miss: bool) -> Statement {
     let mut sql = Sql::new(String::new(), place.format);
     let table = only(place.target);
     sql.text = match find(&mut sql, place, found_by, &[]) {
@@ -312,6 +438,13 @@ pub(super) fn delete(id: u32, place: Place<'_>, found_by: &Match) -> Statement {
     let mut statement = sql.statement(id, StatementKind::Row);
     if let Match::Key(key) = found_by {
         statement.many = many(id + 1, place, &[], key.iter().map(|(at, _)| *at));
+    }
+    if may_miss {
+        // What is no change of rows by its tag is not counted.
+        let uncounted = |sql: &str| format!("WITH gone AS ({sql}) SELECT WHERE false");
+        statement.sql = uncounted(&statement.sql).into();
+        statement.many =
+            statement.many.map(|many| Arc::new(Many { sql: uncounted(&many.sql), ..(*many).clone() }));
     }
     statement
 }
@@ -391,12 +524,49 @@ pub(super) fn delete_all(id: u32, targets: &[&TargetTable], restart_identity: bo
     sql.statement(id, StatementKind::DeleteAll)
 }
 
-/// Deletes the rows that have these texts in these columns, however many.
-pub(super) fn delete_where(id: u32, target: &TargetTable, rows: &[(String, String)]) -> Statement {
-    let conditions =
-        rows.iter().map(|(column, text)| format!("{} = {}", quote_ident(column), quote_literal(text)));
-    let body = format!("BEGIN DELETE FROM {} WHERE {}; END", only(target), join(conditions, " AND "));
+/// Deletes the rows that are meant, or marks or ends them, however many.
+pub(super) fn empty(id: u32, target: &TargetTable, emptying: &Emptying) -> Statement {
+    let equal =
+        |(column, text): &(String, String)| format!("{} = {}", quote_ident(column), quote_literal(text));
+    let mut conditions: Vec<String> = emptying.rows.iter().map(equal).collect();
+    let set = || join(emptying.set.iter().map(equal), ", ");
+    let table = only(target);
+    let change = match &emptying.by {
+        Removal::Delete => format!("DELETE FROM {table}"),
+        Removal::Mark(marker) => {
+            conditions.push(format!("{} IS NULL", quote_ident(marker)));
+            format!("UPDATE {table} SET {}", set())
+        }
+        Removal::End { from, to, time } => {
+            let (from, to) = (quote_ident(from), quote_ident(to));
+            conditions.push(format!("{to} = {OPEN}"));
+            format!("UPDATE {table} SET {to} = greatest({from}, {})", quote_literal(time))
+        }
+    };
+    let condition = if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") };
+    let body = format!("BEGIN {change} WHERE {condition}; END");
     Sql::new(format!("DO {}", quote_literal(&body)), Format::Text).statement(id, StatementKind::DeleteAll)
+}
+
+/// What a TRUNCATE is where it is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Emptying {
+    /// Texts by column that tell the rows; all rows where there are none.
+    pub rows: Vec<(String, String)>,
+    pub by: Removal,
+    /// What else is set, text by column.
+    pub set: Vec<(String, String)>,
+}
+
+/// How rows go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Removal {
+    #[default]
+    Delete,
+    /// They stay, with this column no longer null.
+    Mark(String),
+    /// Their last versions end at a time.
+    End { from: String, to: String, time: String },
 }
 
 enum Found {

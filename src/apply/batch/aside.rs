@@ -16,7 +16,7 @@ use crate::transform::Apart;
 use super::super::ddl::DdlMode;
 use super::super::dead::{Aside, Held, Letter, OnError, Reason, Said, is_about_rows, of_tables, pins};
 use super::super::describe;
-use super::super::shaper::Given;
+use super::shaped::{Piece, truncation};
 use super::{Applier, Flow, Inside, Run};
 
 /// Of what PostgreSQL says, so much is kept.
@@ -73,13 +73,13 @@ impl Applier<'_> {
                 match letter.read(record)? {
                     None => {}
                     Some(Said::Definition(definition)) => self.note_definition(definition),
-                    Some(Said::Change(_, change)) => {
+                    Some(Said::Change(begin, change)) => {
                         let mut spare = None;
                         if let Some(change) = of_tables(&note.tables, &change, &mut spare) {
                             if by_hand {
                                 self.refuse_filtered(run, change).await?;
                             }
-                            let holds = self.touch(run, &mut touched, change, before).await?;
+                            let holds = self.touch(run, &mut touched, begin, change, before).await?;
                             holder = holder.or(holds);
                         }
                     }
@@ -107,6 +107,7 @@ impl Applier<'_> {
         &mut self,
         run: &mut Run,
         touched: &mut Touched,
+        begin: Begin,
         change: &Message<'_>,
         before: &Held,
     ) -> Result<Option<Position>, Fault> {
@@ -116,34 +117,37 @@ impl Applier<'_> {
             }
         }
         let mut spare = Spare::default();
-        let given = self.given(change, &mut spare).map_err(|refusal| self.untold(run, change, refusal))?;
-        let other;
-        let change = match given {
-            Given::Same => change,
-            Given::Nothing => return Ok(None),
-            Given::Row(message) => {
-                other = message;
-                &other
-            }
-            Given::Truncate { mut rest, parts } => {
-                rest.relations.extend(parts);
-                other = Message::Truncate(rest);
-                &other
-            }
-        };
-        for oid in relations_of(change) {
-            let key = match self.planner.apart(oid) {
-                Apart::LeftOut => continue,
-                Apart::By(places) => Some(places),
-                Apart::Not | Apart::NotYet => None,
+        let pieces = self
+            .pieces(change, begin, false, &mut spare)
+            .map_err(|refusal| self.untold(run, change, refusal))?;
+        let mut holder = None;
+        for piece in &pieces {
+            let emptied;
+            let change = match piece {
+                Piece::Same(change, _) => *change,
+                Piece::Other(change, _) => change,
+                Piece::Part(oid, _) => {
+                    emptied = truncation(*oid);
+                    &emptied
+                }
             };
-            touched.tables.insert(oid);
-            let relation = self.planner.relation(oid).ok_or_else(|| {
-                Fault::stop(format!("a change names relation {oid}, which the log does not define before it"))
-            })?;
-            touched.held.take(relation, key, change);
+            for oid in relations_of(change) {
+                let key = match self.planner.apart(oid) {
+                    Apart::LeftOut => continue,
+                    Apart::By(places) => Some(places),
+                    Apart::Not | Apart::NotYet => None,
+                };
+                touched.tables.insert(oid);
+                let relation = self.planner.relation(oid).ok_or_else(|| {
+                    Fault::stop(format!(
+                        "a change names relation {oid}, which the log does not define before it"
+                    ))
+                })?;
+                touched.held.take(relation, key, change);
+            }
+            holder = holder.or(before.holder(change, |oid| self.planner.relation(oid)));
         }
-        Ok(before.holder(change, |oid| self.planner.relation(oid)))
+        Ok(holder)
     }
 
     /// The transaction set aside of which the change touches a row. A torn batch was looked at when it was made.
@@ -252,7 +256,7 @@ impl Applier<'_> {
         let mut spare = None;
         let Some(rest) = run.stitches.rest(begin, change, &mut spare) else { return Ok(()) };
         let mut touched = std::mem::take(&mut run.touched);
-        let done = self.touch(run, &mut touched, rest, &Held::default()).await;
+        let done = self.touch(run, &mut touched, begin, rest, &Held::default()).await;
         run.touched = touched;
         done.map(drop)
     }

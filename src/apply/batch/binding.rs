@@ -7,7 +7,7 @@ use crate::pg::counterpart;
 use crate::pg::pattern::Rename;
 use crate::pgoutput::Message;
 use crate::rules::Shaped;
-use crate::transform::{Choice, Found, Refusal};
+use crate::transform::{Arriving, Choice, Found, Refusal};
 
 use super::super::{OnSchemaChange, columns, describe, lookup, rules};
 use super::{Applier, Flow, Inside, Run};
@@ -79,6 +79,12 @@ impl Applier<'_> {
         let is_routed = shaped.is_some_and(Shaped::is_routed);
         choice.exact |= is_routed;
         choice.loose = shaped.map(Shaped::loose).unwrap_or_default();
+        choice.arriving = shaped.map(Shaped::arriving).unwrap_or_default();
+        let is_polled = self.archive.manifest().is_polled();
+        let is_kept = choice.arriving != Arriving::New;
+        if is_polled && relation.columns.iter().any(|column| column.key) {
+            choice.arriving = Arriving::Replacing;
+        }
         let source_version = self.archive.manifest().server_version_num;
         let (schema, name) = Rename::place(&rules.renames, &relation.schema, &relation.name);
         // Whoever renames a table has said which one stands for it, perhaps beside the one that did so far.
@@ -92,6 +98,9 @@ impl Applier<'_> {
             let archive_id = self.archive.manifest().archive_id.to_string();
             let mismatch = counterpart::note(client, &archive_id, relation.oid, table.oid, is_routed).await?;
             found.refused = mismatch.map(|mismatch| rules::not_the_same(relation, table.oid, mismatch));
+        }
+        if is_polled && is_kept {
+            found.refused = Some(rules::polled(relation));
         }
         if let Some(refusal) = self.shaper.refusal(relation.oid) {
             found.refused = Some(refusal.clone());

@@ -194,7 +194,7 @@ impl<'a> Applier<'a> {
         // The log tells all definitions again, from where the target stands.
         self.planner = Planner::default();
         let manifest = self.archive.manifest();
-        self.shaper = Shaper::new(self.target.shapes.clone(), &manifest.server_encoding)?;
+        self.shaper = Shaper::new(self.target.shapes.clone(), manifest)?;
         let stream = Stream { name: self.target.stream.clone(), archive_id: manifest.archive_id.to_string() };
         let (main, torn) =
             Session::open(&self.target.conninfo, stream, &manifest.server_encoding, self.had_session).await?;
@@ -441,7 +441,7 @@ impl<'a> Applier<'a> {
                                 let is_part = !std::ptr::eq(rest, change);
                                 match self.shaper.is_empty() {
                                     true => self.change(run, rest, is_part, &mut parameters).await?,
-                                    false => self.change_by_rules(run, rest, is_part).await?,
+                                    false => self.change_by_rules(run, begin, rest, is_part).await?,
                                 }
                             }
                             None => Flow::On,

@@ -127,7 +127,7 @@ impl Applier<'_> {
                         }
                         let is_part = !std::ptr::eq(message, change);
                         let mut spare = Spare::default();
-                        for piece in self.pieces(message, is_part, &mut spare).ok()? {
+                        for piece in self.pieces(message, begin, is_part, &mut spare).ok()? {
                             match self.plan_piece(&piece, &mut Parameters::default()).ok()? {
                                 Step::Execute(_) if remaining == Some(0) => {
                                     let change = self.in_words(&piece, begin);

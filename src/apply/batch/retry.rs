@@ -172,7 +172,7 @@ impl Applier<'_> {
     ) -> Result<(), Fault> {
         self.refuse_filtered(run, change).await?;
         let mut spare = Spare::default();
-        let pieces = self.pieces(change, is_part, &mut spare).map_err(|refusal| {
+        let pieces = self.pieces(change, begin, is_part, &mut spare).map_err(|refusal| {
             Fault::from(refusal).context(describe::of_tables(|oid| self.shaper.source(oid), change, begin))
         })?;
         for piece in &pieces {

@@ -14,8 +14,8 @@ use super::{Applier, Flow, Inside, Run};
 pub(super) enum Piece<'c, 'm, 's> {
     Same(&'c Message<'m>, bool),
     Other(Message<'s>, bool),
-    /// A DELETE of what this table of the source has in one with rows of others.
-    Part(u32),
+    /// A TRUNCATE of this table of the source, by a transaction that began so, where it is none.
+    Part(u32, Begin),
 }
 
 impl Piece<'_, '_, '_> {
@@ -23,9 +23,14 @@ impl Piece<'_, '_, '_> {
         match self {
             Piece::Same(change, _) => describe::table(change),
             Piece::Other(change, _) => describe::table(change),
-            Piece::Part(oid) => Some(*oid),
+            Piece::Part(oid, _) => Some(*oid),
         }
     }
+}
+
+/// A TRUNCATE of one table.
+pub(super) fn truncation(oid: u32) -> Message<'static> {
+    Message::Truncate(Truncate { relations: vec![oid], cascade: false, restart_identity: false })
 }
 
 impl Applier<'_> {
@@ -36,14 +41,20 @@ impl Applier<'_> {
     }
 
     /// What a change is on this target. The tables must have been looked up, since of those that are left out nothing is asked.
-    pub(super) fn given<'s>(&self, change: &Message<'_>, spare: &'s mut Spare) -> Result<Given<'s>, Refusal> {
-        self.shaper.change(change, |oid| self.planner.apart(oid) == Apart::LeftOut, spare)
+    pub(super) fn given<'s>(
+        &self,
+        change: &Message<'_>,
+        begin: Begin,
+        spare: &'s mut Spare,
+    ) -> Result<Given<'s>, Refusal> {
+        self.shaper.change(change, begin, |oid| self.planner.apart(oid) == Apart::LeftOut, spare)
     }
 
     /// Takes one change in as rules have it. `is_part`: what is left of one that others have too.
     pub(super) async fn change_by_rules(
         &mut self,
         run: &mut Run,
+        begin: Begin,
         change: &Message<'_>,
         is_part: bool,
     ) -> Result<Flow, Fault> {
@@ -56,7 +67,7 @@ impl Applier<'_> {
             }
         }
         let mut spare = Spare::default();
-        let pieces = match self.pieces(change, is_part, &mut spare) {
+        let pieces = match self.pieces(change, begin, is_part, &mut spare) {
             Ok(pieces) => pieces,
             Err(refusal) => return self.shapeless(run, change, refusal).await,
         };
@@ -65,7 +76,7 @@ impl Applier<'_> {
             let flow = match piece {
                 Piece::Same(change, is_part) => self.change(run, change, *is_part, &mut parameters).await?,
                 Piece::Other(change, is_part) => self.change(run, change, *is_part, &mut parameters).await?,
-                Piece::Part(oid) => self.delete_part(run, *oid).await?,
+                Piece::Part(oid, begin) => self.empty(run, *oid, *begin).await?,
             };
             if flow != Flow::On {
                 return Ok(flow);
@@ -78,17 +89,20 @@ impl Applier<'_> {
     pub(super) fn pieces<'c, 'm, 's>(
         &self,
         change: &'c Message<'m>,
+        begin: Begin,
         is_part: bool,
         spare: &'s mut Spare,
     ) -> Result<Vec<Piece<'c, 'm, 's>>, Refusal> {
-        Ok(match self.given(change, spare)? {
+        Ok(match self.given(change, begin, spare)? {
             Given::Nothing => Vec::new(),
             Given::Same => vec![Piece::Same(change, is_part)],
-            Given::Row(message) => vec![Piece::Other(message, false)],
+            Given::Rows(changes) => {
+                changes.into_iter().flatten().map(|change| Piece::Other(change, false)).collect()
+            }
             Given::Truncate { rest, parts } => {
                 let rest = Some(rest).filter(|rest| !rest.relations.is_empty());
                 let rest = rest.map(|rest| Piece::Other(Message::Truncate(rest), true));
-                rest.into_iter().chain(parts.into_iter().map(Piece::Part)).collect()
+                rest.into_iter().chain(parts.into_iter().map(|oid| Piece::Part(oid, begin))).collect()
             }
         })
     }
@@ -99,9 +113,9 @@ impl Applier<'_> {
         parameters: &mut Parameters<'v>,
     ) -> Result<Step<'_>, Refusal> {
         match piece {
-            Piece::Part(oid) => {
+            Piece::Part(oid, begin) => {
                 *parameters = Parameters::default();
-                self.planner.plan_delete(*oid, &self.shaper.constants(*oid))
+                self.planner.plan_emptying(*oid, &self.shaper.emptying(*oid, *begin))
             }
             Piece::Same(Message::Truncate(truncate), true)
             | Piece::Other(Message::Truncate(truncate), true) => self.planner.plan_rest(truncate, parameters),
@@ -115,18 +129,17 @@ impl Applier<'_> {
         match piece {
             Piece::Same(change, _) => describe::change(&self.planner, change, begin),
             Piece::Other(change, _) => describe::change(&self.planner, change, begin),
-            Piece::Part(_) => format!("TRUNCATE in {}", describe::begun(begin)),
+            Piece::Part(..) => format!("TRUNCATE in {}", describe::begun(begin)),
         }
     }
 
-    /// Deletes what a table of the source has in one that has rows of others too.
-    async fn delete_part(&mut self, run: &mut Run, oid: u32) -> Result<Flow, Fault> {
-        let all =
-            Message::Truncate(Truncate { relations: vec![oid], cascade: false, restart_identity: false });
+    /// Does what a TRUNCATE of a table is where it is none.
+    async fn empty(&mut self, run: &mut Run, oid: u32, begin: Begin) -> Result<Flow, Fault> {
+        let all = truncation(oid);
         if let Some(by) = self.holder(run, &all) {
             return self.hold_back(run, by).await;
         }
-        let rows = self.shaper.constants(oid);
+        let emptying = self.shaper.emptying(oid, begin);
         loop {
             let flow = self.barrier(run).await?;
             if flow != Flow::On {
@@ -136,7 +149,7 @@ impl Applier<'_> {
             if flow != Flow::On {
                 return Ok(flow);
             }
-            match self.planner.plan_delete(oid, &rows) {
+            match self.planner.plan_emptying(oid, &emptying) {
                 Err(refusal) => return self.unfit(run, &all, refusal).await,
                 Ok(Step::Nothing) => return Ok(Flow::On),
                 Ok(Step::LookUp(oid)) => match self.look_up_between(run, oid).await? {

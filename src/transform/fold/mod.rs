@@ -11,6 +11,9 @@
 //! | Replaced | – | Replaced | Deleted |
 //! | Gone | Inserted | – | – |
 //!
+//! Where a row that is inserted may be there ([`RowKey::replaces`]) an insert makes of anything Inserted, and of Updated an Updated of all
+//! columns; a delete makes of Inserted a Deleted.
+//!
 //! A change of key is a delete and an insert, where the whole row is known. What stands as – in the table,
 //! what has no key, and what has its key in another format than those before, is not taken: it is for the caller to apply what was folded of the table before, and then that change.
 //!
@@ -37,6 +40,8 @@ pub struct RowKey {
     pub columns: Vec<usize>,
     /// A row may be deleted and inserted again, since the log has all that the target stores.
     pub is_whole: bool,
+    /// A row that is inserted may be there, and a deleted one may not: what comes last holds.
+    pub replaces: bool,
 }
 
 /// Changes that wait, net, table by table.
@@ -196,11 +201,11 @@ impl Table {
 
     fn insert(&mut self, key: &RowKey, new: Tuple<'_>, scratch: &mut Scratch) -> Option<()> {
         self.read_key(key, new, &mut scratch.after)?;
-        self.put(new, scratch)
+        self.put(key, new, scratch)
     }
 
     /// A row comes to the key `scratch.after`.
-    fn put(&mut self, new: Tuple<'_>, scratch: &Scratch) -> Option<()> {
+    fn put(&mut self, key: &RowKey, new: Tuple<'_>, scratch: &Scratch) -> Option<()> {
         let hash = scratch.hasher.hash_one(&scratch.after);
         let Some(place) = self.find(hash, &scratch.after) else {
             self.add(hash, &scratch.after, State::Inserted, None, Some(new));
@@ -210,7 +215,9 @@ impl Table {
         let entry = entries.get_mut(place)?;
         entry.state = match entry.state {
             State::Gone => State::Inserted,
+            State::Deleted if key.replaces => State::Inserted,
             State::Deleted => State::Replaced,
+            state @ (State::Inserted | State::Updated) if key.replaces => state,
             State::Inserted | State::Updated | State::Replaced => return None,
         };
         entry.new = Some(arena.replace(entry.new, |into| new.write(into)));
@@ -286,7 +293,7 @@ impl Table {
                 entry.new = None;
             }
         }
-        self.put(whole, scratch)
+        self.put(key, whole, scratch)
     }
 
     fn delete(&mut self, key: &RowKey, old: Old<'_>, scratch: &mut Scratch) -> Option<()> {
@@ -303,6 +310,7 @@ impl Table {
             return None;
         }
         entry.state = match entry.state {
+            State::Inserted | State::Deleted if key.replaces => State::Deleted,
             State::Inserted => State::Gone,
             State::Updated | State::Replaced => State::Deleted,
             State::Deleted | State::Gone => return None,

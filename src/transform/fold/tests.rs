@@ -69,7 +69,7 @@ impl Change {
 }
 
 fn key() -> RowKey {
-    RowKey { columns: vec![0], is_whole: true }
+    RowKey { columns: vec![0], is_whole: true, replaces: false }
 }
 
 /// What comes out, each change as [`Change::read`] reads it.
@@ -128,7 +128,7 @@ fn keys_of_one_format_only() {
         Change::read(text).with(|message| assert_eq!(fold.take(&key(), message), expected, "{text}"));
         fold.clear();
     }
-    let pair = RowKey { columns: vec![0, 1], is_whole: true };
+    let pair = RowKey { columns: vec![0, 1], is_whole: true, replaces: false };
     check_key(&pair, &["!+ 1 \\x y", "+ 1 x y"], &["+ 1 x y"]);
 }
 
@@ -176,7 +176,7 @@ fn what_can_not_be_is_not_taken() {
 
 #[test]
 fn rows_without_a_key_can_only_come() {
-    let keyless = RowKey { columns: Vec::new(), is_whole: true };
+    let keyless = RowKey { columns: Vec::new(), is_whole: true, replaces: false };
     check_key(
         &keyless,
         &["+ 2 x y", "+ 1 x y", "!= 1 x y", "+ 2 x y", "!- 1"],
