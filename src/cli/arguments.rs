@@ -13,7 +13,6 @@ use crate::model::{Fault, Format, OutputPlugin, Position, UnknownPlugin};
 use crate::pg::Conninfo;
 use crate::pg::filter::{ColumnList, RowFilter};
 use crate::pg::pattern::Pattern;
-use crate::poll;
 
 /// Flags of every command.
 #[derive(Clone, Debug, clap::Args)]
@@ -123,7 +122,7 @@ impl StreamArguments {
         let written = file.plugin.as_ref().map(parse).transpose()?;
         let archive = place.archive.find().ok().flatten();
         // That of a polled source has neither slot nor publication.
-        let manifest = archive.as_ref().filter(|archive| !poll::is_polled(archive)).map(Archive::manifest);
+        let manifest = archive.as_ref().map(Archive::manifest).filter(|manifest| !manifest.is_polled());
         let choose = |typed: &Option<String>, written: &Option<String>, kept: Option<&String>| {
             typed.as_ref().or(written.as_ref()).or(kept).unwrap_or(&place.name).clone()
         };

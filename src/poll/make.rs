@@ -1,7 +1,7 @@
 //! The archive of a polled source: made with the first run, and only gone on with from the same source.
 
 use super::look::{self, Sessions};
-use super::{NO_SLOT, PLUGIN, refuse_other};
+use super::{NO_SLOT, refuse_other};
 use crate::archive::{Archive, ArchiveId, Location, Manifest};
 use crate::model::{Fault, Position};
 use crate::pg::{Conninfo, Pipeline};
@@ -47,7 +47,7 @@ pub async fn archive(location: &Location, name: &str, conninfo: &Conninfo) -> Re
         database: identity.database,
         slot: NO_SLOT.into(),
         publication: NO_SLOT.into(),
-        plugin: PLUGIN.into(),
+        plugin: Manifest::POLLED.into(),
         server_version_num: version,
         // What it is asked for, whatever it has.
         server_encoding: "UTF8".into(),

@@ -39,21 +39,14 @@ pub use state::{Polled, State, TableState, last_state};
 use crate::archive::Archive;
 use crate::model::Fault;
 
-/// What the manifest of such a log has as its plugin.
-pub const PLUGIN: &str = "poll";
 /// Stands where the manifest names slot and publication.
 pub const NO_SLOT: &str = "-";
 /// The prefix of the logical messages that carry the [`State`].
 pub const PREFIX: &str = "pgsluice.poll";
 
-/// Whether an archive is of a polled source.
-pub fn is_polled(archive: &Archive) -> bool {
-    archive.manifest().plugin == PLUGIN
-}
-
 /// Refuses the archive of a polled source, for what receives from a slot.
 pub fn refuse(archive: &Archive) -> Result<(), Fault> {
-    if is_polled(archive) {
+    if archive.manifest().is_polled() {
         let place = archive.root().display();
         return Err(Fault::person(format!("the archive {place} is of a polled source, which has no slot"))
             .hint("`pgsluice poll` feeds it and `pgsluice apply` applies it; give another --archive or --name for a slot"));
@@ -63,7 +56,7 @@ pub fn refuse(archive: &Archive) -> Result<(), Fault> {
 
 /// Refuses an archive that is fed from a slot.
 fn refuse_other(archive: &Archive) -> Result<(), Fault> {
-    if is_polled(archive) {
+    if archive.manifest().is_polled() {
         return Ok(());
     }
     let (place, slot) = (archive.root().display(), &archive.manifest().slot);
