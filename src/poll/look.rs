@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::limit::{Point, Running};
 use super::shape::Control;
@@ -94,6 +95,39 @@ pub(super) async fn running(source: &mut Pipeline, sessions: &Sessions) -> Resul
     let prepared = "SELECT transaction::text FROM pg_prepared_xacts WHERE database = current_database()";
     let prepared = ids(source.simple(prepared).await?);
     Ok(Running { virtual_xids, prepared })
+}
+
+/// How long what was read is given to become durable on the source.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// Waits until no crash of the source can take back what a snapshot before this has shown: a commit that does not wait for the disk is seen
+/// before it is there, and a sequence would give its numbers again. Where the server does not tell, nothing is waited for.
+pub(super) async fn settle(source: &mut Pipeline) -> Result<(), Fault> {
+    if source.server_version_num() < 100_000 {
+        return Ok(());
+    }
+    let inserted = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END::text";
+    let inserted = match cell(source, inserted).await {
+        Ok(Some(inserted)) => inserted,
+        Ok(None) => return Ok(()),
+        Err(fault) if fault.sqlstate.is_some() => {
+            tracing::debug!(error = %fault, "the source does not tell what is durable");
+            return Ok(());
+        }
+        Err(fault) => return Err(fault),
+    };
+    let began = Instant::now();
+    let flushed = format!("SELECT (pg_current_wal_flush_lsn() >= '{inserted}')::text");
+    while cell(source, &flushed).await?.as_deref() != Some("true") {
+        if began.elapsed() >= FLUSH_PATIENCE {
+            // Its writer of WAL does so every fifth of a second, unless the end is behind the head of a page that nothing follows.
+            tracing::debug!(inserted, "the source has not flushed its WAL that far");
+            break;
+        }
+        tokio::time::sleep(GLANCE).await;
+    }
+    Ok(())
 }
 
 /// How an instant is written in a control column of times: as the lowest local time from then on, where it is local. In the hour that comes

@@ -186,19 +186,7 @@ impl Puller<'_> {
         let since = clock.now.0.saturating_sub(state.highest_since.unwrap_or(clock.now.0));
         let mut since = Duration::from_micros(u64::try_from(since).unwrap_or(0));
         let cache = shape::sequence_cache(source, self.table).await?;
-        if let Some(cache) = cache.filter(|cache| *cache > 1) {
-            let shown = self.table.shown();
-            if mode == Mode::Exact {
-                return Err(Fault::usage(format!(
-                    "exact = true of {shown} can't be had: each session takes {cache} numbers of the sequence at a time"
-                ))
-                .hint("ALTER SEQUENCE … CACHE 1, or leave out exact and set boundary to more than the sessions hold"));
-            }
-            tracing::warn!(
-                table = shown,
-                cache,
-                "sessions take several numbers at a time: rows become visible out of order by as many as all sessions hold, so set boundary to more; the newest of them wait until higher ones come"
-            );
+        if cache.is_some_and(|cache| cache > 1) {
             since = Duration::ZERO;
         }
         let complete = self.complete(source, number, mode).await?;
@@ -317,7 +305,7 @@ impl Puller<'_> {
             }
         }
         if let Some(limit) = limit
-            && rows.saturating_mul(100) >= limit.saturating_mul(WARNING_PER_CENT)
+            && (pulled.has_more || rows.saturating_mul(100) >= limit.saturating_mul(WARNING_PER_CENT))
         {
             pulled.alarms.push(near_limit(&shown, rows, limit));
         }
@@ -325,6 +313,7 @@ impl Puller<'_> {
             self.note(before, state, now).await?;
             return Ok(pulled);
         }
+        look::settle(source).await?;
         pulled.position = Some(reading.sink.commit(&shown, state, false).await?);
         Ok(pulled)
     }
@@ -431,6 +420,7 @@ impl Puller<'_> {
         state.last_rows = rows;
         state.rows = state.rows.saturating_add(rows);
         let by = state.decided_by.clone();
+        look::settle(source).await?;
         let position = reading.sink.commit(&shown, state, false).await?;
         let mut pulled = Pulled { rows, position: Some(position), by, ..Pulled::default() };
         let size = size.and_then(|size| size.parse().ok()).unwrap_or(0).max(bytes);
@@ -504,6 +494,7 @@ impl Puller<'_> {
         state.last_rows = rows;
         state.rows = state.rows.saturating_add(rows);
         state.deleted = state.deleted.saturating_add(deleted);
+        look::settle(source).await?;
         let position = reading.sink.commit(&shown, state, true).await?;
         faults::point("poll.before_queue_delete");
         source

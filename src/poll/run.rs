@@ -190,6 +190,12 @@ async fn check(options: &Options, sessions: &Sessions) -> Result<(), Fault> {
                         .hint("name a zone of the source's pg_timezone_names")
                 })?;
             }
+            if control == Control::Number
+                && let Some(cache) =
+                    shape::sequence_cache(&mut source, table).await?.filter(|cache| *cache > 1)
+            {
+                shape::cached(table, cache)?;
+            }
             tracing::debug!(table = shown, method = table.method.name(), limit = ?mode, "is polled");
         }
         if table.method == Method::Queue {
@@ -322,7 +328,9 @@ impl Crew<'_> {
     async fn failed(&self, puller: &Puller<'_>, fault: &Fault) -> Result<(), Fault> {
         let shown = puller.table.shown();
         let hint = fault.hint.clone().unwrap_or_default();
-        tracing::warn!(table = shown, error = %fault, hint, "a pull has failed");
+        if may_pass(fault) {
+            tracing::warn!(table = shown, error = %fault, "a pull has failed");
+        }
         let before = puller.log.lock().await.state().tables.get(&shown).cloned().unwrap_or_default();
         let state = super::TableState { error: Some(fault.message.clone()), ..before.clone() };
         // A lost connection passes by itself, mostly.

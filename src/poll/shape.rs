@@ -1,8 +1,7 @@
 //! What a table or view is, as the source's catalog says it to anybody.
 
-use super::Table;
 use super::limit::Mode;
-use super::sql;
+use super::{Boundary, Table, sql};
 use crate::model::{Column, Fault, Relation, ReplicaIdentity};
 use crate::pg::{Pipeline, quote_literal};
 use crate::pgoutput::Message;
@@ -161,6 +160,17 @@ impl Shape {
                 .hint("name a column of type timestamptz, timestamp, date, smallint, integer, bigint or numeric"));
             }
         };
+        let mismatch = match (table.boundary, control == Control::Number) {
+            (Some(Boundary::Time(_)), true) => Some("a number is no length of time: boundary = 10"),
+            (Some(Boundary::Numbers(_)), false) => Some("a time is no number: boundary = \"10min\""),
+            _ => None,
+        };
+        if let Some(mismatch) = mismatch {
+            let shown = table.shown();
+            return Err(
+                Fault::usage(format!("the boundary of {shown} does not fit column {name}")).hint(mismatch)
+            );
+        }
         let is_local = matches!(control, Control::Local | Control::Day);
         match (&table.time_zone, is_local) {
             (None, true) => Err(Fault::usage(format!(
@@ -235,6 +245,25 @@ pub(super) async fn sequence_cache(source: &mut Pipeline, table: &Table) -> Resu
     );
     let rows = source.simple(&sql).await?;
     Ok(rows.into_iter().flatten().flatten().next().and_then(|text| text.parse().ok()))
+}
+
+/// Several numbers at a time: sessions hold some that they may use long after higher ones are visible. Nothing on the source tells which.
+pub(super) fn cached(table: &Table, cache: u64) -> Result<(), Fault> {
+    let shown = table.shown();
+    if table.exact == Some(true) {
+        return Err(Fault::usage(format!(
+            "exact = true of {shown} can't be had: each session takes {cache} numbers of the sequence at a time"
+        ))
+        .hint(
+            "ALTER SEQUENCE … CACHE 1, or leave out exact and set boundary to more than all sessions hold",
+        ));
+    }
+    tracing::warn!(
+        table = shown,
+        cache,
+        "each session takes several numbers at a time: boundary must be more than all sessions hold, and the newest rows wait until higher ones come"
+    );
+    Ok(())
 }
 
 /// Who may be believed of a table's newest rows, as it was asked for and as it can be had.

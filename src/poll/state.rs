@@ -83,7 +83,6 @@ impl TableState {
             limit: None,
             limit_by: None,
             looked: None,
-            decided_by: None,
             ..state.clone()
         };
         quiet(self) != quiet(before)

@@ -284,20 +284,13 @@ fn status(archive: &ArchiveArguments, everywhere: &Everywhere, file: &File) -> R
         "through": last.as_ref().map(|(through, _)| through),
         "tables": polled,
     });
-    print::report(everywhere.json, &json, || {
-        let header = [
-            "table",
-            "method",
-            "last value",
-            "last run",
-            "rows",
-            "deletes",
-            "limit",
-            "decided by",
-            "last error",
-        ];
-        print::columns(&header, polled.iter().map(row))
-    })
+    print::report(everywhere.json, &json, || table_of(&polled))
+}
+
+pub(super) fn table_of(polled: &[Polled<'_>]) -> String {
+    let header =
+        ["table", "method", "last value", "last run", "rows", "deletes", "limit", "decided by", "last error"];
+    print::columns(&header, polled.iter().map(row))
 }
 
 fn row(polled: &Polled<'_>) -> Vec<String> {
