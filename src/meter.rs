@@ -34,6 +34,8 @@ pub struct Meter {
     pub full_batches: Counter,
     /// Batches that the target refused and that were done again row by row, or rolled back.
     pub refused_batches: Counter,
+    /// Changes that have given way to rows of other sources.
+    pub gave_way: Counter,
     /// Transactions that were set aside.
     pub dead: Counter,
     /// Connections that were lost and made again.
@@ -67,6 +69,7 @@ impl Meter {
             batches: Counter::default(),
             full_batches: Counter::default(),
             refused_batches: Counter::default(),
+            gave_way: Counter::default(),
             dead: Counter::default(),
             source_retries: Counter::default(),
             target_retries: Counter::default(),
@@ -103,6 +106,11 @@ impl Meter {
             "refused_batches",
             "Batches that the target refused and that were done again",
             &self.refused_batches,
+        );
+        count(
+            "gave_way",
+            "Changes that have given way to rows of other sources (rules with conflict)",
+            &self.gave_way,
         );
         count("dead_transactions", "Transactions that were set aside (--on-error quarantine)", &self.dead);
         count("source_retries", "Connections to the source that were lost", &self.source_retries);

@@ -61,6 +61,8 @@ pub struct Target {
     pub shapes: Option<Arc<RuleSet>>,
     /// Other rules than those that it was applied by so far are taken.
     pub accept_rules: bool,
+    /// Transactions are left out that came to the source from elsewhere, by replication.
+    pub only_local: bool,
     pub ddl: Ddl,
     /// Connections over which a large batch goes.
     pub lanes: u32,

@@ -20,6 +20,8 @@ pub(super) struct Report {
     pub(super) mismatch: Option<(u64, String)>,
     /// Rows that came in by COPY.
     pub(super) copied: u64,
+    /// Changes that have given way to rows of other sources.
+    pub(super) gave_way: u64,
     /// First column of the first row that was returned.
     pub(super) value: Option<String>,
 }
@@ -75,7 +77,9 @@ pub(super) async fn read(
                 completed += 1;
             }
             Reply::DataRow(mut row) => {
-                let value = row.next().flatten().map(|text| String::from_utf8_lossy(text).into_owned());
+                let first = row.next();
+                report.gave_way += u64::from(first.is_none());
+                let value = first.flatten().map(|text| String::from_utf8_lossy(text).into_owned());
                 report.value = report.value.take().or(value);
             }
             Reply::Error(fault) => {

@@ -265,6 +265,18 @@ pub(crate) struct ApplyingArguments {
     /// with all that touch its rows later, and go on (docs/DEAD.md) [default: stop]
     #[arg(long, env = "PGSLUICE_ON_ERROR", value_name = "stop|quarantine", hide_possible_values = true)]
     on_error: Option<ErrorChoice>,
+    /// Which transactions of the source to apply: any; or none but its own, without those that came to it from elsewhere by replication, so
+    /// that two databases can follow each other (docs/SOURCES.md) [default: any]
+    #[arg(long, env = "PGSLUICE_ORIGINS", value_name = "any|none", hide_possible_values = true)]
+    origins: Option<OriginChoice>,
+}
+
+/// Which transactions of the source are applied, as the option of PostgreSQL's subscriptions says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OriginChoice {
+    Any,
+    None,
 }
 
 /// What to do with what the target refuses.
@@ -284,7 +296,7 @@ impl ApplyingArguments {
         filter: &FilterArguments,
         file: &File,
     ) -> Result<Target, Fault> {
-        let shapes = self.file.read(file)?;
+        let shapes = self.file.read(file, &stream)?;
         let rules = self.rules.rules(filter, file)?;
         if shapes.is_some() && !rules.columns.is_empty() {
             return Err(Fault::usage("--columns and --rules both say which columns there are")
@@ -301,6 +313,7 @@ impl ApplyingArguments {
             rules,
             shapes,
             accept_rules: self.accept_rules,
+            only_local: self.origins.or(file.origins) == Some(OriginChoice::None),
             ddl: self.ddl.ddl(file),
             lanes: self.lanes.count(file),
             delay: self.apply_delay.or(file.apply_delay).unwrap_or_default().0,

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::arguments::{LogFormat, Manner, SchemaPolicy, ValueFormat};
 use super::backfill::TableSettings;
-use super::conduct::{DdlChoice, Delay, Durable, ErrorChoice, Lanes, Switch};
+use super::conduct::{DdlChoice, Delay, Durable, ErrorChoice, Lanes, OriginChoice, Switch};
 use super::poll::PollSettings;
 use super::setup::KeylessPolicy;
 use super::size::Size;
@@ -48,6 +48,7 @@ pub(crate) struct File {
     pub(crate) log_format: Option<LogFormat>,
     pub(crate) apply_delay: Option<Delay>,
     pub(crate) on_error: Option<ErrorChoice>,
+    pub(crate) origins: Option<OriginChoice>,
     pub(crate) listen: Option<String>,
     pub(crate) token_file: Option<String>,
     pub(crate) ready_lag: Option<u32>,

@@ -38,8 +38,9 @@ impl FollowCommand {
 
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         let on_schema_change = self.applying.rules.schema.policy(file);
-        let rules = self.applying.file.read(file)?;
-        let wanted = setup::Options { on_schema_change, rules, ..self.road.options(&self.tables, file)? };
+        let road = self.road.options(&self.tables, file)?;
+        let rules = self.applying.file.read(file, &road.origin)?;
+        let wanted = setup::Options { on_schema_change, rules, ..road };
         if let Some(rules) = &wanted.rules {
             rules.refuse_format(wanted.format)?;
         }

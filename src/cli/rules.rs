@@ -27,10 +27,10 @@ pub(crate) struct RulesFileArguments {
 }
 
 impl RulesFileArguments {
-    /// None where the target is a copy.
-    pub(crate) fn read(&self, file: &File) -> Result<Option<Arc<RuleSet>>, Fault> {
+    /// None where the target is a copy. `stream`: what the source is called on the target.
+    pub(crate) fn read(&self, file: &File, stream: &str) -> Result<Option<Arc<RuleSet>>, Fault> {
         let path = self.rules.as_ref().or(file.rules.as_ref());
-        path.map(|path| read(path).map(Arc::new)).transpose()
+        path.map(|path| read(path)?.of_source(stream).map(Arc::new)).transpose()
     }
 
     /// For what knows no target.
@@ -119,8 +119,8 @@ impl RulesCommand {
                 })
             }
             Verb::Test { file: path, tables, limit, from, to, archive } => {
-                let rules = read(path)?;
                 let archive = archive.place(file)?.archive.open()?;
+                let rules = read(path)?.of_source(&archive.manifest().name)?;
                 let part = part(&archive, from, to)?;
                 rules.refuse_encoding(&archive.manifest().server_encoding)?;
                 let mut test = Test {

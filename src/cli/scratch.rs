@@ -67,6 +67,7 @@ impl Scratch {
             delay: Duration::ZERO,
             shapes: None,
             accept_rules: false,
+            only_local: false,
             on_error: OnError::Stop,
             only: None,
             parts: None,

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::Mutex;
 
 use crate::faults;
-use crate::model::{Fault, Remedy, Xid};
+use crate::model::{Fault, Remedy, Xid, quote_ident, quote_literal};
 use crate::pg::copied::{self, Copied, Moment, Part};
 use crate::pg::{Pipeline, Reshape, transfer};
+use crate::rules::Shaped;
 
 use super::Options;
 use super::plan::{self, Blocks, Which};
@@ -93,7 +94,12 @@ impl<'a> Worker<'a> {
                 simple(&mut self.target, &format!("TRUNCATE ONLY {}", table.there.quoted())).await?;
             }
         }
-        let (read, write) = (plan::read(table, which), plan::write(table, frozen));
+        let (read, mut write) = (plan::read(table, which), plan::write(table, frozen));
+        let taken_in = table.there.taken_in();
+        if let Some(waiting) = &taken_in {
+            simple(&mut self.target, &waiting.make).await?;
+            write = waiting.write.clone();
+        }
         let mut reshape = table.there.shaped.as_deref().map(reshape::of);
         let reshape = reshape.as_mut().map(|reshape| reshape as &mut Reshape<'_>);
         let (mut messages, mut bytes) = (0, 0);
@@ -104,6 +110,9 @@ impl<'a> Worker<'a> {
         };
         work.progress.part_begins();
         let rows = transfer(&mut self.source, &read, &mut self.target, &write, reshape, moved).await?;
+        if let Some(waiting) = &taken_in {
+            simple(&mut self.target, &waiting.take_in).await?;
+        }
         let part = Part { moment, rows, bytes };
         let mut notes = copied::note_part(stream, table.oid, number, &part);
         if begins {
@@ -148,9 +157,22 @@ fn note_begin(stream: &str, work: &Work, moment: &Moment, filenode: u32) -> Stri
 
 /// What is in a table that we have not begun to copy is somebody else's, unless it is that of others that go into the same one.
 pub(super) async fn refuse_rows(target: &mut Pipeline, table: &Table, stream: &str) -> Result<(), Fault> {
-    let quoted = table.on_target();
-    let beside = copied::any_of(stream, &table.there.beside);
-    let rows = target.simple(&format!("SELECT EXISTS (SELECT FROM {quoted}) AND NOT {beside}")).await?;
+    let (quoted, there) = (table.on_target(), &table.there);
+    let marks = there.shaped.as_deref().filter(|_| there.is_shared).map(Shaped::marks).unwrap_or_default();
+    let is_contested = there.shaped.as_deref().is_some_and(|shaped| shaped.contest().is_some());
+    let strange = match (marks.as_slice(), is_contested) {
+        ([], true) => "false".to_owned(),
+        ([], false) => {
+            let beside = copied::any_of(stream, &there.beside);
+            format!("EXISTS (SELECT FROM {quoted}) AND NOT {beside}")
+        }
+        (marks, _) => {
+            let ours =
+                marks.iter().map(|(name, text)| format!("{} = {}", quote_ident(name), quote_literal(text)));
+            format!("EXISTS (SELECT FROM {quoted} WHERE {})", ours.collect::<Vec<_>>().join(" AND "))
+        }
+    };
+    let rows = target.simple(&format!("SELECT {strange}")).await?;
     match cell(&rows, 0).as_deref() {
         Some("f") => Ok(()),
         _ => {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use tokio_postgres::Client;
 
-use crate::model::{Column, Fault, Format, Relation, ReplicaIdentity, is_portable_between};
+use crate::model::{Column, Fault, Format, Relation, ReplicaIdentity, is_portable_between, quote_ident};
 use crate::pg::control::fault;
 use crate::pg::pattern::Pattern;
 use crate::pg::tables::{quoted_name, shown_name};
 use crate::rules::{RuleSet, Shaped};
+use crate::transform::take_in;
 
 /// A table of the source, and its place on the target.
 #[derive(Clone, Debug)]
@@ -61,9 +62,32 @@ pub(super) struct There {
     pub(super) beside: Vec<u32>,
 }
 
+/// SQL by which rows wait in a table of their own, and are taken in.
+pub(super) struct TakenIn {
+    pub(super) make: String,
+    pub(super) write: String,
+    pub(super) take_in: String,
+}
+
 impl There {
     pub(super) fn same(schema: String, name: String, columns: Vec<String>) -> There {
         There { schema, name, columns, ..There::default() }
+    }
+
+    /// How rows go into it where they may meet those of other sources.
+    pub(super) fn taken_in(&self) -> Option<TakenIn> {
+        let shaped = self.shaped.as_deref()?;
+        let contest = shaped.contest()?;
+        let columns = self.columns.iter().map(|name| quote_ident(name)).collect::<Vec<_>>().join(", ");
+        let waiting = "pg_temp.pgsluice_arriving";
+        Some(TakenIn {
+            make: format!(
+                "CREATE TEMPORARY TABLE pgsluice_arriving ON COMMIT DROP AS SELECT {columns} FROM {} WITH NO DATA",
+                self.quoted()
+            ),
+            write: format!("COPY {waiting} ({columns}) FROM STDIN"),
+            take_in: take_in(shaped.relation(), contest, &self.quoted(), waiting),
+        })
     }
 
     pub(super) fn shaped(shaped: Arc<Shaped>) -> There {
@@ -72,7 +96,7 @@ impl There {
             schema: relation.schema.clone(),
             name: relation.name.clone(),
             columns: relation.columns.iter().map(|column| column.name.clone()).collect(),
-            is_shared: shaped.is_routed(),
+            is_shared: shaped.is_routed() || shaped.contest().is_some(),
             beside: Vec::new(),
             shaped: Some(shaped),
         }

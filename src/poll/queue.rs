@@ -67,7 +67,8 @@ COMMIT;
 /// The ids of the oldest rows of the queue.
 pub(super) fn ids(table: &Table) -> String {
     let limit = table.limit.unwrap_or(Table::QUEUE_LIMIT);
-    format!("SELECT {ID}::text FROM {} ORDER BY {ID} LIMIT {limit}", quoted_queue(table))
+    // Qualified, or it would be ordered by the text.
+    format!("SELECT q.{ID}::text FROM {} q ORDER BY q.{ID} LIMIT {limit}", quoted_queue(table))
 }
 
 /// For each key of the queue's rows up to an id: whether there is a row (`t` or null), the key, and the row's columns.

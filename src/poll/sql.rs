@@ -46,8 +46,12 @@ impl Range {
     pub(super) fn probe(&self, table: &Table, limit: u64) -> String {
         let column = quote_ident(table.column.as_deref().unwrap_or_default());
         let rows = self.rows(table);
-        let at =
-            |offset: u64| format!("(SELECT {column}::text{rows} ORDER BY {column} OFFSET {offset} LIMIT 1)");
+        // Ordered by the column, not by the text that is made of it.
+        let at = |offset: u64| {
+            format!(
+                "(SELECT value::text FROM (SELECT {column} AS value{rows} ORDER BY {column} OFFSET {offset} LIMIT 1) one)"
+            )
+        };
         format!("SELECT {}, {}", at(0), at(limit))
     }
 

@@ -114,7 +114,7 @@ impl Shaped {
             Some(filter) => self.passes(filter, old.as_ref(), new.as_ref(), is_insert)?,
         };
         let relation = self.relation.oid;
-        let stamp = |operation| Stamp { begin: Some(begin), operation };
+        let stamp = |operation| self.stamp(Some(begin), operation);
         let fate = match (&new, passes) {
             (Some(row), (was, true)) if is_insert || !was => Fate::Comes(row),
             (Some(row), (_, true)) => Fate::Changes(row),
@@ -133,14 +133,15 @@ impl Shaped {
                 self.shape(row, Wanted::All, stamp(Operation::Insert), new_row)?;
                 Message::Insert { relation, new: new_row.tuple() }
             }
-            (Fate::Changes(row), Mode::Same) => {
+            (Fate::Changes(row), Mode::Same) if self.contest.is_none() => {
                 self.shape(row, Wanted::Changes, stamp(Operation::Update), new_row)?;
-                Message::Update { relation, old: self.old(before, old_row)?, new: new_row.tuple() }
+                Message::Update { relation, old: self.old(before, begin, old_row)?, new: new_row.tuple() }
             }
-            (Fate::Goes, Mode::Same) => Message::Delete { relation, old: self.old(before, old_row)? },
             (Fate::Changes(row), _) => {
-                self.shape(row, Wanted::Changes, stamp(Operation::Update), new_row)?;
-                let old = self.old(before, old_row)?;
+                // A value that stays away would be that of another source's row.
+                let wanted = if self.contest.is_some() { Wanted::All } else { Wanted::Changes };
+                self.shape(row, wanted, stamp(Operation::Update), new_row)?;
+                let old = self.old(before, begin, old_row)?;
                 if self.has_moved(old, new_row.tuple()) {
                     let gone = self.gone(before, begin, gone)?;
                     self.shape(row, Wanted::All, stamp(Operation::Update), new_row)?;
@@ -160,17 +161,25 @@ impl Shaped {
         columns.any(|(column, (old, new))| column.key && new != Value::Unchanged && old != new)
     }
 
-    /// A row that is gone on the source and stays on the target.
+    fn stamp(&self, begin: Option<Begin>, operation: Operation) -> Stamp<'_> {
+        Stamp { begin, operation, source: &self.from }
+    }
+
+    /// A row that is gone on the source, and may stay on the target.
     fn gone<'s>(
         &self,
         before: Option<Before<'_>>,
         begin: Begin,
         into: &'s mut TupleBuffer,
     ) -> Result<Option<Message<'s>>, Refusal> {
+        let relation = self.relation.oid;
+        if self.mode == Mode::Same {
+            return Ok(Some(Message::Delete { relation, old: self.old(before, begin, into)? }));
+        }
         let Some(Before { values, .. }) = before else { return Ok(None) };
-        let stamp = Stamp { begin: Some(begin), operation: Operation::Delete };
+        let stamp = self.stamp(Some(begin), Operation::Delete);
         self.shape(&Row { values, before: None }, Wanted::Gone, stamp, into)?;
-        Ok(Some(Message::Update { relation: self.relation.oid, old: Old::Absent, new: into.tuple() }))
+        Ok(Some(Message::Update { relation, old: Old::Absent, new: into.tuple() }))
     }
 
     /// A row that was read from the source's table, which is whole; false where it is not for the target. `values` in the order of the
@@ -183,28 +192,31 @@ impl Shaped {
         {
             return Ok(false);
         }
-        self.shape(&row, Wanted::All, Stamp::COPIED, into)?;
+        self.shape(&row, Wanted::All, self.stamp(None, Operation::Copy), into)?;
         Ok(true)
     }
 
     /// What a TRUNCATE of the table is on the target, by a transaction that began so.
     pub fn truncated(&self, begin: Begin) -> Result<Truncated, Refusal> {
         let Some(line) = self.into else {
-            return Ok(match self.mode {
-                Mode::Same => Truncated::Whole,
-                Mode::SoftDelete | Mode::History => Truncated::Rows(self.emptying(begin, Vec::new())),
-            });
+            return match (&self.contest, self.mode) {
+                (None, Mode::Same) => Ok(Truncated::Whole),
+                (Some(_), _) if self.marks().is_empty() => {
+                    let what = format!(
+                        "a TRUNCATE of table {} would empty it of the rows of other sources too",
+                        self.name()
+                    );
+                    Err(hinted(
+                        refusal(0, what),
+                        "add a column with metadata = \"source\", which tells its rows",
+                    ))
+                }
+                _ => Ok(Truncated::Rows(self.emptying(begin, self.marks()))),
+            };
         };
         match self.truncating {
             Truncating::Ignore => Ok(Truncated::Nothing),
-            Truncating::Delete => {
-                let columns = self.relation.columns.iter().zip(&self.outputs);
-                let constants = columns.filter_map(|(column, output)| match output {
-                    Output::Constant(text) => Some((column.name.clone(), text.clone())),
-                    _ => None,
-                });
-                Ok(Truncated::Rows(self.emptying(begin, constants.collect())))
-            }
+            Truncating::Delete => Ok(Truncated::Rows(self.emptying(begin, self.marks()))),
             Truncating::Refuse => {
                 let what = format!(
                     "a TRUNCATE of table {} would empty {}.{} of the rows of other tables too",
@@ -221,7 +233,7 @@ impl Shaped {
     }
 
     fn emptying(&self, begin: Begin, rows: Vec<(String, String)>) -> Emptying {
-        let stamp = Stamp { begin: Some(begin), operation: Operation::Delete };
+        let stamp = self.stamp(Some(begin), Operation::Delete);
         let columns = self.relation.columns.iter().zip(&self.outputs);
         let told: Vec<_> = columns
             .filter_map(|(column, output)| match output {
@@ -332,12 +344,17 @@ impl Shaped {
     }
 
     /// What finds the row on the target.
-    fn old<'s>(&self, before: Option<Before<'_>>, into: &'s mut TupleBuffer) -> Result<Old<'s>, Refusal> {
+    fn old<'s>(
+        &self,
+        before: Option<Before<'_>>,
+        begin: Begin,
+        into: &'s mut TupleBuffer,
+    ) -> Result<Old<'s>, Refusal> {
         let Some(Before { values, is_key }) = before else { return Ok(Old::Absent) };
         let row = Row { values, before: None };
         let is_key = is_key || self.relation.identity != ReplicaIdentity::Full;
-        // What it was told of an earlier change finds no row.
-        let stamp = Stamp::COPIED;
+        // What it was told of an earlier change finds no row; what this one tells may decide whose row it is.
+        let stamp = self.stamp(Some(begin), Operation::Delete);
         self.shape(&row, if is_key { Wanted::Key } else { Wanted::Changes }, stamp, into)?;
         Ok(if is_key { Old::Key(into.tuple()) } else { Old::Row(into.tuple()) })
     }
@@ -346,29 +363,30 @@ impl Shaped {
         &self,
         row: &Row<'_>,
         wanted: Wanted,
-        stamp: Stamp,
+        stamp: Stamp<'_>,
         into: &mut TupleBuffer,
     ) -> Result<(), Refusal> {
         into.clear();
         let mut spare = Vec::new();
         let sent = row.values.iter().find_map(|value| value.bytes());
         let format = sent.map_or(Format::Text, |(format, _)| format);
-        for (output, column) in self.outputs.iter().zip(&self.relation.columns) {
+        for (at, (output, column)) in self.outputs.iter().zip(&self.relation.columns).enumerate() {
             let unwritable = |error: crate::pgoutput::Unwritable| Refusal {
                 message: format!("column {} of table {}: {error}", column.name, self.name()),
                 hint: None,
                 add_columns: None,
             };
-            if wanted == Wanted::Key && !column.key {
+            if wanted == Wanted::Key && !column.key && !self.decides(at) {
                 into.push(Value::Null).map_err(unwritable)?;
                 continue;
             }
-            let tells = match output {
-                Output::Metadata(metadata, _) => {
-                    self.mode == Mode::SoftDelete || *metadata == Metadata::ValidTo
-                }
-                _ => false,
-            };
+            let tells = self.decides(at)
+                || match output {
+                    Output::Metadata(metadata, _) => {
+                        self.mode == Mode::SoftDelete || *metadata == Metadata::ValidTo
+                    }
+                    _ => false,
+                };
             if wanted == Wanted::Gone && !column.key && !tells {
                 into.push(Value::Unchanged).map_err(unwritable)?;
                 continue;

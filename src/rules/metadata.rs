@@ -17,6 +17,8 @@ pub(super) enum Metadata {
     Xid,
     /// `copy`, `insert`, `update` or `delete`.
     Operation,
+    /// From where it comes: the name of its stream on the target.
+    Source,
     /// Whether the row is deleted.
     Deleted,
     /// When it was; null while it is there.
@@ -32,6 +34,7 @@ const NAMES: &[(&str, Metadata)] = &[
     ("commit-time", Metadata::CommitTime),
     ("xid", Metadata::Xid),
     ("operation", Metadata::Operation),
+    ("source", Metadata::Source),
     ("deleted", Metadata::Deleted),
     ("deleted-at", Metadata::DeletedAt),
     ("valid-from", Metadata::ValidFrom),
@@ -49,13 +52,10 @@ pub(super) enum Operation {
 
 /// The change from which a row comes; of a copied one there is no transaction.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stamp {
+pub(super) struct Stamp<'s> {
     pub(super) begin: Option<Begin>,
     pub(super) operation: Operation,
-}
-
-impl Stamp {
-    pub(super) const COPIED: Stamp = Stamp { begin: None, operation: Operation::Copy };
+    pub(super) source: &'s str,
 }
 
 const BOOL: u32 = 16;
@@ -80,7 +80,7 @@ impl Metadata {
         match self {
             Metadata::Position => &[PG_LSN, INT8, NUMERIC, TEXT],
             Metadata::Xid => &[INT8, NUMERIC, TEXT],
-            Metadata::Operation => &[TEXT],
+            Metadata::Operation | Metadata::Source => &[TEXT],
             Metadata::Deleted => &[BOOL, TEXT],
             Metadata::ValidFrom | Metadata::ValidTo => &[TIMESTAMPTZ, TIMESTAMP],
             Metadata::CommitTime | Metadata::DeletedAt => &[TIMESTAMPTZ, TIMESTAMP, TEXT],
@@ -96,8 +96,8 @@ impl Metadata {
     }
 
     /// What it is of a row, as a text; none is null.
-    pub(super) fn text(self, stamp: Stamp, kind: Kind) -> Option<Cow<'static, str>> {
-        let Stamp { begin, operation } = stamp;
+    pub(super) fn text(self, stamp: Stamp<'_>, kind: Kind) -> Option<Cow<'_, str>> {
+        let Stamp { begin, operation, source } = stamp;
         let time = |begin: Option<Begin>| begin.map(|begin| begin.commit_time.to_string().into());
         match self {
             Metadata::Position => {
@@ -113,6 +113,7 @@ impl Metadata {
                 Operation::Update => "update",
                 Operation::Delete => "delete",
             })),
+            Metadata::Source => Some(Cow::Borrowed(source)),
             Metadata::Deleted => Some(Cow::Borrowed(if operation == Operation::Delete { "t" } else { "f" })),
             Metadata::DeletedAt => time(begin.filter(|_| operation == Operation::Delete)),
             Metadata::ValidFrom => time(begin).or(Some(Cow::Borrowed("-infinity"))),
@@ -124,7 +125,7 @@ impl Metadata {
     /// What it is of a row in this format, written into `spare`; none where it has no binary form of this type.
     pub(super) fn value<'s>(
         self,
-        stamp: Stamp,
+        stamp: Stamp<'_>,
         kind: Kind,
         format: Format,
         spare: &'s mut Vec<u8>,
@@ -164,16 +165,18 @@ mod tests {
     use super::*;
     use crate::model::{Lsn, Xid};
 
-    const STAMP: Stamp = Stamp {
+    const COPIED: Stamp<'_> = Stamp { begin: None, operation: Operation::Copy, source: "eu" };
+    const STAMP: Stamp<'_> = Stamp {
         begin: Some(Begin { commit_lsn: Lsn(0x1_0000_0010), commit_time: Timestamp(1), xid: Xid(7) }),
         operation: Operation::Update,
+        source: "eu",
     };
 
     #[test]
     fn a_row_tells_of_its_change() {
-        let text = |name: &str, stamp: Stamp| {
+        let text = |name: &str, stamp: Stamp<'_>| {
             let metadata = Metadata::parse(name).unwrap();
-            metadata.text(stamp, metadata.kind(None).unwrap()).map(Cow::into_owned)
+            metadata.text(stamp, metadata.kind(None).unwrap()).map(|text| text.to_string())
         };
         let deleted = Stamp { operation: Operation::Delete, ..STAMP };
         let time = Some("2000-01-01T00:00:00.000001Z");
@@ -181,6 +184,7 @@ mod tests {
             ("lsn", Some("1/10"), Some("1/10"), Some("0/0")),
             ("commit-time", time, time, None),
             ("xid", Some("7"), Some("7"), None),
+            ("source", Some("eu"), Some("eu"), Some("eu")),
             ("operation", Some("update"), Some("delete"), Some("copy")),
             ("deleted", Some("f"), Some("t"), Some("f")),
             ("deleted-at", None, time, None),
@@ -189,7 +193,7 @@ mod tests {
         ] {
             assert_eq!(text(name, STAMP).as_deref(), updated, "{name}");
             assert_eq!(text(name, deleted).as_deref(), gone, "{name}");
-            assert_eq!(text(name, Stamp::COPIED).as_deref(), copied, "{name}");
+            assert_eq!(text(name, COPIED).as_deref(), copied, "{name}");
         }
         let number = Metadata::Position.text(STAMP, Kind::parse("int8").unwrap());
         assert_eq!(number.as_deref(), Some("4294967312"));
@@ -197,7 +201,7 @@ mod tests {
 
     #[test]
     fn in_binary_form_it_is_the_same() {
-        let binary = |name: &str, cast: Option<&str>, stamp: Stamp| {
+        let binary = |name: &str, cast: Option<&str>, stamp: Stamp<'_>| {
             let metadata = Metadata::parse(name).unwrap();
             let kind = metadata.kind(cast.and_then(Kind::parse)).unwrap();
             let mut spare = Vec::new();
@@ -215,7 +219,7 @@ mod tests {
         assert_eq!(binary("deleted", None, STAMP), Some(vec![0]));
         assert_eq!(binary("deleted-at", None, STAMP), Some(vec![]));
         assert_eq!(binary("valid-from", None, STAMP), number(1));
-        assert_eq!(binary("valid-from", None, Stamp::COPIED), number(i64::MIN));
+        assert_eq!(binary("valid-from", None, COPIED), number(i64::MIN));
         assert_eq!(binary("valid-to", None, STAMP), number(i64::MAX));
         assert_eq!(binary("valid-to", None, Stamp { operation: Operation::Delete, ..STAMP }), number(1));
     }

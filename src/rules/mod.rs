@@ -37,6 +37,8 @@ pub struct RuleSet {
     rules: Vec<Rule>,
     hash: Option<KeyPlace>,
     secret: Option<Secret>,
+    /// What rows tell of where they come from.
+    source: String,
     /// The text without what means nothing: comments, spaces, order.
     canonical: String,
 }
@@ -51,7 +53,7 @@ impl RuleSet {
         let parse::Parsed { rules, hash } = parse::parse(text)?;
         let written = toml::from_str::<toml::Table>(text).map(|table| table.to_string());
         let canonical = written.map_err(|error| Fault::usage(error.message().to_owned()))?;
-        Ok(RuleSet { rules, hash, secret: None, canonical })
+        Ok(RuleSet { rules, hash, secret: None, source: String::new(), canonical })
     }
 
     /// Where the key of hashes is, for [`RuleSet::with_key`].
@@ -68,6 +70,20 @@ impl RuleSet {
                 .hint("make one with: openssl rand -hex 32"));
         }
         Ok(RuleSet { secret: Some(Secret::new(key)), ..self })
+    }
+
+    /// For the source of this name, which is that of its stream on the target. Refused where it must be in a list and is not.
+    pub fn of_source(self, source: &str) -> Result<RuleSet, Fault> {
+        for order in self.rules.iter().filter_map(|rule| rule.order.as_ref()) {
+            if !order.it.iter().any(|name| name == source) {
+                return Err(Fault::usage(format!(
+                    "rules, line {}: source {source} is not in the order of sources",
+                    order.line
+                ))
+                .hint("the name of a source is that of its stream on the target: --origin, or --name"));
+            }
+        }
+        Ok(RuleSet { source: source.to_owned(), ..self })
     }
 
     /// Refused where a rule reads values, and they come in binary form. Where that is not known, the first such row is refused.

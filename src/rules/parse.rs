@@ -38,6 +38,11 @@ pub(super) struct Rule {
     pub(super) only_inserts: bool,
     pub(super) truncate: Option<Lined<Truncating>>,
     pub(super) mode: Option<Lined<Mode>>,
+    pub(super) conflict: Option<Lined<Conflict>>,
+    /// The column that decides it.
+    pub(super) by: Option<Lined<String>>,
+    /// Names of sources, the one that wins over all others first.
+    pub(super) order: Option<Lined<Vec<String>>>,
     pub(super) columns: Vec<ColumnRule>,
 }
 
@@ -82,6 +87,36 @@ impl Mode {
                 (Metadata::ValidFrom, "valid-from"),
                 (Metadata::ValidTo, "valid-to"),
             ],
+        }
+    }
+}
+
+/// Whose row it is where those of several sources have one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Conflict {
+    /// That of the source that was there first.
+    First,
+    /// That which was committed last.
+    Last,
+    /// That of the source that comes first in a list.
+    Order,
+}
+
+impl Conflict {
+    fn parse(text: &str) -> Option<Conflict> {
+        match text {
+            "first" => Some(Conflict::First),
+            "last" => Some(Conflict::Last),
+            "order" => Some(Conflict::Order),
+            _ => None,
+        }
+    }
+
+    /// What the table must have for it.
+    pub(super) fn needs(self) -> (Metadata, &'static str) {
+        match self {
+            Conflict::Last => (Metadata::CommitTime, "commit-time"),
+            Conflict::First | Conflict::Order => (Metadata::Source, "source"),
         }
     }
 }
@@ -220,6 +255,14 @@ fn rule(reader: &mut Reader, line: usize, name: &str, table: &DeTable<'_>) -> Op
         }
         mode.map(|it| Lined { line: text.line, it })
     });
+    let conflict = section.text("conflict").and_then(|text| {
+        let conflict = Conflict::parse(&text.it);
+        if conflict.is_none() {
+            section.reader.wrong(text.line, "conflict is first, last or order");
+        }
+        conflict.map(|it| Lined { line: text.line, it })
+    });
+    let (by, order) = (section.text("by"), section.texts("order"));
     let columns = section.tables("column");
     let mut columns: Vec<ColumnRule> = columns
         .into_iter()
@@ -240,6 +283,9 @@ fn rule(reader: &mut Reader, line: usize, name: &str, table: &DeTable<'_>) -> Op
         only_inserts,
         truncate,
         mode,
+        conflict,
+        by,
+        order,
         columns,
     };
     inside(reader, &rule, table.is_empty());
@@ -264,14 +310,27 @@ fn inside(reader: &mut Reader, rule: &Rule, is_empty: bool) {
     if let (Some(_), Some(drop)) = (&rule.keep, &rule.drop) {
         reader.wrong(drop.line, "keep and drop say the same thing in two ways: leave out one");
     }
-    for list in [&rule.keep, &rule.drop, &rule.key].into_iter().flatten() {
+    match (&rule.conflict, &rule.order) {
+        (Some(Lined { line, it: Conflict::Order }), None) => {
+            reader.wrong(*line, "say order = [\"…\"]: the names of the sources, that which wins first");
+        }
+        (Some(Lined { it: Conflict::Order, .. }), Some(_)) | (_, None) => {}
+        (_, Some(order)) => reader.wrong(order.line, "order is for conflict = \"order\""),
+    }
+    if let (None, Some(by)) = (&rule.conflict, &rule.by) {
+        reader.wrong(by.line, "by is for conflict");
+    }
+    if let (Some(Lined { it: Mode::History, .. }), Some(conflict)) = (&rule.mode, &rule.conflict) {
+        reader.wrong(conflict.line, "a history has no conflicts: give each source a table of its own");
+    }
+    for list in [&rule.keep, &rule.drop, &rule.key, &rule.order].into_iter().flatten() {
         let mut names = list.it.clone();
         names.sort();
         if list.it.is_empty() {
             reader.wrong(list.line, "the list is empty");
         }
         if let Some([twice, _]) = names.array_windows().find(|[one, other]| one == other) {
-            reader.wrong(list.line, format!("column {twice} stands twice in the list"));
+            reader.wrong(list.line, format!("{twice} stands twice in the list"));
         }
     }
     match &rule.truncate {
@@ -330,6 +389,7 @@ fn clashes(reader: &mut Reader, one: &Rule, other: &Rule) {
         ("where", line_of(&one.filter), line_of(&other.filter)),
         ("truncate", line_of(&one.truncate), line_of(&other.truncate)),
         ("mode", line_of(&one.mode), line_of(&other.mode)),
+        ("conflict", line_of(&one.conflict), line_of(&other.conflict)),
     ];
     let tables = format!("a table may be one of \"{}\" and of \"{}\"", one.tables, other.tables);
     for (what, first, second) in both.into_iter().filter(|(_, first, second)| *first > 0 && *second > 0) {

@@ -7,11 +7,11 @@ use super::expression::Expression;
 use super::kind::Kind;
 use super::mask::{self, Mask};
 use super::metadata::Metadata;
-use super::parse::{ColumnRule, Mode, Rule, Truncating, Work};
+use super::parse::{ColumnRule, Conflict, Mode, Rule, Truncating, Work};
 use super::read::Lined;
 use super::{RuleSet, hinted, refusal};
 use crate::model::{Column, Relation, ReplicaIdentity, quote_ident};
-use crate::transform::{Arriving, Refusal, Versioned};
+use crate::transform::{Arriving, Contest, Refusal, Versioned};
 
 /// A table of the source with its rules.
 #[derive(Debug)]
@@ -29,6 +29,10 @@ pub struct Shaped {
     pub(super) into: Option<usize>,
     pub(super) truncating: Truncating,
     pub(super) mode: Mode,
+    /// Whose row it is, where other sources have one with its key.
+    pub(super) contest: Option<Contest>,
+    /// The name of the source.
+    pub(super) from: String,
     /// Inserts are rows as they are, which may have been there.
     pub(super) replaces: bool,
 }
@@ -109,7 +113,7 @@ impl Shaping<'_> {
         let is_full = made.iter().all(|made| made.column.key) && self.is_full();
         let is_declared = !is_full && self.rules.iter().any(|rule| rule.key.is_some());
         let identity = if is_declared { ReplicaIdentity::Index } else { self.source.identity };
-        let mode = self.mode(&made)?;
+        let (mode, contest) = (self.mode(&made)?, self.contest(&made)?);
         let only_inserts = self.rules.iter().find(|rule| rule.only_inserts).map(|rule| rule.line);
         let filter = self.filter(only_inserts.is_some())?;
         let (columns, outputs) = made.into_iter().map(|made| (made.column, made.output)).unzip();
@@ -126,6 +130,8 @@ impl Shaping<'_> {
                 .find_map(|rule| rule.truncate.as_ref())
                 .map_or_else(Truncating::default, |it| it.it),
             mode,
+            contest,
+            from: self.set.source.clone(),
             replaces: false,
         })
     }
@@ -290,8 +296,9 @@ impl Shaping<'_> {
     /// Says which columns of the target identify its rows.
     fn identify(&self, made: &mut [Made]) -> Result<(), Refusal> {
         let declared = self.rules.iter().find_map(|rule| rule.key.as_ref());
-        // What an old row was told of its change is not known any more.
-        let teller = made.iter().find(|made| matches!(made.output, Output::Metadata(..)));
+        // What an old row was told of its change is not known any more, and what meets others is found by a key.
+        let is_contested = self.rules.iter().any(|rule| rule.conflict.is_some());
+        let teller = made.iter().find(|made| is_contested || matches!(made.output, Output::Metadata(..)));
         match (self.is_full(), teller, declared) {
             (true, None, _) => {
                 made.iter_mut().for_each(|made| made.column.key = true);
@@ -299,7 +306,7 @@ impl Shaping<'_> {
             }
             (true, Some(teller), None) => {
                 let what = format!(
-                    "table {} has REPLICA IDENTITY FULL, and column {} is not known of old rows",
+                    "table {} has REPLICA IDENTITY FULL, and its rows can't be found by column {}",
                     self.table(),
                     teller.column.name
                 );
@@ -404,6 +411,55 @@ impl Shaping<'_> {
         Ok(*mode)
     }
 
+    fn contest(&self, made: &[Made]) -> Result<Option<Contest>, Refusal> {
+        let Some(Lined { line, it: conflict }) = self.rules.iter().find_map(|rule| rule.conflict.as_ref())
+        else {
+            return Ok(None);
+        };
+        let place = |wanted: Metadata| {
+            made.iter()
+                .position(|made| matches!(made.output, Output::Metadata(metadata, _) if metadata == wanted))
+        };
+        let (needed, name) = conflict.needs();
+        let by = self.rules.iter().find_map(|rule| rule.by.as_ref());
+        let needed = match by {
+            None => place(needed).ok_or_else(|| {
+                let what =
+                    format!("conflicts of table {} want a column with metadata = \"{name}\"", self.table());
+                hinted(refusal(*line, what), "or say by = \"…\": a column of the target that decides them")
+            })?,
+            Some(by) => made.iter().position(|made| made.column.name == by.it).ok_or_else(|| {
+                refusal(by.line, format!("table {} has no column {} on the target", self.table(), by.it))
+            })?,
+        };
+        let is_known = |made: &Made| match &made.output {
+            Output::Same(at) | Output::Masked { at, .. } => self.is_carried(*at),
+            Output::Computed { inputs, .. } => inputs.iter().all(|at| self.is_carried(*at)),
+            Output::Null | Output::Constant(_) | Output::Metadata(..) => true,
+        };
+        let only_inserts = self.rules.iter().any(|rule| rule.only_inserts);
+        if let Some(decider) = made.get(needed).filter(|made| !is_known(made) && !only_inserts) {
+            let what = format!(
+                "column {} of table {} decides conflicts, and the source does not send it of rows that it deletes",
+                decider.column.name,
+                self.table()
+            );
+            return Err(hinted(refusal(*line, what), self.full()));
+        }
+        if !made.iter().any(|made| made.column.key) {
+            let what = format!("conflicts of table {} want a key, and it has none", self.table());
+            return Err(hinted(refusal(*line, what), self.full()));
+        }
+        let order = self.rules.iter().find_map(|rule| rule.order.as_ref());
+        Ok(Some(match (conflict, order) {
+            (Conflict::Last, _) => Contest::Last { time: needed, source: place(Metadata::Source) },
+            (Conflict::Order, Some(order)) => {
+                Contest::Order { source: needed, names: order.it.as_slice().into() }
+            }
+            (Conflict::First | Conflict::Order, _) => Contest::First { source: needed },
+        }))
+    }
+
     fn unknown_key(&self, name: &str) -> String {
         format!(
             "column {name} identifies rows of {} and is made of what the source does not send of old rows",
@@ -461,6 +517,31 @@ impl Shaped {
         self.into.is_some()
     }
 
+    /// Whether a column of the target, by place, decides whose row it is.
+    pub(super) fn decides(&self, at: usize) -> bool {
+        match &self.contest {
+            Some(Contest::Last { time, source }) => *time == at || *source == Some(at),
+            Some(Contest::First { source } | Contest::Order { source, .. }) => *source == at,
+            None => false,
+        }
+    }
+
+    /// Whose row it is, where other sources have rows in the same table.
+    pub fn contest(&self) -> Option<&Contest> {
+        self.contest.as_ref()
+    }
+
+    /// Texts by column that only its rows have in a table with those of others; none where there are none.
+    pub fn marks(&self) -> Vec<(String, String)> {
+        let columns = self.relation.columns.iter().zip(&self.outputs);
+        let marks = columns.filter_map(|(column, output)| match output {
+            Output::Constant(text) if self.is_routed() => Some((column.name.clone(), text.clone())),
+            Output::Metadata(Metadata::Source, _) => Some((column.name.clone(), self.from.clone())),
+            _ => None,
+        });
+        marks.collect()
+    }
+
     /// What a row may find on the target when it comes.
     pub fn arriving(&self) -> Arriving {
         let place = |wanted: Metadata| {
@@ -473,6 +554,7 @@ impl Shaped {
             Some(Versioned { position, from: place(Metadata::ValidFrom)?, to: place(Metadata::ValidTo)? })
         };
         match self.mode {
+            _ if self.contest.is_some() => self.contest.clone().map(Arriving::Contested),
             Mode::Same => None,
             Mode::SoftDelete => place(Metadata::DeletedAt).map(Arriving::Reviving),
             Mode::History => versioned().map(Arriving::Versioned),

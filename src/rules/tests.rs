@@ -291,7 +291,7 @@ fn a_row_tells_of_its_change() {
     assert_eq!(cells(copied.tuple()), "1 0 - copy");
     // An old row's is not known.
     let full = users(ReplicaIdentity::Full);
-    refused(text, &full, "column _lsn is not known of old rows", "key = [");
+    refused(text, &full, "can't be found by column", "key = [");
     let keyed = super::tests::shaped(&format!("key = ['id']\n{text}"), &full).unwrap();
     check(&keyed, "~ old 1 a 2 x > 1 b 2 x", &format!("update key 1 - - - new 1 16 {TIME} update"));
     check(&keyed, "- old 1 a 2 x", "delete key 1 - - -");

@@ -2,6 +2,7 @@
 //! would mend it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::model::{Column, Fault, Relation, ReplicaIdentity, is_portable, quote_ident};
 
@@ -54,7 +55,7 @@ pub struct Choice {
 }
 
 /// What a row that arrives may find on the target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Arriving {
     /// No row with its key.
     #[default]
@@ -65,6 +66,19 @@ pub enum Arriving {
     Reviving(usize),
     /// Earlier versions of the row. Each change makes one more.
     Versioned(Versioned),
+    /// A row of another source, over which it may win.
+    Contested(Contest),
+}
+
+/// Whose row it is where those of several sources have one key. Columns by place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Contest {
+    /// The row of the source that was there first.
+    First { source: usize },
+    /// What was committed last; of two of the same time that of the source with the greater name, where rows tell it.
+    Last { time: usize, source: Option<usize> },
+    /// The row of the source that comes first in the list.
+    Order { source: usize, names: Arc<[String]> },
 }
 
 /// Columns of a table that keeps each version of a row, by place.
@@ -79,10 +93,10 @@ pub struct Versioned {
 
 impl Arriving {
     /// The columns by which a row that is there is found, beside those of its key.
-    pub(super) fn beside_key(self) -> Option<usize> {
+    pub(super) fn beside_key(&self) -> Option<usize> {
         match self {
             Arriving::Versioned(versioned) => Some(versioned.position),
-            Arriving::New | Arriving::Replacing | Arriving::Reviving(_) => None,
+            Arriving::New | Arriving::Replacing | Arriving::Reviving(_) | Arriving::Contested(_) => None,
         }
     }
 }
@@ -157,7 +171,7 @@ pub(super) fn fit(
         });
         concerned.then(|| refuse(relation, target, arriving, &misfits))
     };
-    let for_rows = refusal(false).or_else(|| no_conflict(relation, target, &mapped, choice.arriving));
+    let for_rows = refusal(false).or_else(|| no_conflict(relation, target, &mapped, &choice.arriving));
     let lacks = Lacks { for_keys: refusal(true), for_rows, left_out };
     (mapped, lacks)
 }
@@ -167,9 +181,9 @@ fn no_conflict(
     relation: &Relation,
     target: &TargetTable,
     mapped: &[Mapped],
-    arriving: Arriving,
+    arriving: &Arriving,
 ) -> Option<Refusal> {
-    if arriving == Arriving::New {
+    if *arriving == Arriving::New {
         return None;
     }
     let columns = relation.columns.iter().enumerate();
@@ -331,7 +345,7 @@ fn refuse(
 pub(super) fn no_table(
     relation: &Relation,
     arriving: &[Option<ColumnType>],
-    rows: Arriving,
+    rows: &Arriving,
     renamed: Option<&Renamed>,
 ) -> Refusal {
     let name = format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name));

@@ -17,11 +17,11 @@ mod target;
 mod types;
 mod undo;
 
-pub use fit::{Arriving, Choice, Refusal, Versioned};
+pub use fit::{Arriving, Choice, Contest, Refusal, Versioned};
 pub use fold::{Fold, Group, GroupKind, NetRow, RowKey};
 pub use planner::{Apart, Parameters, Planner, Step, Way};
 pub use redo::{must_be_empty, redo, truncate};
-pub use statement::{Check, Emptying, Many, Removal, Statement, StatementKind};
+pub use statement::{Check, Emptying, Many, Removal, Statement, StatementKind, take_in};
 pub use target::{Equality, Found, Generated, Identity, Referring, TargetColumn, TargetTable};
 pub use types::{ColumnType, TypeKind};
 pub use undo::{

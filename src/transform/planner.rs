@@ -218,7 +218,7 @@ impl Planner {
             return Ok(Vec::new());
         }
         let Some(target) = found.table else {
-            let refusal = fit::no_table(relation, &found.arriving, choice.arriving, known.renamed.as_ref());
+            let refusal = fit::no_table(relation, &found.arriving, &choice.arriving, known.renamed.as_ref());
             known.bound = Bound::Refused(refusal);
             return Ok(Vec::new());
         };
@@ -228,7 +228,7 @@ impl Planner {
             let place = Place { target: &target, columns: &columns, format };
             // A COPY takes only rows that are not there.
             let copy = (choice.arriving == Arriving::New).then(|| statement::copy(id + 2, place)).flatten();
-            Inserts { insert: statement::insert(id, place, choice.arriving), copy }
+            Inserts { insert: statement::insert(id, place, &choice.arriving), copy }
         };
         let (text, binary) = (inserts(first, Format::Text), inserts(first + 4, Format::Binary));
         let is_exact = choice.exact || matches!(choice.arriving, Arriving::Versioned(_));
@@ -240,7 +240,7 @@ impl Planner {
             (0..).zip(&columns).filter(|(_, column)| !column.unwritten && column.binary.is_none());
         let only_text = only_text.map(|(at, _)| at).collect();
         let shapes = HashMap::new();
-        let arriving = choice.arriving;
+        let arriving = choice.arriving.clone();
         let table =
             Table { target, columns, lacks, arriving, only_text, text, binary, row_key, divisible, shapes };
         known.bound = Bound::To(Box::new(table));
@@ -506,7 +506,7 @@ impl Table {
                 *statements += 2; // the form for many rows has its own
                 let place =
                     Place { target: &self.target, columns: &self.columns, format: missing.key().format };
-                let built = build(id, relation, place, self.arriving, missing.key())?;
+                let built = build(id, relation, place, &self.arriving, missing.key())?;
                 Ok(missing.insert(built).as_ref())
             }
         }
@@ -604,7 +604,7 @@ fn build(
     id: u32,
     relation: &Relation,
     place: Place<'_>,
-    arriving: Arriving,
+    arriving: &Arriving,
     shape: &Shape,
 ) -> Result<Option<Statement>, Refusal> {
     let Place { target, columns, .. } = place;
@@ -624,14 +624,13 @@ fn build(
         }
     };
     if !shape.update {
-        let may_miss = arriving == Arriving::Replacing;
-        return Ok(Some(statement::delete(id, place, &found_by, may_miss)));
+        return Ok(Some(statement::delete(id, place, &found_by, arriving)));
     }
     if let Arriving::Versioned(versioned) = arriving {
         let ends = shape.unchanged.contains(versioned.position);
         return Ok(Some(match ends {
-            true => statement::end_version(id, place, versioned),
-            false => statement::version(id, place, versioned, &shape.unchanged),
+            true => statement::end_version(id, place, *versioned),
+            false => statement::version(id, place, *versioned, &shape.unchanged),
         }));
     }
     let sent = |at: usize, column: &Mapped| !column.unwritten && !shape.unchanged.contains(at);
@@ -654,7 +653,7 @@ fn build(
     if set.is_empty() {
         return Ok(None);
     }
-    Ok(Some(statement::update(id, place, &set, &fixed, &found_by)))
+    Ok(Some(statement::update(id, place, &set, &fixed, &found_by, arriving)))
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::model::{Format, quote_ident, quote_literal};
+use crate::model::{Column, Format, Relation, quote_ident, quote_literal};
 
 use super::columns::ColumnSet;
-use super::fit::{Arriving, Versioned};
+use super::fit::{Arriving, Contest, Versioned};
 use super::target::{Equality, Identity, TargetTable};
 
 /// A statement that is prepared once and executed for many rows. Cheap to clone.
@@ -173,7 +173,7 @@ fn qualified(target: &TargetTable) -> String {
 }
 
 /// The form for many rows, where rows may be there, has the next id.
-pub(super) fn insert(id: u32, place: Place<'_>, arriving: Arriving) -> Statement {
+pub(super) fn insert(id: u32, place: Place<'_>, arriving: &Arriving) -> Statement {
     let written = written(place.columns);
     let conflict = on_conflict(place, arriving);
     let alias = if conflict.is_empty() { "" } else { " AS t" };
@@ -187,11 +187,16 @@ pub(super) fn insert(id: u32, place: Place<'_>, arriving: Arriving) -> Statement
     let values: Vec<_> = written.iter().map(|(at, column)| sql.parameter(Source::New(*at), column)).collect();
     sql.text = format!("{head} VALUES ({}){conflict}", values.join(", "));
     let mut statement = sql.statement(id, StatementKind::Row);
+    let gives_way = matches!(arriving, Arriving::Contested(_));
+    if gives_way {
+        statement.sql = giving_way(&statement.sql, "1").into();
+    }
     if !conflict.is_empty() {
         let columns: Vec<&Mapped> = written.iter().map(|(_, column)| *column).collect();
         statement.many = Rows::of(place.format, &columns).map(|rows| {
             let values = join((1..=columns.len()).map(|at| format!("r.c{at}")), ", ");
             let sql = format!("{head} SELECT {values} FROM {}{conflict}", rows.sql);
+            let sql = if gives_way { giving_way(&sql, "cardinality($1)") } else { sql };
             Arc::new(Many { id: id + 1, sql, elements: rows.elements })
         });
     }
@@ -199,16 +204,20 @@ pub(super) fn insert(id: u32, place: Place<'_>, arriving: Arriving) -> Statement
 }
 
 /// What becomes of an insert that finds its row there.
-fn on_conflict(place: Place<'_>, arriving: Arriving) -> String {
+fn on_conflict(place: Place<'_>, arriving: &Arriving) -> String {
     let condition = match arriving {
         Arriving::New => return String::new(),
         Arriving::Replacing => None,
         Arriving::Reviving(marker) => {
-            place.columns.get(marker).map(|marker| format!("t.{} IS NOT NULL", marker.quoted))
+            place.columns.get(*marker).map(|marker| format!("t.{} IS NOT NULL", marker.quoted))
         }
         // One that has ended in the transaction that made it.
         Arriving::Versioned(versioned) => {
             place.columns.get(versioned.to).map(|to| format!("t.{} <> {OPEN}", to.quoted))
+        }
+        Arriving::Contested(contest) => {
+            let name = |at: usize| place.columns.get(at).map(|column| column.quoted.clone());
+            Some(wins(contest, "t.", name, |_, name| format!("EXCLUDED.{name}")))
         }
     };
     let key = |(at, column): &(usize, &Mapped)| column.key || arriving.beside_key() == Some(*at);
@@ -218,6 +227,65 @@ fn on_conflict(place: Place<'_>, arriving: Arriving) -> String {
     let condition = condition.map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
     let keys = keys.iter().map(|(_, column)| column.quoted.clone());
     format!(" ON CONFLICT ({}) DO UPDATE SET {}{condition}", join(keys, ", "), join(set, ", "))
+}
+
+/// Rows of a table that is only there for that, taken into the one of a relation where they win over those that are there.
+pub fn take_in(relation: &Relation, contest: &Contest, target: &str, waiting: &str) -> String {
+    let quoted = |at: usize| relation.columns.get(at).map(|column| quote_ident(&column.name));
+    let names = |columns: &[&Column]| join(columns.iter().map(|column| quote_ident(&column.name)), ", ");
+    let (keys, others): (Vec<_>, Vec<_>) = relation.columns.iter().partition(|column| column.key);
+    let set = if others.is_empty() { &keys } else { &others };
+    let set = set.iter().map(|column| format!("{0} = EXCLUDED.{0}", quote_ident(&column.name)));
+    let all = names(&relation.columns.iter().collect::<Vec<_>>());
+    let condition = wins(contest, "t.", quoted, |_, name| format!("EXCLUDED.{name}"));
+    format!(
+        "INSERT INTO {target} AS t ({all}) OVERRIDING SYSTEM VALUE SELECT {all} FROM {waiting} \
+         ON CONFLICT ({}) DO UPDATE SET {} WHERE {condition}",
+        names(&keys),
+        join(set, ", ")
+    )
+}
+
+/// True of a row that is there, under this prefix, where one wins whose values `arriving` gives. `quoted`: the name of a column.
+fn wins(
+    contest: &Contest,
+    there: &str,
+    quoted: impl Fn(usize) -> Option<String>,
+    mut arriving: impl FnMut(usize, &str) -> String,
+) -> String {
+    let mut both = |at: usize| {
+        let name = quoted(at)?;
+        Some((format!("{there}{name}"), arriving(at, &name)))
+    };
+    let condition = match contest {
+        Contest::First { source } => both(*source).map(|(there, new)| format!("{there} = {new}")),
+        Contest::Last { time, source } => both(*time).map(|(there, new)| {
+            let (mut before, mut after) = (there.clone(), new);
+            if let Some((source, new)) = source.and_then(&mut both) {
+                before = format!("({before}, {source}::text COLLATE \"C\")");
+                after = format!("({after}, {new}::text COLLATE \"C\")");
+            }
+            format!("{there} IS NULL OR {before} <= {after}")
+        }),
+        Contest::Order { source, names } => both(*source).map(|(there, new)| {
+            let names = join(names.iter().map(|name| quote_literal(name)), ", ");
+            let rank = |name: &str| format!("array_position(ARRAY[{names}]::text[], {name}::text)");
+            format!("coalesce({} >= {}, true)", rank(&there), rank(&new))
+        }),
+    };
+    format!("({})", condition.unwrap_or_else(|| "true".into()))
+}
+
+/// A change of so many rows of which those count as nothing that give way to others. Each of them is a row without columns.
+fn giving_way(sql: &str, rows: &str) -> String {
+    format!(
+        "WITH kept AS ({sql} RETURNING 1) SELECT FROM generate_series(1, {rows} - (SELECT count(*) FROM kept))"
+    )
+}
+
+/// A change that need not find its row. What is no change of rows by its tag is not counted.
+fn uncounted(sql: &str) -> String {
+    format!("WITH gone AS ({sql}) SELECT WHERE false")
 }
 
 /// The end of a version that has none.
@@ -331,6 +399,7 @@ pub(super) fn update(
     set: &[usize],
     fixed: &[usize],
     found_by: &Match,
+    arriving: &Arriving,
 ) -> Statement {
     let mut sql = Sql::new(String::new(), place.format);
     let assignments: Vec<_> = set
@@ -353,11 +422,28 @@ pub(super) fn update(
             assignments.join(", ")
         ),
     };
+    contested(&mut sql, place, arriving, Source::New);
+    let is_contested = matches!(arriving, Arriving::Contested(_));
     let mut statement = sql.statement(id, StatementKind::Row);
-    if let Match::Key(key) = found_by {
+    if let Match::Key(key) = found_by
+        && !is_contested
+    {
         statement.many = many(id + 1, place, set, key.iter().chain(&fixed).map(|(at, _)| *at));
     }
     statement
+}
+
+/// Lets a change of a row give way, where rows of other sources may have its key.
+fn contested(sql: &mut Sql, place: Place<'_>, arriving: &Arriving, source: impl Fn(usize) -> Source) {
+    let Arriving::Contested(contest) = arriving else { return };
+    let column = |at: usize| place.columns.get(at);
+    let condition = wins(
+        contest,
+        "",
+        |at| Some(column(at)?.quoted.clone()),
+        |at, _| column(at).map(|column| sql.parameter(source(at), column)).unwrap_or_default(),
+    );
+    sql.text = giving_way(&format!("{} AND {condition}", sql.text), "1");
 }
 
 /// The form for many rows of an update or delete that finds each by its key: `set` takes the first parameters, what must be
@@ -424,8 +510,7 @@ impl Rows {
     }
 }
 
-/// `may_miss`: the row need not be there.
-pub(super) fn delete(id: u32, place: Place<'_>, found_by: &Match, may_miss: bool) -> Statement {
+pub(super) fn delete(id: u32, place: Place<'_>, found_by: &Match, arriving: &Arriving) -> Statement {
     let mut sql = Sql::new(String::new(), place.format);
     let table = only(place.target);
     sql.text = match find(&mut sql, place, found_by, &[]) {
@@ -435,16 +520,19 @@ pub(super) fn delete(id: u32, place: Place<'_>, found_by: &Match, may_miss: bool
              WHERE t.ctid = one.row AND t.tableoid = one.part"
         ),
     };
+    contested(&mut sql, place, arriving, Source::Old);
     let mut statement = sql.statement(id, StatementKind::Row);
     if let Match::Key(key) = found_by {
         statement.many = many(id + 1, place, &[], key.iter().map(|(at, _)| *at));
     }
-    if may_miss {
-        // What is no change of rows by its tag is not counted.
-        let uncounted = |sql: &str| format!("WITH gone AS ({sql}) SELECT WHERE false");
-        statement.sql = uncounted(&statement.sql).into();
-        statement.many =
-            statement.many.map(|many| Arc::new(Many { sql: uncounted(&many.sql), ..(*many).clone() }));
+    match arriving {
+        Arriving::Replacing => {
+            statement.sql = uncounted(&statement.sql).into();
+            let many = |many: Arc<Many>| Arc::new(Many { sql: uncounted(&many.sql), ..(*many).clone() });
+            statement.many = statement.many.map(many);
+        }
+        Arriving::Contested(_) => statement.many = None,
+        Arriving::New | Arriving::Reviving(_) | Arriving::Versioned(_) => {}
     }
     statement
 }

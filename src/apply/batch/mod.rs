@@ -202,6 +202,7 @@ impl<'a> Applier<'a> {
             self.make_batches_smaller();
         }
         let catalog = pg::control::connect(&self.target.conninfo, "pgsluice apply").await?;
+        self.refuse_unknown_origins()?;
         ruled::settle(&catalog, self.target).await?;
         let has_counterparts = manifest.plugin == "pgoutput" && counterpart::prepare(&catalog).await?;
         let stitches = Stitches::read(&catalog, self.target).await?;
@@ -211,6 +212,7 @@ impl<'a> Applier<'a> {
             catalog,
             has_counterparts,
             stitches,
+            is_foreign: false,
             is_open: false,
             advance: Advance::default(),
             sent: None,
@@ -424,7 +426,9 @@ impl<'a> Applier<'a> {
                     self.planner.define_type(*oid, schema, name);
                     Flow::On
                 }
-                Message::Logical { transactional: true, lsn, prefix, content } if is_captured(prefix) => {
+                Message::Logical { transactional: true, lsn, prefix, content }
+                    if is_captured(prefix) && !run.is_foreign =>
+                {
                     if let Inside::Applying(begin) | Inside::Aside(begin) = run.inside {
                         let flow = self.refuse_ddl(run, begin).await?;
                         if flow != Flow::On {
@@ -433,6 +437,11 @@ impl<'a> Applier<'a> {
                     }
                     self.ddl(run, *lsn, content).await?
                 }
+                Message::Origin { .. } => {
+                    run.is_foreign = self.target.only_local;
+                    Flow::On
+                }
+                _ if run.is_foreign => Flow::On,
                 change => match run.inside {
                     Inside::Applying(begin) => {
                         let mut spare = None;
@@ -478,7 +487,7 @@ impl<'a> Applier<'a> {
                 other => other,
             });
         }
-        run.captured = None;
+        (run.captured, run.is_foreign) = (None, false);
         let progress = run.lanes.main.progress();
         let touches = faults::mutated("adjacent_is_known") && progress.0 == begin.commit_lsn.0;
         let is_known = progress.covers_commit_at(begin.commit_lsn) || touches;
@@ -506,6 +515,18 @@ impl<'a> Applier<'a> {
         }
         self.careful_until = Some(begin.commit_lsn);
         Ok(Flow::Again)
+    }
+
+    /// Which transactions are the source's own is told by pgoutput alone.
+    fn refuse_unknown_origins(&self) -> Result<(), Fault> {
+        let plugin = &self.archive.manifest().plugin;
+        match self.target.only_local && plugin != "pgoutput" {
+            false => Ok(()),
+            true => Err(Fault::usage(format!(
+                "--origins none: a log by {plugin} does not tell where transactions came from"
+            ))
+            .hint("a new archive with --plugin pgoutput does")),
+        }
     }
 
     /// Takes note of a definition. What came under the one before, maybe by another table's name, must have gone out.

@@ -117,6 +117,7 @@ impl Applier<'_> {
                         return Some(Place { change: describe::transaction(begin, commit.end), table: None });
                     }
                     (Message::Relation(relation), _) => self.define_table(relation),
+                    (Message::Origin { .. }, Some(_)) if self.target.only_local => begun = None,
                     (change, Some(begin)) => {
                         let mut spare = None;
                         let Some(message) = run.stitches.rest(begin, change, &mut spare) else { continue };

@@ -27,6 +27,8 @@ pub(super) struct Run {
     pub(super) has_counterparts: bool,
     /// What copied rows have of the log already.
     pub(super) stitches: Stitches,
+    /// The transaction that is being read came to the source from elsewhere, and is left out.
+    pub(super) is_foreign: bool,
     /// Whether the target's transaction has begun.
     pub(super) is_open: bool,
     pub(super) advance: Advance,

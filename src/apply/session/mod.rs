@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 use tokio_postgres::Client;
 
 use crate::faults;
+use crate::meter::METER;
 use crate::model::{Fault, Position, Remedy, Timestamp};
 use crate::pg::{Conninfo, Pipeline, PipelineOptions, PipelineWriter, lane};
 
@@ -417,6 +418,7 @@ impl Session {
                 .hint("somebody else applies to this target or changed its progress")
                 .into());
         }
+        METER.gave_way.inc_by(report.gave_way);
         if let Some((statement, fault)) = report.failed {
             return Err(Refused { statement: Some(statement), fault });
         }

@@ -113,6 +113,7 @@ impl Work {
             delay: Duration::ZERO,
             shapes: None,
             accept_rules: false,
+            only_local: false,
             on_error: OnError::Stop,
             parts: None,
             only: Some(joining.iter().map(|table| table.oid).chain(sent).collect()),

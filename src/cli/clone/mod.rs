@@ -114,12 +114,9 @@ impl CloneCommand {
             return self.take_base(everywhere, file).await;
         }
         let on_schema_change = self.applying.rules.schema.policy(file);
-        let rules = self.applying.file.read(file)?;
-        let wanted = setup::Options {
-            on_schema_change,
-            rules: rules.clone(),
-            ..self.road.options(&self.tables, file)?
-        };
+        let road = self.road.options(&self.tables, file)?;
+        let rules = self.applying.file.read(file, &road.origin)?;
+        let wanted = setup::Options { on_schema_change, rules: rules.clone(), ..road };
         let target = needed_target(wanted.target.clone())?;
         let stream = wanted.origin.clone();
         let target = self.applying.target(target, stream, &self.tables.filter, file)?;

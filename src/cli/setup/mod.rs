@@ -140,12 +140,9 @@ pub(crate) struct SetupCommand {
 impl SetupCommand {
     pub(crate) async fn run(&self, everywhere: &Everywhere, file: &File) -> Result<(), Fault> {
         let on_schema_change = self.schema.policy(file);
-        let options = Options {
-            on_schema_change,
-            rules: self.rules.read(file)?,
-            source_upgraded: self.source_upgraded,
-            ..self.road.options(&self.tables, file)?
-        };
+        let road = self.road.options(&self.tables, file)?;
+        let rules = self.rules.read(file, &road.origin)?;
+        let options = Options { on_schema_change, rules, source_upgraded: self.source_upgraded, ..road };
         let survey = Survey::take(&options).await?;
         let findings = survey.findings.clone();
         match survey.perform().await {
