@@ -658,6 +658,23 @@ fn an_open_transaction_holds_back_what_it_may_yet_write() {
 }
 
 #[test]
+fn what_the_program_reads_itself_holds_nothing_back() {
+    let schema = "create table e(id bigserial, at timestamptz default now());
+        create view slow as select 1 as one from (select pg_sleep(5) offset 0) wait";
+    let polls = "[[poll]]\ntable = 'public.slow'\nmethod = 'snapshot'
+        [[poll]]\ntable = 'public.e'\nmethod = 'append'\ncolumn = 'at'\nexact = true\nevery = '200ms'";
+    let polled = Polled::new(schema, polls);
+    let running = polled.start();
+    let sleeping = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
+    wait_until(seconds(20), "the view is read", || polled.source.value(sleeping) == "1");
+    polled.source.query("insert into e default values");
+    let archive = polled.program.archive();
+    wait_until(seconds(4), "the row", || inserted(&archive, "public.e").len() == 1);
+    assert_eq!(polled.source.value(sleeping), "1", "the view was read too soon");
+    running.terminate(seconds(20)).done();
+}
+
+#[test]
 fn a_kill_loses_nothing_and_doubles_nothing() {
     let schema = "create table t(id int, part text, v bigint, primary key (id, part)); create table a(id bigserial, at timestamptz default now());
         create table s(id int primary key, v int); insert into s values (1, 0)";

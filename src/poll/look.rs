@@ -11,9 +11,11 @@ use crate::pg::{Conninfo, Pipeline, PipelineOptions, quote_literal};
 
 const APPLICATION: &str = "pgsluice poll";
 
-/// This process's sessions, by the servers' process ids: what they run writes nothing.
+/// This process's sessions, by the servers' process ids and when those began, since an id is used again: what they run writes nothing.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(Mutex<BTreeSet<i32>>);
+pub(super) struct Sessions(Mutex<BTreeSet<(String, String)>>);
+
+const SELF: &str = "SELECT pid::text, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
 
 impl Sessions {
     pub(super) async fn connect(&self, conninfo: &Conninfo) -> Result<Pipeline, Fault> {
@@ -27,18 +29,23 @@ impl Sessions {
             let mut source = Pipeline::connect(conninfo, &options).await?;
             // Rows that a policy hides are an error, not fewer rows.
             source.simple("SET row_security = off").await?;
-            let pid = cell(&mut source, "SELECT pg_backend_pid()").await?;
-            if let Some(pid) = pid.and_then(|pid| pid.parse().ok()) {
-                self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+            let mut fields = source.simple(SELF).await?.into_iter().flatten();
+            if let (Some(Some(pid)), Some(Some(start))) = (fields.next(), fields.next()) {
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((pid, start));
             }
             Ok(source)
         };
         connected.await.map_err(|fault: Fault| fault.context("source"))
     }
 
+    /// As a list of rows, for SQL.
     fn list(&self) -> String {
-        let pids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        pids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+        let sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let nobody = std::iter::once(("0".to_owned(), String::new()));
+        let all = nobody.chain(sessions.iter().cloned());
+        all.map(|(pid, start)| format!("({}, {})", quote_literal(&pid), quote_literal(&start)))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 
@@ -84,7 +91,8 @@ pub(super) const MARGIN_MICROSECONDS: i64 = 1_000_000;
 pub(super) async fn running(source: &mut Pipeline, sessions: &Sessions) -> Result<Running, Fault> {
     let sql = format!(
         "SELECT l.virtualxid FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-          WHERE l.locktype = 'virtualxid' AND l.mode = 'ExclusiveLock' AND l.granted AND l.pid <> ALL ('{{{}}}'::int4[])
+          WHERE l.locktype = 'virtualxid' AND l.mode = 'ExclusiveLock' AND l.granted
+            AND NOT coalesce((a.pid::text, a.backend_start::text) IN ({}), false)
             AND NOT coalesce(a.datid <> (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()), false)
             AND coalesce(to_jsonb(a) ->> 'backend_type', '') <> 'autovacuum worker'",
         sessions.list()

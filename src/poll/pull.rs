@@ -89,9 +89,9 @@ impl Puller<'_> {
                 table: shown.clone(),
                 is_critical: false,
                 message: format!(
-                    "a pull of {shown} took {} s, longer than its period of {} s",
-                    took.as_secs(),
-                    self.table.every.as_secs()
+                    "a pull of {shown} took {:.1} s, longer than its period of {:.1} s",
+                    took.as_secs_f64(),
+                    self.table.every.as_secs_f64()
                 ),
                 cure: "a longer `every`, an index on the control column, or for a snapshot another method"
                     .into(),
