@@ -82,6 +82,13 @@ pub const POINTS: &[(&str, &str)] = &[
     ("base.after_table", "all parts of a table have, and it is noted"),
     ("restore.before_commit", "a part of a base is on the target, and not committed"),
     ("restore.after_commit", "it is"),
+    ("poll.before_commit", "all of a pull is given to the log but its commit"),
+    ("poll.after_commit", "it is durable, and nobody knows"),
+    (
+        "poll.before_queue_delete",
+        "rows of a queue are read, what they stand for is durable, and they are still there",
+    ),
+    ("poll.after_queue_delete", "they are gone"),
     ("export.before_name", "all of an export is written, and it has no name"),
     ("copy.before_refresh_commit", "a table that was copied in parts is about to be of one snapshot"),
 ];

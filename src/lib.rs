@@ -21,6 +21,7 @@ pub mod model;
 pub mod pg;
 pub mod pgoutput;
 pub mod plugin;
+pub mod poll;
 pub mod receive;
 pub mod rules;
 pub mod segment;

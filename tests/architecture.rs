@@ -8,7 +8,7 @@ const LEVELS: [&[&str]; 8] = [
     &["pgoutput"],
     &["segment", "transform", "plugin", "ddl", "pg", "catalog", "store"],
     &["archive", "sentinel", "dump", "rules"],
-    &["receive", "copy", "apply", "verify", "compare", "history", "export"],
+    &["receive", "poll", "copy", "apply", "verify", "compare", "history", "export"],
     &["follow"],
     &["serve"],
     &["cli"],

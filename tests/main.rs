@@ -37,6 +37,7 @@ mod pg_stream;
 mod plugins;
 
 mod points;
+mod poll;
 mod quickstart;
 mod refusals;
 mod replay;

@@ -121,7 +121,8 @@ impl StreamArguments {
             |text: &String| text.parse().map_err(|error: UnknownPlugin| Fault::usage(error.to_string()));
         let written = file.plugin.as_ref().map(parse).transpose()?;
         let archive = place.archive.find().ok().flatten();
-        let manifest = archive.as_ref().map(Archive::manifest);
+        // That of a polled source has neither slot nor publication.
+        let manifest = archive.as_ref().map(Archive::manifest).filter(|manifest| !manifest.is_polled());
         let choose = |typed: &Option<String>, written: &Option<String>, kept: Option<&String>| {
             typed.as_ref().or(written.as_ref()).or(kept).unwrap_or(&place.name).clone()
         };

@@ -94,7 +94,10 @@ impl Cleanup {
             None => None,
         };
         let mut removed = Vec::new();
-        if let Some(source) = &self.source {
+        // A slot of that name is somebody else's, where the archive is of a polled source. One that can't be reached says nothing.
+        let found = tokio::task::block_in_place(|| archive.find()).ok().flatten();
+        let is_polled = found.is_some_and(|archive| archive.manifest().is_polled());
+        if let Some(source) = self.source.as_ref().filter(|_| !is_polled) {
             self.undo_source(source, &mut removed).await?;
         }
         if let (Some(client), Some(at)) = (&mut target, &self.target) {

@@ -146,7 +146,7 @@ impl TryFrom<toml::Value> for Lanes {
 /// How long the target trails the source on purpose, such as `1h`, `90m` or `30s`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Delay(Duration);
+pub(crate) struct Delay(pub(super) Duration);
 
 impl std::str::FromStr for Delay {
     type Err = String;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::arguments::{LogFormat, Manner, SchemaPolicy, ValueFormat};
 use super::backfill::TableSettings;
 use super::conduct::{DdlChoice, Delay, Durable, ErrorChoice, Lanes, OriginChoice, Switch};
+use super::poll::PollSettings;
 use super::setup::KeylessPolicy;
 use super::size::Size;
 use crate::model::Fault;
@@ -59,6 +60,9 @@ pub(crate) struct File {
     /// By a table's name or pattern.
     #[serde(default)]
     pub(crate) backfill: BTreeMap<String, TableSettings>,
+    /// Tables and views that are polled.
+    #[serde(default)]
+    pub(crate) poll: Vec<PollSettings>,
 }
 
 impl File {
@@ -133,13 +137,17 @@ mod tests {
         let example = page.split("```toml").nth(1).unwrap().split("```").next().unwrap();
         File::parse(example).unwrap();
         let (above, sections) = example.split_once("[backfill").unwrap();
+        let (sections, polls) = sections.split_once("[[poll]]").unwrap();
         let places = [
             ("| key | ", "nothing-of-the-kind = 1", above),
             ("| key in a section | ", "[backfill.t]\nnothing-of-the-kind = 1", sections),
+            ("| key of a poll | ", "[[poll]]\nnothing-of-the-kind = 1", polls),
         ];
         for (heading, nothing, example) in places {
             assert_eq!(documented(page, heading), keys(nothing));
-            let has = |key: &&String| *key == "backfill" || example.contains(&format!("\n{key} = "));
+            let has = |key: &&String| {
+                ["backfill", "poll"].contains(&key.as_str()) || example.contains(&format!("\n{key} = "))
+            };
             assert_eq!(keys(nothing).iter().find(|key| !has(key)), None, "not in the example");
         }
     }
@@ -151,6 +159,8 @@ mod tests {
             "name = 'n'\nsource = 'secret' x",
             "name = 'n'\nname = 'secret'",
             "[backfill.'secret.t']\nmin_xid = 7",
+            "[[poll]]\ntabel = 'secret.t'",
+            "\n[[poll]]\ntable = 'secret.t'\nmethod = 'append'",
         ] {
             let fault = File::parse(text).unwrap_err();
             assert_eq!(fault.remedy, Remedy::Usage);

@@ -26,6 +26,7 @@ mod notify;
 mod pin;
 mod place;
 mod points;
+mod poll;
 mod preflight;
 mod print;
 mod quickstart;
@@ -72,6 +73,7 @@ enum Command {
     Backfill(backfill::BackfillCommand),
     Follow(follow::FollowCommand),
     Receive(receive::ReceiveCommand),
+    Poll(poll::PollCommand),
     Apply(apply::ApplyCommand),
     Replay(replay::ReplayCommand),
     Cutover(cutover::CutoverCommand),
@@ -100,6 +102,7 @@ impl Command {
             Command::Backfill(command) => command.run(everywhere, file).await,
             Command::Follow(command) => command.run(everywhere, file).await,
             Command::Receive(command) => command.run(everywhere, file).await,
+            Command::Poll(command) => command.run(everywhere, file).await,
             Command::Apply(command) => command.run(everywhere, file).await,
             Command::Replay(command) => command.run(everywhere, file).await,
             Command::Archive(command) => command.run(everywhere, file).await,

@@ -8,6 +8,7 @@ use super::place;
 use super::print;
 use crate::archive::Registered;
 use crate::model::{Fault, Position};
+use crate::poll;
 use crate::serve::{Look, Road, Source, Status, TableStatus};
 
 /// From which age on a transaction of the source is told of.
@@ -38,7 +39,23 @@ impl StatusCommand {
         };
         let look = Look::at(&road, &place.archive, place::sentinel(&place.archive)).await;
         let status = look.status(&road);
-        print::report(everywhere.json, &status.json(), || table(&status))
+        let archive = place.archive.find().ok().flatten().filter(|archive| archive.manifest().is_polled());
+        let state = archive.and_then(|archive| match poll::last_state(&archive) {
+            Ok(last) => last.map(|(_, state)| state),
+            Err(fault) => {
+                tracing::warn!(error = %fault, "how far the polls are can't be read");
+                None
+            }
+        });
+        let polled = state.as_ref().map(poll::State::polled);
+        let mut json = status.json();
+        if let (Some(polled), Some(fields)) = (&polled, json.as_object_mut()) {
+            fields.insert("polls".into(), serde_json::json!(polled));
+        }
+        print::report(everywhere.json, &json, || match &polled {
+            Some(polled) => table(&status) + "\n\n" + &super::poll::table_of(polled),
+            None => table(&status),
+        })
     }
 }
 

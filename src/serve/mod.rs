@@ -24,8 +24,9 @@ mod ward;
 mod watch;
 
 pub use alarms::{Alarm, Level, Limits, size, span};
-pub use hook::Hooks;
+pub use hook::{Hooks, Teller};
 pub use http::Listen;
 pub use look::{ArchiveLook, Found, Look, Road, SourceLook, TargetLook};
 pub use status::{Applier, Source, Status, TableStatus};
+pub use ward::Change;
 pub use watch::{Watch, Watched};

@@ -69,6 +69,7 @@ fn the_program_may_end_at_each_point() {
                     "base.",
                     "restore.",
                     "export.",
+                    "poll.",
                     "apply.dead_",
                     "apply.snapshot_",
                 ],

@@ -31,6 +31,7 @@ use crate::model::{Fault, Format, OutputPlugin, Position};
 use crate::pg::filter::{ColumnList, RowFilter};
 use crate::pg::pattern::Pattern;
 use crate::pg::{Conninfo, inspect, progress};
+use crate::poll;
 use crate::rules::RuleSet;
 use crate::sentinel::Sentinel;
 pub(crate) use check::{Checked, check, sequences_behind};
@@ -200,7 +201,9 @@ pub(crate) fn options(
 
 /// The archive, after setup where that was not done.
 pub(crate) async fn done(options: &Options) -> Result<Archive, Fault> {
-    if let Some(archive) = options.archive.find()?
+    let archive = options.archive.find()?;
+    archive.as_ref().map_or(Ok(()), poll::refuse)?;
+    if let Some(archive) = archive
         && Sentinel::open(&place::sentinel(&options.archive)?).is_ok()
         && is_complete(options, &archive).await?
     {

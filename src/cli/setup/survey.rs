@@ -10,6 +10,7 @@ use crate::model::Fault;
 use crate::pg::progress::{Place, Progress};
 use crate::pg::publication::Unidentified;
 use crate::pg::{capture, inspect, origin, progress, publication, slot, tables};
+use crate::poll;
 
 /// What was found, and what of it stands in the way.
 pub(super) struct Survey<'a> {
@@ -26,6 +27,8 @@ pub(super) struct Survey<'a> {
 
 impl<'a> Survey<'a> {
     pub(super) async fn take(options: &'a Options) -> Result<Survey<'a>, Fault> {
+        let archive = options.archive.find()?;
+        archive.as_ref().map_or(Ok(()), poll::refuse)?;
         let source = Side::Source.connect(&options.source, APPLICATION).await?;
         let target = match &options.target {
             Some(target) => Some(Side::Target.connect(target, APPLICATION).await?),
@@ -41,7 +44,6 @@ impl<'a> Survey<'a> {
                 progress = progress::read(client, &options.origin).await.map_err(Side::Target.says())?;
             }
         }
-        let archive = options.archive.find()?;
         let wish = Wish {
             publication: &options.publication,
             slot: &options.slot,
