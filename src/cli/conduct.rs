@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::arguments::{Endpos, Everywhere, FilterArguments, RulesArguments};
 use super::config::File;
 use super::notify::Notify;
+use super::poll::PollSettings;
 use super::print;
 use super::reach::Side;
 use super::rules::RulesFileArguments;
@@ -315,6 +316,7 @@ impl ApplyingArguments {
             accept_rules: self.accept_rules,
             only_local: self.origins.or(file.origins) == Some(OriginChoice::None),
             ddl: self.ddl.ddl(file),
+            after: file.poll.iter().filter_map(PollSettings::after).cloned().collect(),
             lanes: self.lanes.count(file),
             delay: self.apply_delay.or(file.apply_delay).unwrap_or_default().0,
             on_error: match self.on_error.or(file.on_error) {
