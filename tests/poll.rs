@@ -164,6 +164,8 @@ impl Polled {
     fn arrives(&self, running: &mut Running, table: &str) {
         let count: usize = self.source.value(&format!("select count(*) from {table}")).parse().unwrap();
         let began = Instant::now();
+        let manifest = self.program.archive().join("manifest.json");
+        wait_until(seconds(20), "the archive is made", || manifest.exists());
         while self.status(&format!("public.{table}"))["rows"].as_u64() < Some(count as u64) {
             assert!(running.is_running(), "{}", running.log());
             assert!(
@@ -818,6 +820,7 @@ fn what_can_not_be_polled_is_refused() {
     let other = Pgsluice::between(&Cluster::source(), &polled.target);
     let source = Cluster::source();
     source.query("create table t(id int primary key)");
+    polled.target.query("create table t(id int primary key)");
     let other = other.source(&source.conninfo());
     other.run(&["setup"]).done();
     std::fs::write(other.folder().join("poll.toml"), poll("public.t", "column = 'id'")).unwrap();
