@@ -53,6 +53,8 @@ pub const POINTS: &[(&str, &str)] = &[
     ("apply.after_commit", "COMMIT was answered"),
     ("apply.dead_before_note", "a transaction is about to be noted as set aside"),
     ("apply.dead_after_note", "it is, and the progress is behind it"),
+    ("apply.snapshot_emptied", "the table behind a view that is not shown is empty, and has no row yet"),
+    ("apply.snapshot_whole", "all rows of a snapshot are in it, and the view shows the other one"),
     ("apply.between_batches", "a batch is noted as done"),
     ("apply.at_live", "the end of the log was met"),
     ("compact.before_name", "a merged segment is written beside those that it was made of"),

@@ -52,6 +52,7 @@ mod semantics;
 mod sequences;
 mod serve;
 mod simulation;
+mod snapshots;
 mod sources;
 mod store;
 mod streaming;

@@ -159,7 +159,7 @@ pub(super) async fn look_up(
 }
 
 /// The types of the relation's columns. A user's type is named by the log; of a domain it gives the base type.
-async fn arriving(
+pub(super) async fn arriving(
     client: &Client,
     planner: &Planner,
     relation: &Relation,

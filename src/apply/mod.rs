@@ -27,6 +27,7 @@ mod run;
 mod sequences;
 mod session;
 mod shaper;
+mod snapshot;
 
 use std::collections::HashSet;
 use std::sync::Arc;

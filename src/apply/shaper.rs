@@ -64,9 +64,9 @@ impl Shaper {
     /// Takes note of a table, and gives it as the target has it. What can't be is refused with its first change.
     pub(super) fn define(&mut self, source: &Relation) -> Relation {
         let Some(rules) = &self.rules else { return source.clone() };
-        let by_rules = match rules.shape(source) {
+        let shaped = if self.is_polled { rules.shape_states(source) } else { rules.shape(source) };
+        let by_rules = match shaped {
             Ok(None) => ByRules::Same,
-            Ok(Some(shaped)) if self.is_polled => ByRules::Shaped(Box::new(shaped.replacing())),
             Ok(Some(shaped)) => ByRules::Shaped(Box::new(shaped)),
             Err(refusal) => ByRules::Refused(refusal),
         };

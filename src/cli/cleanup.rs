@@ -16,7 +16,7 @@ use crate::model::{Fault, OutputPlugin, ReplicaIdentity};
 use crate::pg::capture::{self, Dropped};
 use crate::pg::control::fault;
 use crate::pg::{
-    Conninfo, copied, dead, defined, joining, lane, origin, progress, publication, slot, tables,
+    Conninfo, copied, dead, defined, joining, lane, origin, progress, publication, slot, snapshots, tables,
 };
 
 const APPLICATION: &str = "pgsluice cleanup";
@@ -121,6 +121,10 @@ impl Cleanup {
             let dead = dead::drop(client, &names.origin).await.map_err(Side::Target.says())?;
             if dead > 0 {
                 removed.push(format!("notes of {dead} transactions of {} that were set aside", names.origin));
+            }
+            let views = snapshots::drop(client, &names.origin).await.map_err(Side::Target.says())?;
+            if views > 0 {
+                removed.push(format!("notes of {views} views of {}, which stay", names.origin));
             }
             if let Err(error) = unpin_dead(archive, client, at, &names.origin).await {
                 tracing::warn!(%error, "the archive goes on to keep what was set aside; `archive unpin` ends that");

@@ -310,7 +310,7 @@ fn shaped(options: &RestoreOptions, table: &BaseTable) -> Result<Option<Arc<Shap
     let (schema, name) = (table.schema.clone(), table.name.clone());
     let identity = ReplicaIdentity::Full;
     let relation = Relation { oid: table.oid, schema, name, identity, columns: columns.collect() };
-    Ok(rules.shape(&relation)?.map(Arc::new))
+    Ok(rules.shape_rows(&relation)?.map(Arc::new))
 }
 
 fn place(options: &RestoreOptions, table: &BaseTable) -> (String, String) {

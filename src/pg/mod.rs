@@ -46,6 +46,7 @@ pub mod sequences;
 mod server_message;
 mod session;
 pub mod slot;
+pub mod snapshots;
 mod sql;
 mod stream;
 pub mod tables;

@@ -144,7 +144,7 @@ impl Shaped {
                 let old = self.old(before, begin, old_row)?;
                 if self.has_moved(old, new_row.tuple()) {
                     let gone = self.gone(before, begin, gone)?;
-                    self.shape(row, Wanted::All, stamp(Operation::Update), new_row)?;
+                    self.shape(row, Wanted::All, stamp(Operation::Insert), new_row)?;
                     return Ok([gone, Some(Message::Insert { relation, new: new_row.tuple() })]);
                 }
                 Message::Update { relation, old: Old::Absent, new: new_row.tuple() }
@@ -207,7 +207,7 @@ impl Shaped {
                         self.name()
                     );
                     Err(hinted(
-                        refusal(0, what),
+                        refusal(self.line, what),
                         "add a column with metadata = \"source\", which tells its rows",
                     ))
                 }
@@ -286,6 +286,10 @@ impl Shaped {
         new: Option<&Row<'_>>,
         is_insert: bool,
     ) -> Result<(bool, bool), Refusal> {
+        // A state that goes may never have been there.
+        if self.replaces && !is_insert {
+            return Ok((true, false));
+        }
         if !is_insert && !filter.knows_old {
             let what =
                 format!("table {} has a change of an old row of which where can't be told", self.name());
@@ -380,6 +384,9 @@ impl Shaped {
                 into.push(Value::Null).map_err(unwritable)?;
                 continue;
             }
+            // By what is sent of the new row it is found, also where the key did not change and is long.
+            let finds = column.key && (self.mode != Mode::Same || self.contest.is_some());
+            let wanted = if finds && wanted == Wanted::Changes { Wanted::All } else { wanted };
             let tells = self.decides(at)
                 || match output {
                     Output::Metadata(metadata, _) => {
@@ -439,7 +446,7 @@ impl Shaped {
         }
         match row.known(at, &self.source.columns) {
             Value::Unchanged => {
-                let line = self.filter.as_ref().map_or(0, |filter| filter.line);
+                let line = self.filter.as_ref().map_or(self.line, |filter| filter.line);
                 Err(self.unsent(line, at))
             }
             known => Ok(known),

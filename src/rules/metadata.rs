@@ -92,7 +92,7 @@ impl Metadata {
         let kind = cast.or_else(|| {
             self.types().first().map(|type_oid| Kind { type_oid: *type_oid, type_modifier: -1 })
         })?;
-        self.types().contains(&kind.type_oid).then_some(kind)
+        (kind.type_modifier == -1 && self.types().contains(&kind.type_oid)).then_some(kind)
     }
 
     /// What it is of a row, as a text; none is null.
@@ -229,7 +229,13 @@ mod tests {
         let kind = |name: &str, cast: &str| Metadata::parse(name).unwrap().kind(Kind::parse(cast));
         assert!(kind("lsn", "numeric").is_some());
         assert!(kind("valid-to", "timestamp").is_some());
-        for (name, cast) in [("lsn", "int4"), ("valid-to", "text"), ("xid", "uuid"), ("operation", "int8")] {
+        for (name, cast) in [
+            ("lsn", "int4"),
+            ("lsn", "numeric(5)"),
+            ("valid-to", "text"),
+            ("xid", "uuid"),
+            ("operation", "int8"),
+        ] {
             assert_eq!(kind(name, cast), None, "{name} as {cast}");
         }
     }

@@ -192,6 +192,7 @@ impl RuleSet {
                 Some(Work::Partial { .. }) => "partial",
                 Some(Work::Regex { .. }) => "regex",
                 Some(Work::Expression(_)) => "expression",
+                Some(Work::Constant(_) | Work::Metadata(_)) => return None,
                 _ if column.cast.is_some() => "cast",
                 _ => return None,
             };

@@ -31,6 +31,8 @@ pub struct Shaped {
     pub(super) mode: Mode,
     /// Whose row it is, where other sources have one with its key.
     pub(super) contest: Option<Contest>,
+    /// The first line that means it.
+    pub(super) line: usize,
     /// The name of the source.
     pub(super) from: String,
     /// Inserts are rows as they are, which may have been there.
@@ -70,12 +72,26 @@ pub(super) struct Filter {
 impl RuleSet {
     /// What a table is on the target; none where no rule means it.
     pub fn shape(&self, source: &Relation) -> Result<Option<Shaped>, Refusal> {
+        self.shape_for(source, Use::Changes)
+    }
+
+    /// The same for rows that are read from it and nothing else: of its identity nothing is known.
+    pub fn shape_rows(&self, source: &Relation) -> Result<Option<Shaped>, Refusal> {
+        self.shape_for(source, Use::Rows)
+    }
+
+    /// The same of a log whose rows are states: what is inserted is the row as it is, which may have been there.
+    pub fn shape_states(&self, source: &Relation) -> Result<Option<Shaped>, Refusal> {
+        self.shape_for(source, Use::States)
+    }
+
+    fn shape_for(&self, source: &Relation, usage: Use) -> Result<Option<Shaped>, Refusal> {
         let means = |rule: &&Rule| rule.tables.matches(&source.schema, &source.name);
         let rules: Vec<&Rule> = self.rules.iter().filter(means).collect();
         if rules.is_empty() {
             return Ok(None);
         }
-        Shaping { set: self, rules, source }.shape().map(Some)
+        Shaping { set: self, rules, source, usage }.shape().map(Some)
     }
 }
 
@@ -83,6 +99,15 @@ struct Shaping<'r> {
     set: &'r RuleSet,
     rules: Vec<&'r Rule>,
     source: &'r Relation,
+    usage: Use,
+}
+
+/// What a table's definition is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Changes,
+    Rows,
+    States,
 }
 
 /// A column of the target that is being put together.
@@ -116,6 +141,7 @@ impl Shaping<'_> {
         let (mode, contest) = (self.mode(&made)?, self.contest(&made)?);
         let only_inserts = self.rules.iter().find(|rule| rule.only_inserts).map(|rule| rule.line);
         let filter = self.filter(only_inserts.is_some())?;
+        let has_key = made.iter().any(|made| made.column.key);
         let (columns, outputs) = made.into_iter().map(|made| (made.column, made.output)).unzip();
         Ok(Shaped {
             source: self.source.clone(),
@@ -132,7 +158,8 @@ impl Shaping<'_> {
             mode,
             contest,
             from: self.set.source.clone(),
-            replaces: false,
+            replaces: self.usage == Use::States && has_key,
+            line,
         })
     }
 
@@ -304,6 +331,11 @@ impl Shaping<'_> {
                 made.iter_mut().for_each(|made| made.column.key = true);
                 return Ok(());
             }
+            // Rows that are only read are found by nothing.
+            (true, Some(_), None) if self.usage == Use::Rows && !is_contested => {
+                made.iter_mut().for_each(|made| made.column.key = false);
+                return Ok(());
+            }
             (true, Some(teller), None) => {
                 let what = format!(
                     "table {} has REPLICA IDENTITY FULL, and its rows can't be found by column {}",
@@ -387,9 +419,28 @@ impl Shaping<'_> {
 
     /// How its rows are kept, for which it has all that is needed.
     fn mode(&self, made: &[Made]) -> Result<Mode, Refusal> {
-        let Some(Lined { line, it: mode }) = self.rules.iter().find_map(|rule| rule.mode.as_ref()) else {
-            return Ok(Mode::Same);
-        };
+        let said = self.rules.iter().find_map(|rule| rule.mode.as_ref());
+        let mode = said.map(|mode| mode.it).unwrap_or_default();
+        for (at, one) in made.iter().enumerate() {
+            let Output::Metadata(metadata, _) = one.output else { continue };
+            let is_same =
+                |other: &Made| matches!(other.output, Output::Metadata(same, _) if same == metadata);
+            let what = match metadata {
+                _ if made.iter().take(at).any(is_same) => "tells what another column tells",
+                Metadata::Deleted | Metadata::DeletedAt if mode != Mode::SoftDelete => {
+                    "wants mode = \"soft-delete\""
+                }
+                Metadata::ValidFrom | Metadata::ValidTo if mode != Mode::History => {
+                    "wants mode = \"history\""
+                }
+                _ => continue,
+            };
+            return Err(refusal(
+                one.line,
+                format!("column {} of table {} {what}", one.column.name, self.table()),
+            ));
+        }
+        let Some(Lined { line, .. }) = said else { return Ok(Mode::Same) };
         let tells = |wanted: Metadata| {
             made.iter().any(|made| matches!(made.output, Output::Metadata(metadata, _) if metadata == wanted))
         };
@@ -398,7 +449,7 @@ impl Shaping<'_> {
                 format!("the mode of table {} wants a column with metadata = \"{name}\"", self.table());
             return Err(refusal(*line, what));
         }
-        if !made.iter().any(|made| made.column.key) {
+        if self.usage != Use::Rows && !made.iter().any(|made| made.column.key) {
             let what = format!("the mode of table {} wants a key, and it has none", self.table());
             return Err(hinted(
                 refusal(*line, what),
@@ -408,7 +459,7 @@ impl Shaping<'_> {
                 ),
             ));
         }
-        Ok(*mode)
+        Ok(mode)
     }
 
     fn contest(&self, made: &[Made]) -> Result<Option<Contest>, Refusal> {
@@ -480,7 +531,7 @@ impl Shaping<'_> {
             inputs.iter().find(|at| !self.is_carried(**at)).and_then(|at| self.source.columns.get(*at));
         // Without an identity the source publishes neither updates nor deletes.
         let has_identity = self.is_full() || self.source.columns.iter().any(|column| column.key);
-        if let Some(column) = unknown.filter(|_| has_identity && !only_inserts) {
+        if let Some(column) = unknown.filter(|_| has_identity && !only_inserts && self.usage != Use::States) {
             let what = format!(
                 "where reads column {} of table {}, which the source does not send of old rows: nobody could tell whether a row was there before",
                 column.name,
@@ -496,11 +547,6 @@ impl Shaping<'_> {
 }
 
 impl Shaped {
-    /// The same of a log whose rows are states.
-    pub fn replacing(self) -> Shaped {
-        Shaped { replaces: self.relation.columns.iter().any(|column| column.key), ..self }
-    }
-
     /// The table as the target has it. It keeps the source's OID, which names it in changes.
     pub fn relation(&self) -> &Relation {
         &self.relation

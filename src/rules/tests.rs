@@ -304,6 +304,8 @@ fn a_deleted_row_stays_and_is_marked() {
                 column.is_gone = { metadata = 'deleted' }\ndrop = ['age', 'note']";
     let soft = shaped(text, &users(ReplicaIdentity::Default)).unwrap();
     assert_eq!(soft.arriving(), Arriving::Reviving(2));
+    // A key that is long is not sent again with the new row.
+    check(&soft, "~ key 1 - - - > u a 2 x", "update new 1 a - f");
     let gone = |id: &str| format!("update new {id} u {TIME} t");
     check(&soft, "+ 1 a 2 x", "insert 1 a - f");
     check(&soft, "~ 1 u 2 x", "update new 1 u - f");
@@ -317,6 +319,13 @@ fn a_deleted_row_stays_and_is_marked() {
     let set = vec![("gone".into(), TIME.into()), ("is_gone".into(), "t".into())];
     let marked = Emptying { rows: Vec::new(), by: Removal::Mark("gone".into()), set };
     assert_eq!(soft.truncated(BEGIN), Ok(Truncated::Rows(marked)));
+    refused("column.gone.metadata = 'deleted-at'", &users(ReplicaIdentity::Default), "wants mode", "");
+    refused(
+        "column.a.metadata = 'xid'\ncolumn.b.metadata = 'xid'",
+        &users(ReplicaIdentity::Default),
+        "column b of table public.users tells what",
+        "",
+    );
     refused("mode = 'soft-delete'", &users(ReplicaIdentity::Default), "metadata = \"deleted-at\"", "");
     let keyless = relation(ReplicaIdentity::Nothing, 0, USERS);
     refused("mode = 'soft-delete'\ncolumn.gone.metadata = 'deleted-at'", &keyless, "wants a key", "FULL");
@@ -345,11 +354,14 @@ fn each_version_of_a_row_is_a_row() {
 
 #[test]
 fn a_state_that_leaves_a_filter_goes() {
-    let polled = shaped("where = 'age > 1'", &users(ReplicaIdentity::Full)).unwrap();
-    check(&polled, "+ 1 a 1 x", "nothing");
-    let polled = shaped("where = 'id > 1'", &users(ReplicaIdentity::Default)).unwrap().replacing();
+    let set = rules("[table.users]\nwhere = 'age > 1'");
+    let polled = set.shape_states(&users(ReplicaIdentity::Default)).unwrap().unwrap();
     check(&polled, "+ 1 a 1 x", "delete key 1 - - -");
-    check(&polled, "+ 2 a 1 x", "insert 2 a 1 x");
+    check(&polled, "+ 2 a 2 x", "insert 2 a 2 x");
+    check(&polled, "- key 2 - - -", "delete key 2 - - -");
+    // A table of which rows are only added has none to leave.
+    let appended = set.shape_states(&relation(ReplicaIdentity::Nothing, 0, USERS)).unwrap().unwrap();
+    check(&appended, "+ 1 a 1 x", "nothing");
 }
 
 #[test]

@@ -92,6 +92,17 @@ pub struct Versioned {
 }
 
 impl Arriving {
+    /// Whether rows can't be kept so without the column.
+    fn needs(&self, at: usize) -> bool {
+        match self {
+            Arriving::New | Arriving::Replacing => false,
+            Arriving::Reviving(marker) => *marker == at,
+            Arriving::Versioned(Versioned { position, from, to }) => [*position, *from, *to].contains(&at),
+            Arriving::Contested(Contest::Last { time, source }) => *time == at || *source == Some(at),
+            Arriving::Contested(Contest::First { source } | Contest::Order { source, .. }) => *source == at,
+        }
+    }
+
     /// The columns by which a row that is there is found, beside those of its key.
     pub(super) fn beside_key(&self) -> Option<usize> {
         match self {
@@ -150,7 +161,8 @@ pub(super) fn fit(
         let found = target.column(&column.name);
         let key = is_key(relation, column);
         let chosen = choice.columns.as_ref().is_none_or(|columns| columns.contains(&column.name));
-        let omitted = !chosen || (found.is_none() && choice.ignore_extra && !none_is_there);
+        let is_spare = choice.ignore_extra && !none_is_there && !choice.arriving.needs(at);
+        let omitted = !chosen || (found.is_none() && is_spare);
         let source = arriving.get(at).and_then(Option::as_ref);
         match found {
             _ if !chosen && key => misfits.push((at, Misfit::KeyLeftOut)),
@@ -186,29 +198,47 @@ fn no_conflict(
     if *arriving == Arriving::New {
         return None;
     }
-    let columns = relation.columns.iter().enumerate();
-    let keys = columns.filter(|(at, column)| is_key(relation, column) || arriving.beside_key() == Some(*at));
-    let keys: BTreeSet<&String> = keys.map(|(_, column)| &column.name).collect();
-    let is_it = |unique: &&Vec<String>| unique.iter().collect::<BTreeSet<_>>() == keys;
     let table = format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name));
-    if target.unique.iter().any(|unique| is_it(&unique)) {
-        // Nobody could set it where the row is there.
-        let fixed = mapped.iter().find(|column| column.identity == Identity::Always && !column.key)?;
-        return Some(
-            Refusal::new(format!(
-                "column {} of table {table} is GENERATED ALWAYS on the target, and can't be set again",
-                fixed.quoted
-            ))
-            .hint(format!("on the target: ALTER TABLE {table} ALTER COLUMN {} DROP IDENTITY;", fixed.quoted)),
-        );
+    let columns = || relation.columns.iter().zip(mapped).enumerate();
+    let beside = |at: usize| arriving.beside_key() == Some(at);
+    // That of the key first: rows are looked for by it.
+    let keys = columns().filter(|(_, (column, _))| is_key(relation, column));
+    let keys: Vec<_> = keys.chain(columns().filter(|(at, _)| beside(*at))).collect();
+    if let Some((_, (_, column))) = keys.iter().find(|(_, (_, column))| column.unwritten) {
+        let what =
+            format!("column {} of table {table} identifies rows and is not written here", column.quoted);
+        return Some(Refusal::new(what));
     }
-    let keys: Vec<_> = keys.into_iter().map(|name| quote_ident(name)).collect();
+    let names: BTreeSet<&String> = keys.iter().map(|(_, (column, _))| &column.name).collect();
+    let quoted = keys.iter().map(|(_, (_, column))| column.quoted.as_str()).collect::<Vec<_>>().join(", ");
+    if !target.unique.iter().any(|unique| unique.iter().collect::<BTreeSet<_>>() == names) {
+        let what = format!(
+            "rows of table {table} may be there when they come, and nothing unique on the target is over exactly ({quoted})"
+        );
+        let hint = format!(
+            "on the target: ALTER TABLE {table} ADD UNIQUE ({quoted}); then run the same command again"
+        );
+        return Some(Refusal::new(what).hint(hint));
+    }
+    let position = keys.iter().find(|(at, _)| beside(*at)).map(|(_, (column, _))| &column.name);
+    let is_of_one = |unique: &&Vec<String>| position.is_some_and(|position| !unique.contains(position));
+    if let Some(unique) = target.unique.iter().find(is_of_one) {
+        let unique = unique.iter().map(|name| quote_ident(name)).collect::<Vec<_>>().join(", ");
+        let what = format!("table {table} on the target has room for one version of each ({unique})");
+        return Some(Refusal::new(what).hint(format!(
+            "drop that unique index or primary key, and say PRIMARY KEY ({quoted}); then run the same command again"
+        )));
+    }
+    // Nobody could set it where the row is there.
+    let fixed = columns()
+        .find(|(_, (column, mapped))| mapped.identity == Identity::Always && !is_key(relation, column));
+    let fixed = fixed.map(|(_, (_, mapped))| mapped)?;
     Some(
         Refusal::new(format!(
-            "rows of table {table} may be there when they come, and nothing unique on the target is over exactly ({})",
-            keys.join(", ")
+            "column {} of table {table} is GENERATED ALWAYS on the target, and can't be set again",
+            fixed.quoted
         ))
-        .hint(format!("on the target: ALTER TABLE {table} ADD UNIQUE ({}); then run the same command again", keys.join(", "))),
+        .hint(format!("on the target: ALTER TABLE {table} ALTER COLUMN {} DROP IDENTITY;", fixed.quoted)),
     )
 }
 

@@ -234,6 +234,11 @@ impl Planner {
         let is_exact = choice.exact || matches!(choice.arriving, Arriving::Versioned(_));
         let row_key = row_key(relation, &target, &columns)
             .filter(|key| !is_exact && !key.columns.iter().any(|column| choice.loose.contains(column)))
+            .filter(|key| {
+                // Keys of other texts may be the same row, which a unique violation would not tell.
+                let is_exact = |at: &usize| columns.get(*at).is_some_and(|column| column.equality.exact);
+                choice.arriving == Arriving::New || key.columns.iter().all(is_exact)
+            })
             .map(|key| RowKey { replaces: choice.arriving != Arriving::New, ..key });
         let divisible = row_key.as_ref().is_some_and(|key| is_divisible(key, &target, &columns));
         let only_text =

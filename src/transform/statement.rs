@@ -220,13 +220,34 @@ fn on_conflict(place: Place<'_>, arriving: &Arriving) -> String {
             Some(wins(contest, "t.", name, |_, name| format!("EXCLUDED.{name}")))
         }
     };
-    let key = |(at, column): &(usize, &Mapped)| column.key || arriving.beside_key() == Some(*at);
-    let (keys, others): (Vec<_>, Vec<_>) = written(place.columns).into_iter().partition(key);
-    let set = if others.is_empty() { &keys } else { &others };
-    let set = set.iter().map(|(_, column)| format!("{0} = EXCLUDED.{0}", column.quoted));
+    let key = |(at, column): &&(usize, &Mapped)| column.key || arriving.beside_key() == Some(*at);
+    let written = written(place.columns);
+    let keys = written.iter().filter(key);
+    let from = match arriving {
+        Arriving::Versioned(versioned) => Some(versioned.from),
+        _ => None,
+    };
+    let set = anew(&written, from);
     let condition = condition.map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
-    let keys = keys.iter().map(|(_, column)| column.quoted.clone());
-    format!(" ON CONFLICT ({}) DO UPDATE SET {}{condition}", join(keys, ", "), join(set, ", "))
+    let keys = keys.map(|(_, column)| column.quoted.clone());
+    format!(" ON CONFLICT ({}) DO UPDATE SET {set}{condition}", join(keys, ", "))
+}
+
+/// All columns of a row that is there, set to those of one that comes; of the key too, which may be another text of an equal value.
+/// `from`: where a version begins, which is never earlier than it was.
+fn anew(written: &[(usize, &Mapped)], from: Option<usize>) -> String {
+    let settable = written.iter().filter(|(_, column)| column.identity != Identity::Always);
+    let mut set: Vec<_> = settable
+        .map(|(at, column)| match from == Some(*at) {
+            true => format!("{0} = greatest(t.{0}, EXCLUDED.{0})", column.quoted),
+            false => format!("{0} = EXCLUDED.{0}", column.quoted),
+        })
+        .collect();
+    // A key alone that may not be set: as DEFAULT would be another one, the row is locked and left.
+    if set.is_empty() {
+        set.extend(written.first().map(|(_, column)| format!("{0} = t.{0}", column.quoted)));
+    }
+    set.join(", ")
 }
 
 /// Rows of a table that is only there for that, taken into the one of a relation where they win over those that are there.
@@ -328,16 +349,14 @@ pub(super) fn version(id: u32, place: Place<'_>, versioned: Versioned, unchanged
         .collect();
     let key = |(at, column): &&(usize, &Mapped)| column.key || *at == versioned.position;
     let conflict = written.iter().filter(key).map(|(_, column)| column.quoted.clone());
-    let set = written.iter().filter(|column| !key(column));
-    let set = set.map(|(_, column)| format!("{0} = EXCLUDED.{0}", column.quoted));
+    let set = anew(&written, Some(versioned.from));
     sql.text = format!(
         "WITH before AS ({before}), ended AS ({ended} RETURNING 1) \
-         INSERT INTO {} ({names}) OVERRIDING SYSTEM VALUE SELECT {} FROM before WHERE (SELECT count(*) FROM ended) < 2 \
-         ON CONFLICT ({}) DO UPDATE SET {}",
+         INSERT INTO {} AS t ({names}) OVERRIDING SYSTEM VALUE SELECT {} FROM before WHERE (SELECT count(*) FROM ended) < 2 \
+         ON CONFLICT ({}) DO UPDATE SET {set}",
         qualified(place.target),
         values.join(", "),
-        join(conflict, ", "),
-        join(set, ", ")
+        join(conflict, ", ")
     );
     sql.statement(id, StatementKind::Row)
 }
@@ -632,7 +651,14 @@ pub(super) fn empty(id: u32, target: &TargetTable, emptying: &Emptying) -> State
         }
     };
     let condition = if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") };
-    let body = format!("BEGIN {change} WHERE {condition}; END");
+    let shown = quote_literal(&qualified(target));
+    let body = format!(
+        "DECLARE security text := current_setting('row_security'); \
+         BEGIN PERFORM set_config('row_security', 'off', true); {change} WHERE {condition}; \
+         IF EXISTS (SELECT FROM {table} WHERE {condition}) THEN \
+         RAISE EXCEPTION 'a trigger or a rule keeps rows in %', {shown}; END IF; \
+         PERFORM set_config('row_security', security, true); END"
+    );
     Sql::new(format!("DO {}", quote_literal(&body)), Format::Text).statement(id, StatementKind::DeleteAll)
 }
 

@@ -71,6 +71,7 @@ fn the_program_may_end_at_each_point() {
                     "export.",
                     "poll.",
                     "apply.dead_",
+                    "apply.snapshot_",
                 ],
                 name,
             )

@@ -8,6 +8,7 @@ use crate::model::{Fault, Position};
 
 use super::super::lanes;
 use super::folded::{CHANGES_MAX, FOLD_BYTES_MAX, FOLD_BYTES_MIN};
+use super::snapshot::Snapshot;
 use super::{ALONE_MAX, Applier, Flow, Inside, Run};
 
 /// Changed rows from which more than one lane is worth the further commits.
@@ -65,7 +66,12 @@ impl Applier<'_> {
         if let Err(refused) = run.lanes.settle().await {
             return self.refused(run, refused).await;
         }
-        if let Err(refused) = run.lanes.commit(advance.end).await {
+        if matches!(run.snapshot, Snapshot::Coming(_)) {
+            match self.swap(run, advance.end).await? {
+                Flow::On => {}
+                other => return Ok(other),
+            }
+        } else if let Err(refused) = run.lanes.commit(advance.end).await {
             return self.refused(run, refused).await;
         }
         run.sent = None;

@@ -11,6 +11,7 @@ mod refusal;
 mod retry;
 mod run;
 mod shaped;
+mod snapshot;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -35,6 +36,7 @@ use super::{Applied, Control, Target, describe, ruled, sequences};
 use aside::Touched;
 use hold::Limit;
 use run::Run;
+use snapshot::Snapshot;
 
 /// Changes that go one by one after which a batch is committed although the log has more. A longer transaction gains little, and
 /// rows that change often can't be pruned inside it.
@@ -144,7 +146,7 @@ impl<'a> Applier<'a> {
 
     /// One connection to the target, from its progress on.
     pub(super) async fn run(&mut self, control: &mut Control) -> Result<Flow, Fault> {
-        let mut run = self.connect(control.applied.clone()).await?;
+        let mut run = self.connect(control.applied.clone(), control.stop.clone()).await?;
         self.find_dead(&mut run).await?;
         self.connect_lanes(&mut run).await?;
         loop {
@@ -176,7 +178,9 @@ impl<'a> Applier<'a> {
                             "endpos is reached, but for tables that are left out: pgsluice backfill brings them"
                         );
                     }
-                    if end == Flow::Reached && self.target.sequences {
+                    // A poller has no eye for sequences.
+                    let has_sequences = !self.archive.manifest().is_polled();
+                    if end == Flow::Reached && self.target.sequences && has_sequences {
                         // The newest that was met is not the log's, where parts of that are passed by.
                         let sample = self.sequences.clone().filter(|_| self.target.parts.is_none());
                         let tail = self.tail.clone();
@@ -190,7 +194,11 @@ impl<'a> Applier<'a> {
     }
 
     /// Connects, and takes the stream.
-    async fn connect(&mut self, told: watch::Sender<Applied>) -> Result<Run, Fault> {
+    async fn connect(
+        &mut self,
+        told: watch::Sender<Applied>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Run, Fault> {
         // The log tells all definitions again, from where the target stands.
         self.planner = Planner::default();
         let manifest = self.archive.manifest();
@@ -224,6 +232,8 @@ impl<'a> Applier<'a> {
             alone: 0,
             inside: Inside::Nothing,
             captured: None,
+            snapshot: Snapshot::Possible,
+            stop,
             read,
             looked: Instant::now(),
             committed: None,
@@ -393,8 +403,15 @@ impl<'a> Applier<'a> {
                         run.advance.xid = begin.xid.0;
                         run.advance.transactions += 1;
                         run.committed = Some(begin);
+                        let is_snapshot = matches!(run.snapshot, Snapshot::Coming(_));
+                        if is_snapshot {
+                            match self.end_snapshot(run).await? {
+                                Flow::On => {}
+                                other => return Ok(other),
+                            }
+                        }
                         // What the DDL made new can be used only after its commit (a value of an enum).
-                        let ends = run.captured.is_some() || self.careful_until.is_some();
+                        let ends = is_snapshot || run.captured.is_some() || self.careful_until.is_some();
                         let torn = run.lanes.torn().map(|torn| torn.end);
                         match torn.map_or(ends, |end| commit.end >= end) {
                             true => self.finish(run).await?,
@@ -448,6 +465,12 @@ impl<'a> Applier<'a> {
                         match run.stitches.rest(begin, change, &mut spare) {
                             Some(rest) => {
                                 let is_part = !std::ptr::eq(rest, change);
+                                if let Some(flow) = self.snapshot(run, begin, rest).await? {
+                                    match flow {
+                                        Flow::On => continue,
+                                        other => return Ok(other),
+                                    }
+                                }
                                 match self.shaper.is_empty() {
                                     true => self.change(run, rest, is_part, &mut parameters).await?,
                                     false => self.change_by_rules(run, begin, rest, is_part).await?,
@@ -488,6 +511,7 @@ impl<'a> Applier<'a> {
             });
         }
         (run.captured, run.is_foreign) = (None, false);
+        run.snapshot = Snapshot::Possible;
         let progress = run.lanes.main.progress();
         let touches = faults::mutated("adjacent_is_known") && progress.0 == begin.commit_lsn.0;
         let is_known = progress.covers_commit_at(begin.commit_lsn) || touches;

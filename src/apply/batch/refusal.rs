@@ -11,6 +11,7 @@ use super::super::dead::OnError;
 use super::super::describe;
 use super::super::session::{FIRST_CHANGE, Refused};
 use super::aside::relations_of;
+use super::snapshot::Snapshot;
 use super::{Applier, Flow, Run};
 
 /// A change of the log, in words, and its table.
@@ -40,6 +41,11 @@ impl Applier<'_> {
         self.refusals += 1;
         METER.refused_batches.inc();
         if fault.remedy == Remedy::Reread {
+            return Err(fault);
+        }
+        if let Snapshot::Coming(coming) = &run.snapshot {
+            let fault = coming.explain(fault);
+            run.give_up().await?;
             return Err(fault);
         }
         if run.lanes.torn().is_some() && (self.is_fresh || fault.remedy != Remedy::Stop) {

@@ -18,7 +18,9 @@ impl Applier<'_> {
     /// Takes the stream, and reads what is set aside of it.
     async fn take_stream(&mut self) -> Result<(Run, Vec<Note>), Fault> {
         let (told, _) = watch::channel(Applied::default());
-        let run = self.connect(told).await?;
+        // Nobody asks it to end: the command itself is ended.
+        let (_, stop) = watch::channel(false);
+        let run = self.connect(told, stop).await?;
         if run.lanes.torn().is_some() {
             return Err(Fault::stop("a batch was committed by some of its lanes only")
                 .hint("run pgsluice follow, or apply, which ends it; then stop it and run this again"));

@@ -17,6 +17,7 @@ use super::super::{Applied, Control, describe, inside};
 use super::Inside;
 use super::aside::Touched;
 use super::hold::Limit;
+use super::snapshot::Snapshot;
 
 /// One connection and the batch in hand.
 pub(super) struct Run {
@@ -48,6 +49,10 @@ pub(super) struct Run {
     pub(super) inside: Inside,
     /// The DDL of the transaction that is being applied, once some of it was met.
     pub(super) captured: Option<Captured>,
+    /// How far a snapshot of a polled table is.
+    pub(super) snapshot: Snapshot,
+    /// Turns true when the applier shall end.
+    pub(super) stop: watch::Receiver<bool>,
     /// The log has been read up to here.
     pub(super) read: Position,
     /// When it was last looked whether other tables are left out.
@@ -98,6 +103,7 @@ impl Run {
         self.fold.clear();
         self.alone = 0;
         self.captured = None;
+        self.snapshot = Snapshot::Possible;
         // They are still the oldest, until they are read again.
         self.first = self.sent_first.take().or(self.first);
         if self.sent.take().is_some() | std::mem::replace(&mut self.is_open, false) {

@@ -1,7 +1,7 @@
 //! Changes of rows on their way to the target: alone, in sets, or by COPY.
 
 use super::Session;
-use crate::model::Fault;
+use crate::model::{Fault, Format};
 use crate::pg::CopyRows;
 use crate::transform::{Statement, StatementKind};
 
@@ -11,6 +11,9 @@ const PREPARED_MAX: usize = 1000;
 const ROW_BYTES_MAX: usize = 1 << 20;
 /// Size at which rows of a COPY are sent on.
 const COPY_BYTES: usize = 64 << 10;
+
+/// Number of a COPY of our own: the planner's are counted from 0.
+const OWN_COPY: u32 = u32::MAX;
 
 /// A COPY that is under way.
 pub(super) struct Copy {
@@ -144,6 +147,19 @@ impl Session {
             self.copy =
                 Some(Copy { statement: statement.id, rows: CopyRows::new(statement.format, 2 * COPY_BYTES) });
         }
+        self.copy_row(row).await
+    }
+
+    /// Begins a COPY by a statement of our own, of rows in text form that [`Session::copy_row`] is to bring.
+    pub(in crate::apply) async fn copy_by(&mut self, sql: &str) -> Result<(), Fault> {
+        self.execute_sql(sql, &[]).await?;
+        let rows = CopyRows::new(Format::Text, 2 * COPY_BYTES);
+        self.copy = Some(Copy { statement: OWN_COPY, rows });
+        Ok(())
+    }
+
+    /// Adds a row to the COPY that was begun.
+    pub(in crate::apply) async fn copy_row(&mut self, row: &[Option<&[u8]>]) -> Result<(), Fault> {
         if let Some(copy) = &mut self.copy {
             copy.rows.push(row)?;
             self.copied += 1;

@@ -388,6 +388,30 @@ impl Session {
         Ok(())
     }
 
+    /// The same with statements of our own just before: where one is refused nothing is committed, and [`Session::go_back`] goes back to the
+    /// savepoint that was made before.
+    pub(super) async fn commit_behind(&mut self, statements: &[String]) -> Result<(), Fault> {
+        for sql in statements {
+            self.writer.parse("", sql)?;
+            self.run("", &[])?;
+        }
+        self.commit().await
+    }
+
+    /// Makes a savepoint in a batch that is settled.
+    pub(super) async fn savepoint(&mut self, name: &str) -> Result<(), Refused> {
+        self.execute_sql(&format!("SAVEPOINT {name}"), &[]).await?;
+        self.verdict().await
+    }
+
+    /// Goes back to a savepoint, after a refusal.
+    pub(super) async fn go_back(&mut self, name: &str) -> Result<(), Refused> {
+        self.execute_sql(&format!("ROLLBACK TO SAVEPOINT {name}"), &[]).await?;
+        self.verdict().await?;
+        self.lost.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Waits for the commit up to `end`. On an error the target is as before the batch, or, where the remedy is
     /// [`Remedy::Reread`], may have taken it.
     pub(super) async fn committed(&mut self, end: Position) -> Result<(), Refused> {

@@ -294,3 +294,40 @@ proptest! {
         prop_assert_eq!(target, source);
     }
 }
+
+#[test]
+fn of_rows_that_may_be_there_the_last_holds() {
+    let states = RowKey { replaces: true, ..key() };
+    check_key(&states, &["+ 1 x y", "+ 1 z z"], &["+ 1 z z"]);
+    check_key(&states, &["- 1", "+ 1 x y"], &["+ 1 x y"]);
+    check_key(&states, &["+ 1 x y", "- 1", "- 1"], &["- 1"]);
+    check_key(&states, &["+ 1 x y", "- 1", "+ 1 z z"], &["+ 1 z z"]);
+    // Marked as deleted, and there again: it is there in any case.
+    check_key(&states, &["= 1 ? gone", "+ 1 z -"], &["= 1 z -"]);
+    check_key(&states, &["+ 1 x -", "= 1 ? gone"], &["+ 1 x gone"]);
+}
+
+proptest! {
+    #[test]
+    fn folded_states_are_as_if_each_was_written(
+        steps in prop::collection::vec((any::<bool>(), 0u8..4), 0..30),
+        begin in prop::collection::btree_set(0u8..4, 0..4),
+    ) {
+        // A row that is written may be there, and one that is deleted may not.
+        let write = |rows: &mut Rows, text: &str| match Change::read(text) {
+            Change::Insert(row) => drop(rows.insert(row[0].clone(), row[1..].to_vec())),
+            Change::Delete(old) => drop(rows.remove(&old[0])),
+            Change::Update { .. } => panic!("{text}"),
+        };
+        let mut expected: Rows = begin.iter().map(|id| (id.to_string(), vec!["a".into(), "b".into()])).collect();
+        let mut found = expected.clone();
+        let (states, mut fold) = (RowKey { replaces: true, ..key() }, Fold::default());
+        for (at, (is_there, id)) in steps.iter().enumerate() {
+            let text = if *is_there { format!("+ {id} x{at} y") } else { format!("- {id}") };
+            write(&mut expected, &text);
+            Change::read(&text).with(|message| assert!(fold.take(&states, message), "{text}"));
+        }
+        net(&fold).iter().for_each(|text| write(&mut found, text));
+        prop_assert_eq!(found, expected);
+    }
+}
