@@ -164,6 +164,8 @@ impl Polled {
     fn arrives(&self, running: &mut Running, table: &str) {
         let count: usize = self.source.value(&format!("select count(*) from {table}")).parse().unwrap();
         let began = Instant::now();
+        let manifest = self.program.archive().join("manifest.json");
+        wait_until(seconds(20), "the archive is made", || manifest.exists());
         while self.status(&format!("public.{table}"))["rows"].as_u64() < Some(count as u64) {
             assert!(running.is_running(), "{}", running.log());
             assert!(
@@ -360,7 +362,7 @@ fn a_snapshot_is_all_rows_and_is_left_out_where_nothing_changed() {
     let shot = |number: usize| {
         let said = log(&archive, "public.accounts").remove(number);
         assert_eq!(said[0], Said::Truncate);
-        said[1..].iter().cloned().collect::<Vec<_>>()
+        said[1..].to_vec()
     };
     assert_eq!(shot(0).len(), 1000);
     // The server may count what was written before only now, and then the rows decide; after that it has counted all.
@@ -413,6 +415,10 @@ fn a_snapshot_is_all_rows_and_is_left_out_where_nothing_changed() {
         assert_eq!((said.len(), cents.sum::<i64>()), (501, 50_000), "half of a transaction was seen");
     }
     assert!(polled.status("public.accounts")["sees_deletes"] == true);
+    polled.apply();
+    for sql in ["select id::text, note, cents::text from accounts", "select cents::text from total"] {
+        assert_eq!(rows_of(&polled.target, sql), rows_of(&polled.source, sql));
+    }
 }
 
 const QUEUE: &str = "[[poll]]\ntable = 'public.t'\nmethod = 'queue'\nkey = ['id', 'part']\nqueue = 'public.t_queue'\nevery = '200ms'\nlimit = 50\n";
@@ -818,6 +824,7 @@ fn what_can_not_be_polled_is_refused() {
     let other = Pgsluice::between(&Cluster::source(), &polled.target);
     let source = Cluster::source();
     source.query("create table t(id int primary key)");
+    polled.target.query("create table t(id int primary key)");
     let other = other.source(&source.conninfo());
     other.run(&["setup"]).done();
     std::fs::write(other.folder().join("poll.toml"), poll("public.t", "column = 'id'")).unwrap();
@@ -905,7 +912,7 @@ fn a_large_pull_streams_and_may_be_killed_half_way() {
     let memory = running.resident_bytes_max() >> 20;
     assert!(memory < 200, "{memory} MiB");
     running.terminate(seconds(30)).done();
-    println!("{memory} MiB for {} MiB", 2 * (500_000 * 270) >> 20);
+    println!("{memory} MiB for {} MiB", (2 * 500_000 * 270) >> 20);
     let found: BTreeSet<_> = polled.inserted("public.t").into_iter().collect();
     assert_eq!((found.len(), polled.inserted("public.t").len()), (500_000, 500_000));
     polled.program.run(&["archive", "verify"]).done();

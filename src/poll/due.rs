@@ -54,7 +54,7 @@ impl Plan {
     /// The table that is due and was pulled longest ago; it counts as running from now on.
     pub(super) fn next(&mut self, now: Timestamp) -> Next {
         let free = |entry: &&mut Entry| !entry.is_running && !entry.is_done;
-        let due = self.tables.iter_mut().enumerate().filter(|(_, entry)| free(&entry) && entry.next <= now);
+        let due = self.tables.iter_mut().enumerate().filter(|(_, entry)| free(entry) && entry.next <= now);
         if let Some((number, entry)) = due.min_by_key(|(number, entry)| (entry.last, *number)) {
             entry.is_running = true;
             return Next::Pull(number);

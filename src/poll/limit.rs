@@ -93,7 +93,7 @@ impl Candidates {
         let is_complete = |candidate: &Candidate| candidate.waits_for == Running::default();
         if let Some(newest) = self.waiting.iter().rposition(is_complete) {
             // What is complete up to a point is complete up to each before it.
-            self.complete = self.waiting.drain(..=newest).last().map(|candidate| candidate.point);
+            self.complete = self.waiting.drain(..=newest).next_back().map(|candidate| candidate.point);
         }
     }
 
