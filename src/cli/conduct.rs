@@ -307,6 +307,9 @@ impl ApplyingArguments {
             return Err(Fault::usage("--tables and --exclude don't go with --rules: of a partition that is elsewhere on the target nobody could tell whether they mean it")
                 .hint("publish only some tables (pgsluice setup --tables), or leave their rows out by a rule: where = \"false\""));
         }
+        // Two appliers that wait for each other's rows over several connections would not be told of a deadlock.
+        let is_contested = shapes.as_ref().is_some_and(|rules| rules.has_conflicts());
+        let lanes = if is_contested { 1 } else { self.lanes.count(file) };
         Ok(Target {
             conninfo,
             stream,
@@ -317,7 +320,7 @@ impl ApplyingArguments {
             only_local: self.origins.or(file.origins) == Some(OriginChoice::None),
             ddl: self.ddl.ddl(file),
             after: file.poll.iter().filter_map(PollSettings::after).cloned().collect(),
-            lanes: self.lanes.count(file),
+            lanes,
             delay: self.apply_delay.or(file.apply_delay).unwrap_or_default().0,
             on_error: match self.on_error.or(file.on_error) {
                 Some(ErrorChoice::Quarantine) => OnError::Quarantine,

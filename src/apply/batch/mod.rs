@@ -313,6 +313,7 @@ impl<'a> Applier<'a> {
             if flow != Flow::On || reader.durable() > end {
                 return Ok(flow);
             }
+            self.note_far_read(run).await?;
             if !std::mem::replace(&mut self.applied.is_live, true) {
                 faults::point("apply.at_live");
             }
