@@ -25,8 +25,11 @@ fn what_is_polled_under_load_is_read_whole_and_without_waiting() {
     wait_until(seconds(30), "both views are there", || {
         target.value("select count(*) from pg_views where schemaname = 'public'") == "2"
     });
-    target.run_script("create index on accounts__a(cents); create role reader; grant select on accounts to reader");
-    let (done, reads) = (AtomicBool::new(false), "select format('%s %s', count(*), sum(cents)) from accounts");
+    target.run_script(
+        "create index on accounts__a(cents); create role reader; grant select on accounts to reader",
+    );
+    let (done, reads) =
+        (AtomicBool::new(false), "select format('%s %s', count(*), sum(cents)) from accounts");
     std::thread::scope(|scope| {
         for number in 0..2 {
             let (source, done) = (&source, &done);
@@ -52,7 +55,10 @@ fn what_is_polled_under_load_is_read_whole_and_without_waiting() {
             let mut count = 0;
             while !done.load(Ordering::Relaxed) {
                 assert_eq!(session.value(reads), "1000 100000");
-                assert_eq!(session.value("set role reader; select count(*) from accounts; reset role"), "1000");
+                assert_eq!(
+                    session.value("set role reader; select count(*) from accounts; reset role"),
+                    "1000"
+                );
                 assert_eq!(session.value("select count(*) from richest"), "10");
                 count += 1;
                 std::thread::sleep(Duration::from_millis(2));
@@ -73,7 +79,12 @@ fn what_is_polled_under_load_is_read_whole_and_without_waiting() {
         let wanted = source.value(&rows);
         wait_until(seconds(30), "the last snapshot", || target.value(&rows) == wanted);
     }
-    assert_eq!(target.value("select count(*) from pg_indexes where indexdef like '%(cents)' and tablename like 'accounts%'"), "2");
+    assert_eq!(
+        target.value(
+            "select count(*) from pg_indexes where indexdef like '%(cents)' and tablename like 'accounts%'"
+        ),
+        "2"
+    );
     polling.terminate(seconds(20)).done();
     applying.terminate(seconds(20)).done();
 }
