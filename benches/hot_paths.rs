@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 use pgsluice::model::{Column, Relation, ReplicaIdentity};
 use pgsluice::pgoutput::decode;
 use pgsluice::transform::{
-    Replaces,
-    Choice, ColumnType, Equality, Fold, Found, Generated, Identity, Parameters, Planner, RowKey, Step,
-    TargetColumn, TargetTable,
+    Choice, ColumnType, Equality, Fold, Found, Generated, Identity, Parameters, Planner, Replaces, RowKey,
+    Step, TargetColumn, TargetTable,
 };
 
 const ROUNDS: usize = 5;

@@ -225,7 +225,8 @@ impl Shaped {
     }
 
     fn of_all_sources(&self) -> Refusal {
-        let what = format!("a TRUNCATE of table {} would empty it of the rows of other sources too", self.name());
+        let what =
+            format!("a TRUNCATE of table {} would empty it of the rows of other sources too", self.name());
         hinted(refusal(self.line, what), "add a column with metadata = \"source\", which tells its rows")
     }
 

@@ -473,7 +473,10 @@ impl Shaping<'_> {
         };
         let is_kept = self.rules.iter().any(|rule| rule.mode.is_some());
         if is_kept && *conflict != Conflict::Last {
-            let what = format!("a deleted row of table {} would keep its key from all other sources for ever", self.table());
+            let what = format!(
+                "a deleted row of table {} would keep its key from all other sources for ever",
+                self.table()
+            );
             return Err(hinted(refusal(*line, what), "soft-delete goes with conflict = \"last\""));
         }
         let (needed, name) = conflict.needs();

@@ -279,7 +279,9 @@ fn wins(
         Some((format!("{there}{name}"), arriving(at, &name)))
     };
     let condition = match contest {
-        Contest::First { source } => both(*source).map(|(there, new)| format!("{there} IS NOT DISTINCT FROM {new}")),
+        Contest::First { source } => {
+            both(*source).map(|(there, new)| format!("{there} IS NOT DISTINCT FROM {new}"))
+        }
         Contest::Last { time, source } => both(*time).map(|(there, new)| {
             let (mut before, mut after) = (there.clone(), new);
             if let Some((source, new)) = source.and_then(&mut both) {
@@ -291,8 +293,9 @@ fn wins(
         Contest::Order { source, names } => both(*source).map(|(there, new)| {
             let last = names.len() + 1;
             let names = join(names.iter().map(|name| quote_literal(name)), ", ");
-            let rank =
-                |name: &str| format!("coalesce(array_position(ARRAY[{names}]::text[], {name}::text), {last})");
+            let rank = |name: &str| {
+                format!("coalesce(array_position(ARRAY[{names}]::text[], {name}::text), {last})")
+            };
             format!("{} >= {}", rank(&there), rank(&new))
         }),
     };

@@ -3,6 +3,7 @@
 #[cfg(feature = "faults")]
 mod killed;
 mod log;
+mod polled;
 mod readers;
 mod shapes;
 
