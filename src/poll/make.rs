@@ -64,7 +64,7 @@ struct Identity {
 
 async fn identity(source: &mut Pipeline) -> Result<Identity, Fault> {
     let database = look::cell(source, "SELECT current_database()").await?.unwrap_or_default();
-    let allowed = "SELECT has_function_privilege('pg_control_system()', 'EXECUTE')::text";
+    let allowed = "SELECT has_function_privilege(to_regprocedure('pg_control_system()'), 'EXECUTE')::text";
     let system = match look::cell(source, allowed).await?.as_deref() {
         Some("true") => look::cell(source, "SELECT system_identifier::text FROM pg_control_system()").await?,
         _ => None,
