@@ -13,6 +13,7 @@
 
 mod change;
 mod expression;
+mod keep;
 mod kind;
 mod mask;
 mod metadata;

@@ -7,6 +7,7 @@
 //!
 //! A batch is a run of whole source transactions, of which the [`Fold`] keeps the net change of each row.
 
+mod arriving;
 mod columns;
 mod fit;
 mod fold;
@@ -17,7 +18,8 @@ mod target;
 mod types;
 mod undo;
 
-pub use fit::{Arriving, Choice, Contest, Refusal, Versioned};
+pub use arriving::{Arriving, Contest, Versioned};
+pub use fit::{Choice, Refusal};
 pub use fold::{Fold, Group, GroupKind, NetRow, Replaces, RowKey};
 pub use planner::{Apart, Parameters, Planner, Step, Way};
 pub use redo::{must_be_empty, redo, truncate};

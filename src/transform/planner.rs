@@ -6,8 +6,9 @@ use std::collections::hash_map::Entry;
 use crate::model::{Format, Relation, ReplicaIdentity, Value, quote_ident};
 use crate::pgoutput::{Message, Old, Truncate, Tuple};
 
+use super::arriving::Arriving;
 use super::columns::ColumnSet;
-use super::fit::{self, Arriving, Choice, Lacks, Refusal, Renamed};
+use super::fit::{self, Choice, Lacks, Refusal, Renamed};
 use super::fold::{Replaces, RowKey};
 use super::statement::{self, Emptying, Mapped, Match, Place, Source, Statement};
 use super::target::{self, Found, Generated, Identity, TargetColumn, TargetTable};

@@ -1,12 +1,20 @@
 //! SQL text of the statements, and which value goes where.
 
+mod arrival;
+mod emptying;
+
 use std::sync::Arc;
 
-use crate::model::{Column, Format, Relation, quote_ident, quote_literal};
+use crate::model::{Format, quote_ident};
 
-use super::columns::ColumnSet;
-use super::fit::{Arriving, Contest, Versioned};
+use super::arriving::Arriving;
 use super::target::{Equality, Identity, TargetTable};
+use arrival::{contested, giving_way, on_conflict, uncounted};
+
+pub use arrival::take_in;
+pub(super) use arrival::{end_version, version};
+pub use emptying::{Emptying, Removal};
+pub(super) use emptying::{delete_all, empty, truncate};
 
 /// A statement that is prepared once and executed for many rows. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -203,186 +211,6 @@ pub(super) fn insert(id: u32, place: Place<'_>, arriving: &Arriving) -> Statemen
     statement
 }
 
-/// What becomes of an insert that finds its row there.
-fn on_conflict(place: Place<'_>, arriving: &Arriving) -> String {
-    let condition = match arriving {
-        Arriving::New => return String::new(),
-        Arriving::Replacing => None,
-        Arriving::Reviving(marker) => {
-            place.columns.get(*marker).map(|marker| format!("t.{} IS NOT NULL", marker.quoted))
-        }
-        // One that has ended in the transaction that made it.
-        Arriving::Versioned(versioned) => {
-            place.columns.get(versioned.to).map(|to| format!("t.{} <> {OPEN}", to.quoted))
-        }
-        Arriving::Contested(contest) => {
-            let name = |at: usize| place.columns.get(at).map(|column| column.quoted.clone());
-            Some(wins(contest, "t.", name, |_, name| format!("EXCLUDED.{name}")))
-        }
-    };
-    let key = |(at, column): &&(usize, &Mapped)| column.key || arriving.beside_key() == Some(*at);
-    let written = written(place.columns);
-    let keys = written.iter().filter(key);
-    let from = match arriving {
-        Arriving::Versioned(versioned) => Some(versioned.from),
-        _ => None,
-    };
-    let set = anew(&written, from);
-    let condition = condition.map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
-    let keys = keys.map(|(_, column)| column.quoted.clone());
-    format!(" ON CONFLICT ({}) DO UPDATE SET {set}{condition}", join(keys, ", "))
-}
-
-/// All columns of a row that is there, set to those of one that comes; of the key too, which may be another text of an equal value.
-/// `from`: where a version begins, which is never earlier than it was.
-fn anew(written: &[(usize, &Mapped)], from: Option<usize>) -> String {
-    let settable = written.iter().filter(|(_, column)| column.identity != Identity::Always);
-    let mut set: Vec<_> = settable
-        .map(|(at, column)| match from == Some(*at) {
-            true => format!("{0} = greatest(t.{0}, EXCLUDED.{0})", column.quoted),
-            false => format!("{0} = EXCLUDED.{0}", column.quoted),
-        })
-        .collect();
-    // A key alone that may not be set: as DEFAULT would be another one, the row is locked and left.
-    if set.is_empty() {
-        set.extend(written.first().map(|(_, column)| format!("{0} = t.{0}", column.quoted)));
-    }
-    set.join(", ")
-}
-
-/// Rows of a table that is only there for that, taken into the one of a relation where they win over those that are there.
-pub fn take_in(relation: &Relation, contest: &Contest, target: &str, waiting: &str) -> String {
-    let quoted = |at: usize| relation.columns.get(at).map(|column| quote_ident(&column.name));
-    let names = |columns: &[&Column]| join(columns.iter().map(|column| quote_ident(&column.name)), ", ");
-    let (keys, others): (Vec<_>, Vec<_>) = relation.columns.iter().partition(|column| column.key);
-    let set = if others.is_empty() { &keys } else { &others };
-    let set = set.iter().map(|column| format!("{0} = EXCLUDED.{0}", quote_ident(&column.name)));
-    let keys = names(&keys);
-    let all = names(&relation.columns.iter().collect::<Vec<_>>());
-    let condition = wins(contest, "t.", quoted, |_, name| format!("EXCLUDED.{name}"));
-    format!(
-        "INSERT INTO {target} AS t ({all}) OVERRIDING SYSTEM VALUE SELECT {all} FROM {waiting} ORDER BY {keys} \
-         ON CONFLICT ({keys}) DO UPDATE SET {} WHERE {condition}",
-        join(set, ", ")
-    )
-}
-
-/// True of a row that is there, under this prefix, where one wins whose values `arriving` gives. `quoted`: the name of a column.
-fn wins(
-    contest: &Contest,
-    there: &str,
-    quoted: impl Fn(usize) -> Option<String>,
-    mut arriving: impl FnMut(usize, &str) -> String,
-) -> String {
-    let mut both = |at: usize| {
-        let name = quoted(at)?;
-        Some((format!("{there}{name}"), arriving(at, &name)))
-    };
-    let condition = match contest {
-        Contest::First { source } => {
-            both(*source).map(|(there, new)| format!("{there} IS NOT DISTINCT FROM {new}"))
-        }
-        Contest::Last { time, source } => both(*time).map(|(there, new)| {
-            let (mut before, mut after) = (there.clone(), new);
-            if let Some((source, new)) = source.and_then(&mut both) {
-                before = format!("({before}, {source}::text COLLATE \"C\")");
-                after = format!("({after}, {new}::text COLLATE \"C\")");
-            }
-            format!("{there} IS NULL OR {before} <= {after}")
-        }),
-        Contest::Order { source, names } => both(*source).map(|(there, new)| {
-            let last = names.len() + 1;
-            let names = join(names.iter().map(|name| quote_literal(name)), ", ");
-            let rank = |name: &str| {
-                format!("coalesce(array_position(ARRAY[{names}]::text[], {name}::text), {last})")
-            };
-            format!("{} >= {}", rank(&there), rank(&new))
-        }),
-    };
-    format!("({})", condition.unwrap_or_else(|| "true".into()))
-}
-
-/// A change of so many rows of which those count as nothing that give way to others. Each of them is a row without columns.
-fn giving_way(sql: &str, rows: &str) -> String {
-    format!(
-        "WITH kept AS ({sql} RETURNING 1) SELECT FROM generate_series(1, {rows} - (SELECT count(*) FROM kept))"
-    )
-}
-
-/// A change that need not find its row. What is no change of rows by its tag is not counted.
-fn uncounted(sql: &str) -> String {
-    format!("WITH gone AS ({sql}) SELECT WHERE false")
-}
-
-/// The end of a version that has none.
-const OPEN: &str = "'infinity'";
-
-/// One more version of a row, and, first, the end of the one before. Values in `unchanged` are that one's. Nothing of a version that the same
-/// transaction has made stays: nobody has seen it.
-pub(super) fn version(id: u32, place: Place<'_>, versioned: Versioned, unchanged: &ColumnSet) -> Statement {
-    let mut sql = Sql::new(String::new(), place.format);
-    let columns = |at: usize| place.columns.get(at).map_or("", |column| column.quoted.as_str());
-    let (position, from, to) = (columns(versioned.position), columns(versioned.from), columns(versioned.to));
-    let keys: Vec<_> = place.columns.iter().enumerate().filter(|(_, column)| column.key).collect();
-    let found = |sql: &mut Sql| {
-        let equal =
-            keys.iter().map(|(at, key)| equal_by_operator(key, &sql.parameter(Source::New(*at), key)));
-        join(equal, " AND ")
-    };
-    let table = only(place.target);
-    let before = format!("SELECT * FROM {table} WHERE {} AND {to} = {OPEN}", found(&mut sql));
-    let value = |sql: &mut Sql, at: usize| match place.columns.get(at) {
-        Some(column) => sql.parameter(Source::New(at), column),
-        None => "NULL".into(),
-    };
-    let ended = format!(
-        "UPDATE {table} SET {to} = greatest({from}, {}) WHERE {} AND {to} = {OPEN} AND {position} <> {}",
-        value(&mut sql, versioned.from),
-        found(&mut sql),
-        value(&mut sql, versioned.position),
-    );
-    let written = written(place.columns);
-    let names = join(written.iter().map(|(_, column)| column.quoted.clone()), ", ");
-    let values: Vec<_> = written
-        .iter()
-        .map(|(at, column)| match unchanged.contains(*at) {
-            true => format!("before.{}", column.quoted),
-            // A clock may have been set back.
-            false if *at == versioned.from => format!("greatest(before.{from}, {})", value(&mut sql, *at)),
-            false => value(&mut sql, *at),
-        })
-        .collect();
-    let key = |(at, column): &&(usize, &Mapped)| column.key || *at == versioned.position;
-    let conflict = written.iter().filter(key).map(|(_, column)| column.quoted.clone());
-    let set = anew(&written, Some(versioned.from));
-    sql.text = format!(
-        "WITH before AS ({before}), ended AS ({ended} RETURNING 1) \
-         INSERT INTO {} AS t ({names}) OVERRIDING SYSTEM VALUE SELECT {} FROM before WHERE (SELECT count(*) FROM ended) < 2 \
-         ON CONFLICT ({}) DO UPDATE SET {set}",
-        qualified(place.target),
-        values.join(", "),
-        join(conflict, ", ")
-    );
-    sql.statement(id, StatementKind::Row)
-}
-
-/// The end of a row's last version.
-pub(super) fn end_version(id: u32, place: Place<'_>, versioned: Versioned) -> Statement {
-    let mut sql = Sql::new(String::new(), place.format);
-    let name = |at: usize| place.columns.get(at).map_or("", |column| column.quoted.as_str());
-    let (from, to) = (name(versioned.from), name(versioned.to));
-    let time = place.columns.get(versioned.to).map(|column| sql.parameter(Source::New(versioned.to), column));
-    let keys: Vec<_> = place.columns.iter().enumerate().filter(|(_, column)| column.key).collect();
-    let found = keys.iter().map(|(at, key)| equal_by_operator(key, &sql.parameter(Source::New(*at), key)));
-    let found = join(found.collect::<Vec<_>>(), " AND ");
-    sql.text = format!(
-        "UPDATE {} SET {to} = greatest({from}, {}) WHERE {found} AND {to} = {OPEN}",
-        only(place.target),
-        time.unwrap_or_default()
-    );
-    sql.statement(id, StatementKind::Row)
-}
-
 /// The same columns as [`insert`] in the same order, so that its parameters are the row. What must be run before has the next id.
 pub(super) fn copy(id: u32, place: Place<'_>) -> Option<Statement> {
     let written = written(place.columns);
@@ -455,19 +283,6 @@ pub(super) fn update(
         statement.many = many(id + 1, place, set, key.iter().chain(&fixed).map(|(at, _)| *at));
     }
     statement
-}
-
-/// Lets a change of a row give way, where rows of other sources may have its key.
-fn contested(sql: &mut Sql, place: Place<'_>, arriving: &Arriving, source: impl Fn(usize) -> Source) {
-    let Arriving::Contested(contest) = arriving else { return };
-    let column = |at: usize| place.columns.get(at);
-    let condition = wins(
-        contest,
-        "",
-        |at| Some(column(at)?.quoted.clone()),
-        |at, _| column(at).map(|column| sql.parameter(source(at), column)).unwrap_or_default(),
-    );
-    sql.text = giving_way(&format!("{} AND {condition}", sql.text), "1");
 }
 
 /// The form for many rows of an update or delete that finds each by its key: `set` takes the first parameters, what must be
@@ -593,99 +408,6 @@ pub(super) fn reinsert(id: u32, place: Place<'_>, set: &[usize], found_by: &Matc
         values.join(", ")
     );
     sql.statement(id, StatementKind::Row)
-}
-
-/// `TRUNCATE` of all tables of one command at once, since foreign keys may bind them. The source has expanded CASCADE.
-pub(super) fn truncate<'t>(
-    id: u32,
-    targets: impl IntoIterator<Item = &'t TargetTable>,
-    restart_identity: bool,
-) -> Statement {
-    let tables = join(targets.into_iter().map(only), ", ");
-    let identity = if restart_identity { " RESTART IDENTITY" } else { "" };
-    Sql::new(format!("TRUNCATE {tables}{identity}"), Format::Text).statement(id, StatementKind::Truncate)
-}
-
-/// The same by DELETE, which needs no other tables that refer to these. In one block, since it is one change: nothing may stay behind, by a
-/// trigger, a rule or a policy, and sequences begin anew as they do by TRUNCATE.
-pub(super) fn delete_all(id: u32, targets: &[&TargetTable], restart_identity: bool) -> Statement {
-    let mut body = String::from(
-        "DECLARE security text := current_setting('row_security'); owned text; \
-         BEGIN PERFORM set_config('row_security', 'off', true); ",
-    );
-    for target in targets {
-        let (table, shown) = (only(target), quote_literal(&qualified(target)));
-        body += &format!(
-            "DELETE FROM {table}; IF EXISTS (SELECT FROM {table}) THEN \
-             RAISE EXCEPTION 'a trigger or a rule keeps rows in %', {shown}; END IF; "
-        );
-    }
-    if restart_identity {
-        let names = join(targets.iter().map(|target| quote_literal(&qualified(target))), ", ");
-        body += &format!(
-            "FOR owned IN SELECT d.objid::regclass::text FROM pg_depend d JOIN pg_class s ON s.oid = d.objid \
-             WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0 \
-             AND d.deptype IN ('a', 'i') AND s.relkind = 'S' AND d.refobjid IN \
-             (SELECT n FROM unnest(ARRAY[{names}]::regclass[]) n \
-             UNION ALL SELECT p.relid FROM unnest(ARRAY[{names}]::regclass[]) n, pg_partition_tree(n) p) \
-             LOOP EXECUTE 'ALTER SEQUENCE ' || owned || ' RESTART'; END LOOP; "
-        );
-    }
-    body += "PERFORM set_config('row_security', security, true); END";
-    let sql = Sql::new(format!("DO {}", quote_literal(&body)), Format::Text);
-    sql.statement(id, StatementKind::DeleteAll)
-}
-
-/// Deletes the rows that are meant, or marks or ends them, however many.
-pub(super) fn empty(id: u32, target: &TargetTable, emptying: &Emptying) -> Statement {
-    let equal =
-        |(column, text): &(String, String)| format!("{} = {}", quote_ident(column), quote_literal(text));
-    let mut conditions: Vec<String> = emptying.rows.iter().map(equal).collect();
-    let set = || join(emptying.set.iter().map(equal), ", ");
-    let table = only(target);
-    let change = match &emptying.by {
-        Removal::Delete => format!("DELETE FROM {table}"),
-        Removal::Mark(marker) => {
-            conditions.push(format!("{} IS NULL", quote_ident(marker)));
-            format!("UPDATE {table} SET {}", set())
-        }
-        Removal::End { from, to, time } => {
-            let (from, to) = (quote_ident(from), quote_ident(to));
-            conditions.push(format!("{to} = {OPEN}"));
-            format!("UPDATE {table} SET {to} = greatest({from}, {})", quote_literal(time))
-        }
-    };
-    let condition = if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") };
-    let shown = quote_literal(&qualified(target));
-    let body = format!(
-        "DECLARE security text := current_setting('row_security'); \
-         BEGIN PERFORM set_config('row_security', 'off', true); {change} WHERE {condition}; \
-         IF EXISTS (SELECT FROM {table} WHERE {condition}) THEN \
-         RAISE EXCEPTION 'a trigger or a rule keeps rows in %', {shown}; END IF; \
-         PERFORM set_config('row_security', security, true); END"
-    );
-    Sql::new(format!("DO {}", quote_literal(&body)), Format::Text).statement(id, StatementKind::DeleteAll)
-}
-
-/// What a TRUNCATE is where it is none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Emptying {
-    /// Texts by column that tell the rows; all rows where there are none.
-    pub rows: Vec<(String, String)>,
-    pub by: Removal,
-    /// What else is set, text by column.
-    pub set: Vec<(String, String)>,
-}
-
-/// How rows go.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Removal {
-    #[default]
-    Delete,
-    /// They stay, with this column no longer null.
-    Mark(String),
-    /// Their last versions end at a time.
-    End { from: String, to: String, time: String },
 }
 
 enum Found {
