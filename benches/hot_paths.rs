@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use pgsluice::model::{Column, Relation, ReplicaIdentity};
 use pgsluice::pgoutput::decode;
 use pgsluice::transform::{
-    Choice, ColumnType, Equality, Fold, Found, Generated, Identity, Parameters, Planner, RowKey, Step,
-    TargetColumn, TargetTable,
+    Choice, ColumnType, Equality, Fold, Found, Generated, Identity, Parameters, Planner, Replaces, RowKey,
+    Step, TargetColumn, TargetTable,
 };
 
 const ROUNDS: usize = 5;
@@ -47,7 +47,7 @@ fn each_path(name: &str, columns: usize, messages: &[Vec<u8>]) {
             black_box(parameters.values());
         }
     });
-    let key = RowKey { columns: vec![0], is_whole: true, replaces: false };
+    let key = RowKey { columns: vec![0], is_whole: true, replaces: Replaces::None };
     measure(&format!("fold   {name}"), messages, || {
         let mut fold = Fold::default();
         for message in messages {

@@ -32,6 +32,7 @@ mod many;
 mod modes;
 mod notify;
 mod package;
+mod pagila;
 mod pg_connect;
 mod pg_stream;
 mod plugins;

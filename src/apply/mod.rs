@@ -65,6 +65,8 @@ pub struct Target {
     /// Transactions are left out that came to the source from elsewhere, by replication.
     pub only_local: bool,
     pub ddl: Ddl,
+    /// What is run once a view shows a new snapshot.
+    pub after: Arc<[After]>,
     /// Connections over which a large batch goes.
     pub lanes: u32,
     /// How long after its commit a transaction is applied at the earliest.
@@ -75,6 +77,14 @@ pub struct Target {
     pub only: Option<HashSet<u32>>,
     /// The parts of the log that may have something for it, where that is known.
     pub parts: Option<Arc<[Span]>>,
+}
+
+/// Commands to be run on the target after each snapshot of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct After {
+    /// Schema and name on the source.
+    pub table: (String, String),
+    pub statements: Vec<String>,
 }
 
 /// How a running applier is steered, and what it reports.

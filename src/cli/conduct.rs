@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::arguments::{Endpos, Everywhere, FilterArguments, RulesArguments};
 use super::config::File;
 use super::notify::Notify;
+use super::poll::PollSettings;
 use super::print;
 use super::reach::Side;
 use super::rules::RulesFileArguments;
@@ -306,6 +307,9 @@ impl ApplyingArguments {
             return Err(Fault::usage("--tables and --exclude don't go with --rules: of a partition that is elsewhere on the target nobody could tell whether they mean it")
                 .hint("publish only some tables (pgsluice setup --tables), or leave their rows out by a rule: where = \"false\""));
         }
+        // Two appliers that wait for each other's rows over several connections would not be told of a deadlock.
+        let is_contested = shapes.as_ref().is_some_and(|rules| rules.has_conflicts());
+        let lanes = if is_contested { 1 } else { self.lanes.count(file) };
         Ok(Target {
             conninfo,
             stream,
@@ -315,7 +319,8 @@ impl ApplyingArguments {
             accept_rules: self.accept_rules,
             only_local: self.origins.or(file.origins) == Some(OriginChoice::None),
             ddl: self.ddl.ddl(file),
-            lanes: self.lanes.count(file),
+            after: file.poll.iter().filter_map(PollSettings::after).cloned().collect(),
+            lanes,
             delay: self.apply_delay.or(file.apply_delay).unwrap_or_default().0,
             on_error: match self.on_error.or(file.on_error) {
                 Some(ErrorChoice::Quarantine) => OnError::Quarantine,

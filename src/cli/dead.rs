@@ -185,6 +185,7 @@ impl Known {
             accept_rules: false,
             only_local: false,
             ddl: Ddl::default(),
+            after: [].into(),
             lanes: 1,
             delay: Duration::ZERO,
             on_error: OnError::Stop,

@@ -63,6 +63,7 @@ impl Scratch {
             sequences: false,
             rules: Rules { tables, exclude, ..Rules::default() },
             ddl: Ddl { mode: DdlMode::Apply, ..Ddl::default() },
+            after: [].into(),
             lanes: 1,
             delay: Duration::ZERO,
             shapes: None,

@@ -370,7 +370,12 @@ impl Loading {
             }
         }
         self.progress.part_begins();
-        let write = plan::write(table, alone && table.unreferenced);
+        let mut write = plan::write(table, alone && table.unreferenced);
+        let taken_in = table.there.taken_in();
+        if let Some(waiting) = &taken_in {
+            simple(target, &waiting.make).await?;
+            write = waiting.write.clone();
+        }
         let mut bytes = 0;
         let moved = |more| {
             bytes += more;
@@ -383,6 +388,9 @@ impl Loading {
         };
         let rows = load_pieces(target, &write, reshaped, moved).await?;
         reading.await.map_err(|_| Fault::stop("a thread that read the archive has failed"))?;
+        if let Some(waiting) = &taken_in {
+            simple(target, &waiting.take_in).await?;
+        }
         let moment = Moment { snapshot: self.from.snapshot.clone(), through: self.from.through };
         let part = Part { moment, rows, bytes };
         note(target, &copied::note_part(stream, table.oid, number, &part)).await?;

@@ -79,11 +79,11 @@ impl Candidates {
     /// Takes note of who runs. To be told before the next point is noted.
     pub(super) fn look(&mut self, running: &Running) {
         for candidate in &mut self.waiting {
-            let before = candidate.waits_for.virtual_xids.len();
+            let waited = !candidate.waits_for.virtual_xids.is_empty();
             candidate.waits_for.virtual_xids.retain(|id| running.virtual_xids.contains(id));
             candidate.waits_for.prepared.retain(|id| running.prepared.contains(id));
-            // One that has ended may have been prepared, and goes on under another name.
-            if candidate.waits_for.virtual_xids.len() < before {
+            // One that ran may have been prepared, before or when it was seen to end, and goes on under another name.
+            if waited {
                 for id in running.prepared.iter().filter(|id| !candidate.known.contains(*id)) {
                     candidate.waits_for.prepared.insert(id.clone());
                 }
@@ -181,6 +181,17 @@ mod tests {
     fn running(ids: &[&str], prepared: &[&str]) -> Running {
         let set = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
         Running { virtual_xids: set(ids), prepared: set(prepared) }
+    }
+
+    #[test]
+    fn one_that_is_seen_running_and_prepared_at_once_is_waited_for() {
+        let mut candidates = Candidates::default();
+        candidates.note(10, &running(&["a"], &[]));
+        candidates.look(&running(&["a"], &["2"]));
+        candidates.look(&running(&[], &["2"]));
+        assert_eq!(candidates.complete(), None);
+        candidates.look(&running(&[], &[]));
+        assert_eq!(candidates.complete(), Some(10));
     }
 
     #[test]

@@ -15,6 +15,9 @@ const APPLICATION: &str = "pgsluice poll";
 #[derive(Debug, Default)]
 pub(super) struct Sessions(Mutex<BTreeSet<(String, String)>>);
 
+/// From so many on those that have ended are looked for.
+const SESSIONS_MAX: usize = 32;
+
 const SELF: &str = "SELECT pid::text, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
 
 impl Sessions {
@@ -32,10 +35,29 @@ impl Sessions {
             let mut fields = source.simple(SELF).await?.into_iter().flatten();
             if let (Some(Some(pid)), Some(Some(start))) = (fields.next(), fields.next()) {
                 self.0.lock().unwrap_or_else(PoisonError::into_inner).insert((pid, start));
+                self.forget_ended(&mut source).await?;
             }
             Ok(source)
         };
         connected.await.map_err(|fault: Fault| fault.context("source"))
+    }
+
+    /// Forgets those that have ended, so that there are never many.
+    async fn forget_ended(&self, source: &mut Pipeline) -> Result<(), Fault> {
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known().len() < SESSIONS_MAX {
+            return Ok(());
+        }
+        let rows = source.simple("SELECT pid::text, backend_start::text FROM pg_stat_activity").await?;
+        let there: BTreeSet<(String, String)> = rows
+            .into_iter()
+            .filter_map(|row| {
+                let mut fields = row.into_iter().flatten();
+                Some((fields.next()?, fields.next()?))
+            })
+            .collect();
+        known().retain(|session| there.contains(session));
+        Ok(())
     }
 
     /// As a list of rows, for SQL.

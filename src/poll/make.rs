@@ -23,8 +23,11 @@ pub async fn archive(location: &Location, name: &str, conninfo: &Conninfo) -> Re
     };
     let (version, identity) = match (connected.await, found) {
         (Ok(facts), None) => facts,
-        (Ok((_, identity)), Some(archive)) => return same(archive, &identity),
-        // It is looked at again when it is back.
+        (Ok((_, identity)), Some(archive)) => {
+            same(&archive, &identity)?;
+            return Ok(archive);
+        }
+        // It is looked at again when it is back, behind the lock.
         (Err(fault), Some(archive)) => {
             tracing::debug!(error = %fault, "the source was not looked at");
             return Ok(archive);
@@ -72,11 +75,17 @@ async fn identity(source: &mut Pipeline) -> Result<Identity, Fault> {
     Ok(Identity { system: system.and_then(|system| system.parse().ok()), database })
 }
 
-fn same(archive: Archive, source: &Identity) -> Result<Archive, Fault> {
+/// Refuses a source that is not the one from which the archive came so far.
+pub(super) async fn refuse_another(archive: &Archive, source: &mut Pipeline) -> Result<(), Fault> {
+    let identity = identity(source).await.map_err(|fault| fault.context("source"))?;
+    same(archive, &identity)
+}
+
+fn same(archive: &Archive, source: &Identity) -> Result<(), Fault> {
     let manifest = archive.manifest();
     let ours = source.system.unwrap_or(manifest.system_identifier);
     if manifest.system_identifier == ours && manifest.database == source.database {
-        return Ok(archive);
+        return Ok(());
     }
     Err(Fault::person(format!(
         "the archive {} is another source's: database {} of system {}, and this source is database {} of system {ours}",

@@ -68,6 +68,7 @@ impl Puller<'_> {
         let pulled = match (which, self.table.method) {
             (Which::Again { from, to }, Method::Append | Method::Upsert) => {
                 let range = Range { from: Some(from.clone()), to: Some(to.clone()), ..Range::default() };
+                let range = self.reached(range, &before)?;
                 self.read(source, &before, &range, None, before.clone()).await
             }
             (Which::Again { .. }, method) => {
@@ -110,6 +111,17 @@ impl Puller<'_> {
         let mut state = before.clone();
         let shape = Shape::read(source, self.table).await?;
         let control = shape.control(self.table)?;
+        let zone = self.table.time_zone.as_deref().unwrap_or_default();
+        let counts = format!("{control:?} {zone}").trim_end().to_ascii_lowercase();
+        if before.last.is_some() && before.control.as_ref().is_some_and(|before| *before != counts) {
+            let was = before.control.as_deref().unwrap_or_default();
+            let shown = self.table.shown();
+            return Err(Fault::stop(format!(
+                "the control column of {shown} was of type {was} so far, and is {counts}"
+            ))
+            .hint("values of one say nothing of the other: begin a new archive (--name)"));
+        }
+        state.control = Some(counts);
         let mode = shape::mode(self.table, clock.is_standby)?;
         let (point, by) = match control {
             Control::Number => self.highest_number(source, &mut state, clock, mode).await?,
@@ -150,6 +162,18 @@ impl Puller<'_> {
         Ok(pulled)
     }
 
+    /// Of a range that is to come again what has come: what has not would come twice.
+    fn reached(&self, range: Range, before: &TableState) -> Result<Range, Fault> {
+        match (&before.last, self.table.method) {
+            (Some(last), Method::Append) => Ok(Range { through: Some(last.clone()), ..range }),
+            (None, Method::Append) => {
+                Err(Fault::stop(format!("no row of {} has come yet", self.table.shown()))
+                    .hint("leave out --from and --to"))
+            }
+            _ => Ok(range),
+        }
+    }
+
     async fn latest_time(
         &self,
         source: &mut Pipeline,
@@ -186,7 +210,9 @@ impl Puller<'_> {
         let since = clock.now.0.saturating_sub(state.highest_since.unwrap_or(clock.now.0));
         let mut since = Duration::from_micros(u64::try_from(since).unwrap_or(0));
         let cache = shape::sequence_cache(source, self.table).await?;
-        if cache.is_some_and(|cache| cache > 1) {
+        let is_hidden = cache.is_none()
+            && Shape::read(source, self.table).await?.hides_sequences(source.server_version_num());
+        if is_hidden || cache.is_some_and(|cache| cache > 1) {
             since = Duration::ZERO;
         }
         let complete = self.complete(source, number, mode).await?;
@@ -377,7 +403,7 @@ impl Puller<'_> {
         let statistics = statistics(source, self.table, &shape, clock).await?;
         let is_recent =
             before.looked.is_some_and(|looked| clock.now.0.saturating_sub(looked) < LOOK_AGE_MICROSECONDS);
-        let is_same = before.definition == Some(shape.definition());
+        let is_same = before.definition == Some(shape.definition(self.table));
         if is_same && is_recent && statistics.is_some() && statistics == before.statistics {
             state.decided_by = Some("statistics".into());
             let pulled = self.note(before, state, clock.now).await?;
@@ -385,7 +411,7 @@ impl Puller<'_> {
         }
         let (shape, now) = self.begin(source).await?;
         let content = look::cell(source, &sql::content(self.table, &shape.list())).await?;
-        let is_same = before.definition == Some(shape.definition());
+        let is_same = before.definition == Some(shape.definition(self.table));
         state.statistics = statistics;
         state.looked = Some(clock.now.0);
         state.decided_by = Some(if is_same { "content hash" } else { "definition" }.into());
@@ -414,7 +440,7 @@ impl Puller<'_> {
             })
             .await?;
         source.simple("COMMIT").await?;
-        state.definition = Some(shape.definition());
+        state.definition = Some(shape.definition(self.table));
         state.content = content;
         state.method = self.table.method;
         state.last_rows = rows;
@@ -527,7 +553,13 @@ async fn statistics(
     shape: &Shape,
     clock: Clock,
 ) -> Result<Option<String>, Fault> {
-    if clock.is_standby || !shape.is_counted() || source.server_version_num() < STATISTICS_SINCE {
+    // What a condition asks may change by itself.
+    let is_of_rows = table.condition.is_none();
+    if clock.is_standby
+        || !is_of_rows
+        || !shape.is_counted()
+        || source.server_version_num() < STATISTICS_SINCE
+    {
         return Ok(None);
     }
     // What counts nothing says nothing: a crash begins anew at zero. A TRUNCATE is not counted, and shows in the file.

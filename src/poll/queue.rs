@@ -13,7 +13,7 @@ fn queue_of(table: &Table) -> (&str, &str) {
     table.queue.as_ref().map_or(("", ""), |(schema, name)| (schema.as_str(), name.as_str()))
 }
 
-fn quoted_queue(table: &Table) -> String {
+pub(super) fn quoted_queue(table: &Table) -> String {
     let (schema, name) = queue_of(table);
     quoted_name(schema, name)
 }

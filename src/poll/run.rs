@@ -14,7 +14,7 @@ use super::look::{self, Sessions};
 use super::pull::{Pulled, Puller, Which};
 use super::shape::{self, Control, Shape};
 use super::state::State;
-use super::{Method, Table, queue, refuse_other};
+use super::{Method, Table, make, queue, refuse_other};
 use crate::archive::{Archive, WriterOptions};
 use crate::model::{Fault, Position, Remedy, quote_literal};
 use crate::pg::{Conninfo, Pipeline, now};
@@ -176,6 +176,7 @@ async fn begin(options: &Options, sessions: &Sessions) -> Result<Option<Lock>, F
 /// Refuses what can't be polled as it was asked for, before anything is read.
 async fn check(options: &Options, sessions: &Sessions) -> Result<(), Fault> {
     let mut source = sessions.connect(&options.source).await?;
+    make::refuse_another(&options.archive, &mut source).await?;
     let clock = look::clock(&mut source).await?;
     for table in &options.tables {
         let shown = table.shown();
@@ -199,6 +200,8 @@ async fn check(options: &Options, sessions: &Sessions) -> Result<(), Fault> {
             tracing::debug!(table = shown, method = table.method.name(), limit = ?mode, "is polled");
         }
         if table.method == Method::Queue {
+            shape.refuse_heirs(table)?;
+            may_drain(&mut source, table, clock.is_standby).await?;
             source.simple(&queue::ids(table)).await.map_err(|fault| {
                 fault.context(format!("the queue of {shown}")).hint(
                     "make queue and trigger with what `pgsluice poll queue-sql` prints, and GRANT SELECT, DELETE on the queue",
@@ -210,6 +213,19 @@ async fn check(options: &Options, sessions: &Sessions) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+/// Refuses a queue whose rows could be read and never removed.
+async fn may_drain(source: &mut Pipeline, table: &Table, is_standby: bool) -> Result<(), Fault> {
+    let (shown, queue) = (table.shown(), quote_literal(&queue::quoted_queue(table)));
+    let asked = format!(
+        "SELECT (current_setting('transaction_read_only') = 'off' AND coalesce(has_table_privilege(to_regclass({queue}), 'DELETE'), true))::text"
+    );
+    if !is_standby && look::cell(source, &asked).await?.as_deref() == Some("true") {
+        return Ok(());
+    }
+    Err(Fault::stop(format!("what was read from the queue of {shown} could not be removed from it"))
+        .hint("GRANT SELECT, DELETE on the queue to the role that polls, and let it write; a standby can't have a queue"))
 }
 
 /// Refuses to go on in another way than a table's rows have come so far.

@@ -106,9 +106,21 @@ impl Shape {
         let is_left_out =
             |column: &ShapeColumn| column.is_generated && table.method != super::Method::Snapshot;
         columns.retain(|column| match table.columns.is_empty() {
-            true => !is_left_out(column) || table.column.as_ref() == Some(&column.name),
+            true => {
+                let is_asked =
+                    table.column.as_ref() == Some(&column.name) || table.key.contains(&column.name);
+                !is_left_out(column) || is_asked
+            }
             false => is_named(&column.name),
         });
+        let is_read = |name: &&String| columns.iter().any(|column| column.name == **name);
+        if let Some(lacking) = table.key.iter().find(|name| !is_read(name)) {
+            return Err(Fault::usage(format!(
+                "column {lacking} is part of the key of {} and is not read",
+                table.shown()
+            ))
+            .hint("name it in columns"));
+        }
         Ok(Shape { oid, kind, has_heirs, columns })
     }
 
@@ -119,6 +131,32 @@ impl Shape {
             'v' => server_version_num >= 110_000,
             _ => false,
         }
+    }
+
+    /// Refuses a table of whose rows a trigger would not tell.
+    pub(super) fn refuse_heirs(&self, table: &Table) -> Result<(), Fault> {
+        match self.kind {
+            'r' if !self.has_heirs => Ok(()),
+            'p' => {
+                tracing::warn!(
+                    table = table.shown(),
+                    "a partition that is truncated, attached or detached by itself is not in the queue"
+                );
+                Ok(())
+            }
+            _ => Err(Fault::usage(format!(
+                "{} can't have a queue: triggers would not tell of all its rows",
+                table.shown()
+            ))
+            .hint(
+                "a queue is for a table without children; poll the children one by one, or by another method",
+            )),
+        }
+    }
+
+    /// Whether its numbers may come of a sequence that nobody can see from here.
+    pub(super) fn hides_sequences(&self, server_version_num: u32) -> bool {
+        !matches!(self.kind, 'r' | 'p') || server_version_num < 100_000
     }
 
     /// Whether the server counts its changes, and all of them as its own.
@@ -221,8 +259,8 @@ impl Shape {
     }
 
     /// A hash of all that the log says of it.
-    pub(super) fn definition(&self) -> String {
-        let text = format!("{} {:?}", self.oid, self.columns);
+    pub(super) fn definition(&self, table: &Table) -> String {
+        let text = format!("{} {:?} {:?}", self.oid, self.columns, table.condition);
         blake3::hash(text.as_bytes()).to_hex().chars().take(32).collect()
     }
 }

@@ -12,6 +12,8 @@ pub(super) struct Range {
     pub(super) from: Option<String>,
     pub(super) below: Option<String>,
     pub(super) to: Option<String>,
+    /// Nor above this.
+    pub(super) through: Option<String>,
 }
 
 /// `a, b`, quoted.
@@ -25,7 +27,13 @@ impl Range {
         let mut conditions = Vec::new();
         if let Some(column) = &table.column {
             let column = quote_ident(column);
-            let bounds = [(&self.above, ">"), (&self.from, ">="), (&self.below, "<"), (&self.to, "<=")];
+            let bounds = [
+                (&self.above, ">"),
+                (&self.from, ">="),
+                (&self.below, "<"),
+                (&self.to, "<="),
+                (&self.through, "<="),
+            ];
             for (value, operator) in bounds {
                 if let Some(value) = value {
                     conditions.push(format!("{column} {operator} {}", quote_literal(value)));
@@ -34,7 +42,7 @@ impl Range {
             // Without a bound, too, a row without a value is none that has been reached.
             conditions.push(format!("{column} IS NOT NULL"));
         }
-        conditions.extend(table.condition.as_ref().map(|condition| format!("({condition})")));
+        conditions.extend(table.condition.as_ref().map(|condition| format!("({condition}\n)")));
         let mut sql = format!(" FROM {}", table.quoted());
         if !conditions.is_empty() {
             let _ = write!(sql, " WHERE {}", conditions.join(" AND "));

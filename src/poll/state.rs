@@ -26,6 +26,9 @@ pub struct TableState {
     pub method: Method,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
+    /// What that counts, with its time zone: a value of another type means something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<String>,
     /// The highest value of the control column that was brought.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<String>,

@@ -201,21 +201,13 @@ impl Shaped {
         let Some(line) = self.into else {
             return match (&self.contest, self.mode) {
                 (None, Mode::Same) => Ok(Truncated::Whole),
-                (Some(_), _) if self.marks().is_empty() => {
-                    let what = format!(
-                        "a TRUNCATE of table {} would empty it of the rows of other sources too",
-                        self.name()
-                    );
-                    Err(hinted(
-                        refusal(self.line, what),
-                        "add a column with metadata = \"source\", which tells its rows",
-                    ))
-                }
+                (Some(_), _) if self.marks().is_empty() => Err(self.of_all_sources()),
                 _ => Ok(Truncated::Rows(self.emptying(begin, self.marks()))),
             };
         };
         match self.truncating {
             Truncating::Ignore => Ok(Truncated::Nothing),
+            Truncating::Delete if self.marks().is_empty() => Err(self.of_all_sources()),
             Truncating::Delete => Ok(Truncated::Rows(self.emptying(begin, self.marks()))),
             Truncating::Refuse => {
                 let what = format!(
@@ -230,6 +222,12 @@ impl Shaped {
                 ))
             }
         }
+    }
+
+    fn of_all_sources(&self) -> Refusal {
+        let what =
+            format!("a TRUNCATE of table {} would empty it of the rows of other sources too", self.name());
+        hinted(refusal(self.line, what), "add a column with metadata = \"source\", which tells its rows")
     }
 
     fn emptying(&self, begin: Begin, rows: Vec<(String, String)>) -> Emptying {

@@ -74,7 +74,8 @@ impl RuleSet {
 
     /// For the source of this name, which is that of its stream on the target. Refused where it must be in a list and is not.
     pub fn of_source(self, source: &str) -> Result<RuleSet, Fault> {
-        for order in self.rules.iter().filter_map(|rule| rule.order.as_ref()) {
+        let by_name = self.rules.iter().filter(|rule| rule.by.is_none());
+        for order in by_name.filter_map(|rule| rule.order.as_ref()) {
             if !order.it.iter().any(|name| name == source) {
                 return Err(Fault::usage(format!(
                     "rules, line {}: source {source} is not in the order of sources",
@@ -114,6 +115,11 @@ impl RuleSet {
         let mark = self.secret.as_ref().map(Secret::mark).unwrap_or_default();
         let hash = blake3::hash(format!("{mark}\n{}", self.canonical).as_bytes());
         hash.to_hex().chars().take(32).collect()
+    }
+
+    /// Whether rows of other sources may be in a table.
+    pub fn has_conflicts(&self) -> bool {
+        self.rules.iter().any(|rule| rule.conflict.is_some())
     }
 
     /// How many rules there are.

@@ -471,6 +471,14 @@ impl Shaping<'_> {
             made.iter()
                 .position(|made| matches!(made.output, Output::Metadata(metadata, _) if metadata == wanted))
         };
+        let is_kept = self.rules.iter().any(|rule| rule.mode.is_some());
+        if is_kept && *conflict != Conflict::Last {
+            let what = format!(
+                "a deleted row of table {} would keep its key from all other sources for ever",
+                self.table()
+            );
+            return Err(hinted(refusal(*line, what), "soft-delete goes with conflict = \"last\""));
+        }
         let (needed, name) = conflict.needs();
         let by = self.rules.iter().find_map(|rule| rule.by.as_ref());
         let needed = match by {
@@ -579,6 +587,10 @@ impl Shaped {
 
     /// Texts by column that only its rows have in a table with those of others; none where there are none.
     pub fn marks(&self) -> Vec<(String, String)> {
+        let tells = |output: &Output| matches!(output, Output::Metadata(Metadata::Source, _));
+        if self.contest.is_some() && !self.outputs.iter().any(tells) {
+            return Vec::new();
+        }
         let columns = self.relation.columns.iter().zip(&self.outputs);
         let marks = columns.filter_map(|(column, output)| match output {
             Output::Constant(text) if self.is_routed() => Some((column.name.clone(), text.clone())),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::model::{Column, Fault, Relation, ReplicaIdentity, is_portable, quote_ident};
 
+use super::fold::Replaces;
 use super::statement::{Binary, Mapped};
 use super::target::{Equality, Generated, Identity, TargetColumn, TargetTable};
 use super::types::{ColumnType, keeps};
@@ -100,6 +101,14 @@ impl Arriving {
             Arriving::Versioned(Versioned { position, from, to }) => [*position, *from, *to].contains(&at),
             Arriving::Contested(Contest::Last { time, source }) => *time == at || *source == Some(at),
             Arriving::Contested(Contest::First { source } | Contest::Order { source, .. }) => *source == at,
+        }
+    }
+
+    pub(super) fn replaces(&self) -> Replaces {
+        match self {
+            Arriving::New => Replaces::None,
+            Arriving::Reviving(_) | Arriving::Versioned(_) => Replaces::Marked,
+            Arriving::Replacing | Arriving::Contested(_) => Replaces::Any,
         }
     }
 

@@ -18,7 +18,7 @@ mod types;
 mod undo;
 
 pub use fit::{Arriving, Choice, Contest, Refusal, Versioned};
-pub use fold::{Fold, Group, GroupKind, NetRow, RowKey};
+pub use fold::{Fold, Group, GroupKind, NetRow, Replaces, RowKey};
 pub use planner::{Apart, Parameters, Planner, Step, Way};
 pub use redo::{must_be_empty, redo, truncate};
 pub use statement::{Check, Emptying, Many, Removal, Statement, StatementKind, take_in};

@@ -8,7 +8,7 @@ use crate::pgoutput::{Message, Old, Truncate, Tuple};
 
 use super::columns::ColumnSet;
 use super::fit::{self, Arriving, Choice, Lacks, Refusal, Renamed};
-use super::fold::RowKey;
+use super::fold::{Replaces, RowKey};
 use super::statement::{self, Emptying, Mapped, Match, Place, Source, Statement};
 use super::target::{self, Found, Generated, Identity, TargetColumn, TargetTable};
 
@@ -239,7 +239,7 @@ impl Planner {
                 let is_exact = |at: &usize| columns.get(*at).is_some_and(|column| column.equality.exact);
                 choice.arriving == Arriving::New || key.columns.iter().all(is_exact)
             })
-            .map(|key| RowKey { replaces: choice.arriving != Arriving::New, ..key });
+            .map(|key| RowKey { replaces: choice.arriving.replaces(), ..key });
         let divisible = row_key.as_ref().is_some_and(|key| is_divisible(key, &target, &columns));
         let only_text =
             (0..).zip(&columns).filter(|(_, column)| !column.unwritten && column.binary.is_none());
@@ -591,7 +591,7 @@ fn row_key(relation: &Relation, target: &TargetTable, columns: &[Mapped]) -> Opt
         columns.iter().any(|sent| !sent.unwritten && sent.quoted == quoted)
     };
     let mut stored = target.columns.iter().filter(|column| column.generated == Generated::No);
-    Some(RowKey { columns: key, is_whole: stored.all(is_sent), replaces: false })
+    Some(RowKey { columns: key, is_whole: stored.all(is_sent), replaces: Replaces::None })
 }
 
 /// Rows are independent where nothing but the key keeps them apart, and two keys that differ as text are never equal.

@@ -257,12 +257,12 @@ pub fn take_in(relation: &Relation, contest: &Contest, target: &str, waiting: &s
     let (keys, others): (Vec<_>, Vec<_>) = relation.columns.iter().partition(|column| column.key);
     let set = if others.is_empty() { &keys } else { &others };
     let set = set.iter().map(|column| format!("{0} = EXCLUDED.{0}", quote_ident(&column.name)));
+    let keys = names(&keys);
     let all = names(&relation.columns.iter().collect::<Vec<_>>());
     let condition = wins(contest, "t.", quoted, |_, name| format!("EXCLUDED.{name}"));
     format!(
-        "INSERT INTO {target} AS t ({all}) OVERRIDING SYSTEM VALUE SELECT {all} FROM {waiting} \
-         ON CONFLICT ({}) DO UPDATE SET {} WHERE {condition}",
-        names(&keys),
+        "INSERT INTO {target} AS t ({all}) OVERRIDING SYSTEM VALUE SELECT {all} FROM {waiting} ORDER BY {keys} \
+         ON CONFLICT ({keys}) DO UPDATE SET {} WHERE {condition}",
         join(set, ", ")
     )
 }
@@ -279,7 +279,9 @@ fn wins(
         Some((format!("{there}{name}"), arriving(at, &name)))
     };
     let condition = match contest {
-        Contest::First { source } => both(*source).map(|(there, new)| format!("{there} = {new}")),
+        Contest::First { source } => {
+            both(*source).map(|(there, new)| format!("{there} IS NOT DISTINCT FROM {new}"))
+        }
         Contest::Last { time, source } => both(*time).map(|(there, new)| {
             let (mut before, mut after) = (there.clone(), new);
             if let Some((source, new)) = source.and_then(&mut both) {
@@ -289,9 +291,12 @@ fn wins(
             format!("{there} IS NULL OR {before} <= {after}")
         }),
         Contest::Order { source, names } => both(*source).map(|(there, new)| {
+            let last = names.len() + 1;
             let names = join(names.iter().map(|name| quote_literal(name)), ", ");
-            let rank = |name: &str| format!("array_position(ARRAY[{names}]::text[], {name}::text)");
-            format!("coalesce({} >= {}, true)", rank(&there), rank(&new))
+            let rank = |name: &str| {
+                format!("coalesce(array_position(ARRAY[{names}]::text[], {name}::text), {last})")
+            };
+            format!("{} >= {}", rank(&there), rank(&new))
         }),
     };
     format!("({})", condition.unwrap_or_else(|| "true".into()))

@@ -202,6 +202,7 @@ fn a_transaction_whose_snapshot_is_older_than_the_swap_sees_the_new_rows() {
     log.snapshot(&plain(), version(1, ROWS));
     log.snapshot(&plain(), version(2, ROWS));
     log.apply();
+    target.run_script("create index on s.t__a(id); create index on s.t__b(id)");
     for level in ["repeatable read", "serializable"] {
         let old = target.session();
         old.query(&format!("begin isolation level {level}; select count(*) from pg_class"));

@@ -7,7 +7,7 @@ use crate::pg::now;
 use crate::pgoutput::Begin;
 
 use super::super::Control;
-use super::{Applier, Flow, Run};
+use super::{Applier, Flow, Inside, Run};
 
 /// How often the clock is looked at, which somebody may set.
 const GLANCE: Duration = Duration::from_secs(1);
@@ -32,6 +32,15 @@ impl Applier<'_> {
     }
 
     /// Waits until it is time for what committed then, or something else is wanted. The log is then read anew.
+    /// What had nothing for this target left no mark on it, and is not to be read again each time.
+    pub(super) async fn note_far_read(&self, run: &mut Run) -> Result<(), Fault> {
+        let is_between = matches!(run.inside, Inside::Nothing) && !run.is_open && run.lanes.torn().is_none();
+        if is_between && run.read.bytes_since(run.lanes.main.progress()) > REREAD_BYTES_MAX {
+            run.lanes.main.note(run.read).await?;
+        }
+        Ok(())
+    }
+
     pub(super) async fn ripen(
         &mut self,
         run: &mut Run,
@@ -42,10 +51,7 @@ impl Applier<'_> {
         // As near as it shall be.
         self.applied.is_live = true;
         run.first = Some(committed);
-        // What had nothing for this target left no mark on it, and is not to be read again each time.
-        if run.read.bytes_since(run.lanes.main.progress()) > REREAD_BYTES_MAX {
-            run.lanes.main.note(run.read).await?;
-        }
+        self.note_far_read(run).await?;
         self.report(run);
         // What was set while the last batch was ended is looked at when the log is read anew: at once.
         loop {

@@ -313,6 +313,7 @@ impl<'a> Applier<'a> {
             if flow != Flow::On || reader.durable() > end {
                 return Ok(flow);
             }
+            self.note_far_read(run).await?;
             if !std::mem::replace(&mut self.applied.is_live, true) {
                 faults::point("apply.at_live");
             }
@@ -403,18 +404,25 @@ impl<'a> Applier<'a> {
                         run.advance.xid = begin.xid.0;
                         run.advance.transactions += 1;
                         run.committed = Some(begin);
-                        let is_snapshot = matches!(run.snapshot, Snapshot::Coming(_));
-                        if is_snapshot {
+                        let snapshot_of = run.snapshot.table();
+                        if snapshot_of.is_some() {
                             match self.end_snapshot(run).await? {
                                 Flow::On => {}
                                 other => return Ok(other),
                             }
                         }
                         // What the DDL made new can be used only after its commit (a value of an enum).
-                        let ends = is_snapshot || run.captured.is_some() || self.careful_until.is_some();
+                        let ends =
+                            snapshot_of.is_some() || run.captured.is_some() || self.careful_until.is_some();
                         let torn = run.lanes.torn().map(|torn| torn.end);
                         match torn.map_or(ends, |end| commit.end >= end) {
-                            true => self.finish(run).await?,
+                            true => match (self.finish(run).await?, snapshot_of) {
+                                (Flow::On, Some(oid)) => {
+                                    self.run_after(run, oid).await;
+                                    Flow::On
+                                }
+                                (flow, _) => flow,
+                            },
                             false if torn.is_none() && self.is_full(run) => {
                                 METER.full_batches.inc();
                                 self.send(run).await?

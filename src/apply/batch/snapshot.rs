@@ -7,10 +7,11 @@ use tokio_postgres::Client;
 use super::super::inside::Inside as Talk;
 use super::super::shaper::Given;
 use super::super::snapshot::{self, LOCK_NOT_AVAILABLE, Place, Ready, Users};
-use super::super::{describe, lookup};
+use super::super::{After, describe, lookup};
 use super::{Applier, Flow, Inside, Run};
 use crate::faults;
 use crate::model::{Fault, Position, Relation, Value};
+use crate::pg::control::fault;
 use crate::pg::pattern::Rename;
 use crate::pg::snapshots::{self, Shown};
 use crate::pgoutput::{Begin, Message, Truncate};
@@ -63,6 +64,16 @@ struct Waiting {
 impl Waiting {
     fn begin() -> Waiting {
         Waiting { since: Instant::now(), told: None, pause: PAUSE_MIN }
+    }
+}
+
+impl Snapshot {
+    /// The table of the source of which one comes.
+    pub(super) fn table(&self) -> Option<u32> {
+        match self {
+            Snapshot::Coming(coming) => Some(coming.oid),
+            Snapshot::Possible | Snapshot::Not | Snapshot::LeftOut(_) => None,
+        }
     }
 }
 
@@ -242,7 +253,7 @@ impl Applier<'_> {
         relation: &Relation,
     ) -> Result<Vec<(String, String)>, Fault> {
         let arriving = lookup::arriving(catalog, &self.planner, relation).await;
-        let arriving = arriving.map_err(|error| crate::pg::control::fault(&error))?;
+        let arriving = arriving.map_err(|error| fault(&error))?;
         let mut columns = Vec::new();
         for (column, of) in relation.columns.iter().zip(arriving) {
             let named = |what: String| {
@@ -345,6 +356,26 @@ impl Applier<'_> {
                 other => {
                     run.give_up().await?;
                     return Ok(other);
+                }
+            }
+        }
+    }
+
+    /// Runs what is to be run once the view shows a new snapshot of the table. What fails is told, and not tried again.
+    pub(super) async fn run_after(&self, run: &mut Run, oid: u32) {
+        let Some(source) = self.shaper.source(oid).or_else(|| self.planner.relation(oid)) else { return };
+        let is_meant = |after: &&After| (&after.table.0, &after.table.1) == (&source.schema, &source.name);
+        let table = format!("{}.{}", source.schema, source.name);
+        for statement in self.target.after.iter().filter(is_meant).flat_map(|after| &after.statements) {
+            let began = Instant::now();
+            match run.catalog.batch_execute(statement).await {
+                Ok(()) => {
+                    let seconds = began.elapsed().as_secs_f64();
+                    tracing::info!(table, statement, seconds, "run after the swap");
+                }
+                Err(error) => {
+                    let error = fault(&error);
+                    tracing::warn!(table, statement, %error, "failed after the swap; it is not tried again");
                 }
             }
         }

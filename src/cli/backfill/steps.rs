@@ -109,6 +109,7 @@ impl Work {
             sequences: false,
             rules: Rules::default(),
             ddl: Ddl::default(),
+            after: [].into(),
             lanes: 1,
             delay: Duration::ZERO,
             shapes: None,

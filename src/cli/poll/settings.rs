@@ -4,13 +4,14 @@ use serde::Deserialize;
 
 use super::super::conduct::Delay;
 use super::super::size::Size;
+use crate::apply::After;
 use crate::pg::pattern::Pattern;
 use crate::poll::{Boundary, Method, Table};
 
 /// A table as the file has it, validated.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "Written")]
-pub(crate) struct PollSettings(pub(super) Table);
+pub(crate) struct PollSettings(pub(super) Table, Option<After>);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -31,6 +32,9 @@ struct Written {
     condition: Option<String>,
     queue: Option<String>,
     warn_size: Option<Size>,
+    /// The applier's part.
+    #[serde(default)]
+    after: Vec<String>,
 }
 
 /// A length of time, or a number.
@@ -61,6 +65,13 @@ pub(super) fn table_name(text: &str) -> Result<(String, String), String> {
     named.ok_or_else(|| format!("'{text}' is not one table such as public.orders"))
 }
 
+impl PollSettings {
+    /// What the applier runs once the target shows a new snapshot of the table.
+    pub(crate) fn after(&self) -> Option<&After> {
+        self.1.as_ref()
+    }
+}
+
 impl TryFrom<Written> for PollSettings {
     type Error = String;
 
@@ -84,7 +95,12 @@ impl TryFrom<Written> for PollSettings {
             }
             table.warn_bytes = size.0;
         }
+        if !written.after.is_empty() && table.method != Method::Snapshot {
+            return Err(format!("after means nothing to method {}", table.method.name()));
+        }
         table.check()?;
-        Ok(PollSettings(table))
+        let name = (table.schema.clone(), table.name.clone());
+        let after = Some(After { table: name, statements: written.after });
+        Ok(PollSettings(table, after.filter(|after| !after.statements.is_empty())))
     }
 }

@@ -89,6 +89,7 @@ impl ReplayCommand {
         let archive = place.archive.open()?;
         let reached = self.reached(&archive)?;
         let mut target = self.applying.target(conninfo, stream, &self.filter, file)?;
+        target.after = [].into();
         if std::mem::take(&mut target.on_error) == OnError::Quarantine {
             tracing::warn!("replay sets nothing aside: it stops at what the target refuses");
         }

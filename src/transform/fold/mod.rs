@@ -11,8 +11,8 @@
 //! | Replaced | – | Replaced | Deleted |
 //! | Gone | Inserted | – | – |
 //!
-//! Where a row that is inserted may be there ([`RowKey::replaces`]) an insert makes of anything Inserted, and of Updated an Updated of all
-//! columns; a delete makes of Inserted a Deleted.
+//! Where a row that is inserted may be there ([`Replaces`]) an insert makes of anything Inserted, but an Updated of all columns of a row that was marked as deleted
+//! just now; a delete makes of Inserted a Deleted.
 //!
 //! A change of key is a delete and an insert, where the whole row is known. What stands as – in the table,
 //! what has no key, and what has its key in another format than those before, is not taken: it is for the caller to apply what was folded of the table before, and then that change.
@@ -40,8 +40,18 @@ pub struct RowKey {
     pub columns: Vec<usize>,
     /// A row may be deleted and inserted again, since the log has all that the target stores.
     pub is_whole: bool,
-    /// A row that is inserted may be there, and a deleted one may not: what comes last holds.
-    pub replaces: bool,
+    pub replaces: Replaces,
+}
+
+/// Which rows may be there that are inserted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Replaces {
+    #[default]
+    None,
+    /// One that is marked as deleted, which comes to life.
+    Marked,
+    /// Any; and one that is updated or deleted may not be there. What comes last holds.
+    Any,
 }
 
 /// Changes that wait, net, table by table.
@@ -215,9 +225,10 @@ impl Table {
         let entry = entries.get_mut(place)?;
         entry.state = match entry.state {
             State::Gone => State::Inserted,
-            State::Deleted if key.replaces => State::Inserted,
+            State::Deleted | State::Updated if key.replaces == Replaces::Any => State::Inserted,
+            State::Deleted if key.replaces == Replaces::Marked => State::Inserted,
             State::Deleted => State::Replaced,
-            state @ (State::Inserted | State::Updated) if key.replaces => state,
+            state @ (State::Inserted | State::Updated) if key.replaces != Replaces::None => state,
             State::Inserted | State::Updated | State::Replaced => return None,
         };
         entry.new = Some(arena.replace(entry.new, |into| new.write(into)));
@@ -310,12 +321,14 @@ impl Table {
             return None;
         }
         entry.state = match entry.state {
-            State::Inserted | State::Deleted if key.replaces => State::Deleted,
+            State::Inserted | State::Deleted if key.replaces != Replaces::None => State::Deleted,
             State::Inserted => State::Gone,
             State::Updated | State::Replaced => State::Deleted,
             State::Deleted | State::Gone => return None,
         };
-        entry.old = entry.old.or_else(|| keep(arena, old));
+        // What is told of the last one decides, where it does.
+        let before = entry.old.filter(|_| key.replaces != Replaces::Any);
+        entry.old = before.or_else(|| keep(arena, old));
         entry.new = None;
         Some(())
     }

@@ -69,7 +69,7 @@ impl Change {
 }
 
 fn key() -> RowKey {
-    RowKey { columns: vec![0], is_whole: true, replaces: false }
+    RowKey { columns: vec![0], is_whole: true, replaces: Replaces::None }
 }
 
 /// What comes out, each change as [`Change::read`] reads it.
@@ -128,7 +128,7 @@ fn keys_of_one_format_only() {
         Change::read(text).with(|message| assert_eq!(fold.take(&key(), message), expected, "{text}"));
         fold.clear();
     }
-    let pair = RowKey { columns: vec![0, 1], is_whole: true, replaces: false };
+    let pair = RowKey { columns: vec![0, 1], is_whole: true, replaces: Replaces::None };
     check_key(&pair, &["!+ 1 \\x y", "+ 1 x y"], &["+ 1 x y"]);
 }
 
@@ -176,7 +176,7 @@ fn what_can_not_be_is_not_taken() {
 
 #[test]
 fn rows_without_a_key_can_only_come() {
-    let keyless = RowKey { columns: Vec::new(), is_whole: true, replaces: false };
+    let keyless = RowKey { columns: Vec::new(), is_whole: true, replaces: Replaces::None };
     check_key(
         &keyless,
         &["+ 2 x y", "+ 1 x y", "!= 1 x y", "+ 2 x y", "!- 1"],
@@ -297,14 +297,16 @@ proptest! {
 
 #[test]
 fn of_rows_that_may_be_there_the_last_holds() {
-    let states = RowKey { replaces: true, ..key() };
+    let states = RowKey { replaces: Replaces::Any, ..key() };
     check_key(&states, &["+ 1 x y", "+ 1 z z"], &["+ 1 z z"]);
     check_key(&states, &["- 1", "+ 1 x y"], &["+ 1 x y"]);
     check_key(&states, &["+ 1 x y", "- 1", "- 1"], &["- 1"]);
     check_key(&states, &["+ 1 x y", "- 1", "+ 1 z z"], &["+ 1 z z"]);
+    check_key(&states, &["= 1 ? gone", "+ 1 z -"], &["+ 1 z -"]);
     // Marked as deleted, and there again: it is there in any case.
-    check_key(&states, &["= 1 ? gone", "+ 1 z -"], &["= 1 z -"]);
-    check_key(&states, &["+ 1 x -", "= 1 ? gone"], &["+ 1 x gone"]);
+    let marked = RowKey { replaces: Replaces::Marked, ..key() };
+    check_key(&marked, &["= 1 ? gone", "+ 1 z -"], &["= 1 z -"]);
+    check_key(&marked, &["+ 1 x -", "= 1 ? gone"], &["+ 1 x gone"]);
 }
 
 proptest! {
@@ -321,7 +323,7 @@ proptest! {
         };
         let mut expected: Rows = begin.iter().map(|id| (id.to_string(), vec!["a".into(), "b".into()])).collect();
         let mut found = expected.clone();
-        let (states, mut fold) = (RowKey { replaces: true, ..key() }, Fold::default());
+        let (states, mut fold) = (RowKey { replaces: Replaces::Any, ..key() }, Fold::default());
         for (at, (is_there, id)) in steps.iter().enumerate() {
             let text = if *is_there { format!("+ {id} x{at} y") } else { format!("- {id}") };
             write(&mut expected, &text);
