@@ -127,8 +127,8 @@ pub(super) async fn running(source: &mut Pipeline, sessions: &Sessions) -> Resul
     Ok(Running { virtual_xids, prepared })
 }
 
-/// How long what was read is given to become durable on the source.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
+/// A commit that does not wait for the disk is there after three times `wal_writer_delay` (0.2 s), and with it all that was seen of it.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 const GLANCE: Duration = Duration::from_millis(20);
 
 /// Waits until no crash of the source can take back what a snapshot before this has shown: a commit that does not wait for the disk is seen
@@ -151,7 +151,7 @@ pub(super) async fn settle(source: &mut Pipeline) -> Result<(), Fault> {
     let flushed = format!("SELECT (pg_current_wal_flush_lsn() >= '{inserted}')::text");
     while cell(source, &flushed).await?.as_deref() != Some("true") {
         if began.elapsed() >= FLUSH_PATIENCE {
-            // Its writer of WAL does so every fifth of a second, unless the end is behind the head of a page that nothing follows.
+            // What was inserted last may be the head of a page, which is not flushed before something follows.
             tracing::debug!(inserted, "the source has not flushed its WAL that far");
             break;
         }
