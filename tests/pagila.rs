@@ -51,12 +51,12 @@ insert into store values (1, 1, 1, '2022-01-01'), (2, 2, 2, '2022-01-01');
 insert into rental select i, '2022-01-01'::timestamptz + i * interval '1 hour', i % 600 + 1, i % 300 + 1, null, i % 2 + 1, '2022-01-01' from generate_series(1, 500) i;
 insert into payment select i, i % 300 + 1, i % 2 + 1, i, i % 10 + 0.99, '2022-01-15'::timestamptz + (i % 30) * interval '1 day' from generate_series(1, 500) i;
 create procedure load(rounds int) language plpgsql as $$
-declare k int; begin
+declare k int; m int; begin
     for i in 1..rounds loop
-        k := 1 + (random() * 300)::int;
+        k := 1 + (random() * 300)::int; m := 1 + (random() * 300)::int;
         update customer set email = 'new' || i || '@sakila.org', activebool = not activebool where customer_id = k;
-        update customer set customer_id = 1000 + i where customer_id = 1 + (random() * 300)::int and i % 5 = 0;
-        delete from customer where customer_id = 1 + (random() * 300)::int and i % 3 = 0;
+        update customer set customer_id = 1000 + i where customer_id = m and i % 5 = 0;
+        delete from customer where customer_id = m and i % 3 = 0;
         insert into customer values (2000 + i, 1, 'in' || i, 'let', 'in' || i || '@sakila.org', 1 + i % 300, i % 2 = 0, '2022-02-02', now(), null);
         update actor set last_name = 'star ' || i where actor_id = 1 + i % 100; delete from actor where actor_id = i % 100 and i % 7 = 0;
         insert into actor values (i % 100, 'again', 'back ' || i) on conflict (actor_id) do nothing;

@@ -204,6 +204,9 @@ fn two_databases_follow_each_other_without_a_loop() {
         follow([&there, &back]);
         follow([&there, &back]);
     }
+    east.run_script("insert into t(id, v) values (101, 'east')");
+    west.run_script("insert into t(id, v) values (102, 'west')");
+    follow([&there, &back]);
     let rows = "select string_agg(t::text, e'\\n' order by id) from t";
     assert_eq!(east.value(rows), west.value(rows));
     assert_eq!(east.value("select count(distinct site) from t"), "2");
