@@ -98,7 +98,8 @@ mod tests {
         let range = Range { above: Some("it's".into()), below: Some("9".into()), ..Range::default() };
         assert_eq!(
             range.copy(&table, "\"at\""),
-            r#"COPY (SELECT "at" FROM "s"."t""" WHERE "at" > 'it''s' AND "at" < '9' AND "at" IS NOT NULL AND (a = 1 OR b\n) ORDER BY "at") TO STDOUT"#
+            r#"COPY (SELECT "at" FROM "s"."t""" WHERE "at" > 'it''s' AND "at" < '9' AND "at" IS NOT NULL AND (a = 1 OR b
+) ORDER BY "at") TO STDOUT"#
         );
         let all = Table::new("s", "t", Method::Snapshot);
         assert_eq!(Range::default().copy(&all, "a"), r#"COPY (SELECT a FROM "s"."t") TO STDOUT"#);
