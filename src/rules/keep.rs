@@ -14,10 +14,10 @@ impl Shaping<'_> {
         let mode = said.map(|mode| mode.it).unwrap_or_default();
         for (at, one) in made.iter().enumerate() {
             let Output::Metadata(metadata, _) = one.output else { continue };
-            let is_same =
-                |other: &Made| matches!(other.output, Output::Metadata(same, _) if same == metadata);
             let what = match metadata {
-                _ if made.iter().take(at).any(is_same) => "tells what another column tells",
+                _ if made.iter().take(at).any(|other| other.output.tells(metadata)) => {
+                    "tells what another column tells"
+                }
                 Metadata::Deleted | Metadata::DeletedAt if mode != Mode::SoftDelete => {
                     "wants mode = \"soft-delete\""
                 }
@@ -32,10 +32,8 @@ impl Shaping<'_> {
             ));
         }
         let Some(Lined { line, .. }) = said else { return Ok(Mode::Same) };
-        let tells = |wanted: Metadata| {
-            made.iter().any(|made| matches!(made.output, Output::Metadata(metadata, _) if metadata == wanted))
-        };
-        if let Some((_, name)) = mode.needs().iter().find(|(metadata, _)| !tells(*metadata)) {
+        let is_told = |wanted: Metadata| made.iter().any(|made| made.output.tells(wanted));
+        if let Some((_, name)) = mode.needs().iter().find(|(metadata, _)| !is_told(*metadata)) {
             let what =
                 format!("the mode of table {} wants a column with metadata = \"{name}\"", self.table());
             return Err(refusal(*line, what));
@@ -53,15 +51,13 @@ impl Shaping<'_> {
         Ok(mode)
     }
 
+    /// Whose row it is where other sources have rows in the table, for which it has all that is needed.
     pub(super) fn contest(&self, made: &[Made]) -> Result<Option<Contest>, Refusal> {
         let Some(Lined { line, it: conflict }) = self.rules.iter().find_map(|rule| rule.conflict.as_ref())
         else {
             return Ok(None);
         };
-        let place = |wanted: Metadata| {
-            made.iter()
-                .position(|made| matches!(made.output, Output::Metadata(metadata, _) if metadata == wanted))
-        };
+        let place = |wanted: Metadata| made.iter().position(|made| made.output.tells(wanted));
         let is_kept = self.rules.iter().any(|rule| rule.mode.is_some());
         if is_kept && *conflict != Conflict::Last {
             let what = format!(
@@ -128,8 +124,8 @@ impl Shaped {
 
     /// Texts by column that only its rows have in a table with those of others; none where there are none.
     pub fn marks(&self) -> Vec<(String, String)> {
-        let tells = |output: &Output| matches!(output, Output::Metadata(Metadata::Source, _));
-        if self.contest.is_some() && !self.outputs.iter().any(tells) {
+        let is_told = self.outputs.iter().any(|output| output.tells(Metadata::Source));
+        if self.contest.is_some() && !is_told {
             return Vec::new();
         }
         let columns = self.relation.columns.iter().zip(&self.outputs);
@@ -143,11 +139,7 @@ impl Shaped {
 
     /// What a row may find on the target when it comes.
     pub fn arriving(&self) -> Arriving {
-        let place = |wanted: Metadata| {
-            self.outputs
-                .iter()
-                .position(|output| matches!(output, Output::Metadata(metadata, _) if *metadata == wanted))
-        };
+        let place = |wanted: Metadata| self.outputs.iter().position(|output| output.tells(wanted));
         let versioned = || {
             let position = place(Metadata::Position)?;
             Some(Versioned { position, from: place(Metadata::ValidFrom)?, to: place(Metadata::ValidTo)? })

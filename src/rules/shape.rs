@@ -58,6 +58,13 @@ pub(super) enum Output {
     },
 }
 
+impl Output {
+    /// Whether it tells this of a change.
+    pub(super) fn tells(&self, wanted: Metadata) -> bool {
+        matches!(self, Output::Metadata(metadata, _) if *metadata == wanted)
+    }
+}
+
 /// Which rows there are on the target.
 #[derive(Debug)]
 pub(super) struct Filter {
