@@ -138,6 +138,7 @@ column.password = { fixed = "*" }
 
 [table."public.store"]
 schema = "shop"
+key = ["store_id"]
 conflict = "last"
 column._time = { metadata = "commit-time" }
 column._source = { metadata = "source" }

@@ -343,13 +343,23 @@ impl Shaping<'_> {
                 return Ok(());
             }
             (true, Some(teller), None) => {
-                let what = format!(
-                    "table {} has REPLICA IDENTITY FULL, and its rows can't be found by column {}",
-                    self.table(),
-                    teller.column.name
-                );
+                let what = match self.usage {
+                    Use::Rows => format!(
+                        "a base does not tell the key of table {}, by which it meets rows of other sources",
+                        self.table()
+                    ),
+                    Use::Changes | Use::States => format!(
+                        "table {} has REPLICA IDENTITY FULL, and its rows can't be found by column {}",
+                        self.table(),
+                        teller.column.name
+                    ),
+                };
+                let line = match teller.line {
+                    0 => self.rules.first().map_or(0, |rule| rule.line),
+                    line => line,
+                };
                 return Err(hinted(
-                    refusal(teller.line, what),
+                    refusal(line, what),
                     "say key = [\"…\"]: the columns that identify rows on the target",
                 ));
             }
