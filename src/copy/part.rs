@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::Mutex;
 
 use crate::faults;
-use crate::model::{Fault, Remedy, Xid, quote_ident, quote_literal};
+use crate::model::{Fault, Remedy, Xid};
 use crate::pg::copied::{self, Copied, Moment, Part};
 use crate::pg::{Pipeline, Reshape, transfer};
 use crate::rules::Shaped;
+use crate::transform::equal;
 
 use super::Options;
 use super::plan::{self, Blocks, Which};
@@ -166,11 +167,7 @@ pub(super) async fn refuse_rows(target: &mut Pipeline, table: &Table, stream: &s
             let beside = copied::any_of(stream, &there.beside);
             format!("EXISTS (SELECT FROM {quoted}) AND NOT {beside}")
         }
-        (marks, _) => {
-            let ours =
-                marks.iter().map(|(name, text)| format!("{} = {}", quote_ident(name), quote_literal(text)));
-            format!("EXISTS (SELECT FROM {quoted} WHERE {})", ours.collect::<Vec<_>>().join(" AND "))
-        }
+        (marks, _) => format!("EXISTS (SELECT FROM {quoted} WHERE {})", equal(marks).join(" AND ")),
     };
     let rows = target.simple(&format!("SELECT {strange}")).await?;
     match cell(&rows, 0).as_deref() {

@@ -1,12 +1,16 @@
 //! Types of columns as rules see them, by their OIDs (`pg_type.dat`).
 
-const TEXT: u32 = 25;
+pub(super) const BOOL: u32 = 16;
 const BYTEA: u32 = 17;
-const INT8: u32 = 20;
+pub(super) const INT8: u32 = 20;
+pub(super) const TEXT: u32 = 25;
 const BPCHAR: u32 = 1042;
 const VARCHAR: u32 = 1043;
 const UUID: u32 = 2950;
-const NUMERIC: u32 = 1700;
+pub(super) const TIMESTAMP: u32 = 1114;
+pub(super) const TIMESTAMPTZ: u32 = 1184;
+pub(super) const NUMERIC: u32 = 1700;
+pub(super) const PG_LSN: u32 = 3220;
 /// What a modifier has on top (VARHDRSZ).
 const HEADER: i32 = 4;
 /// Types of users, extensions and domains begin here (transam.h, `FirstNormalObjectId`).
@@ -14,8 +18,8 @@ const FIRST_NORMAL_OID: u32 = 16_384;
 
 /// Names that a cast may have, and the types' OIDs.
 const NAMES: &[(&str, u32)] = &[
-    ("bool", 16),
-    ("boolean", 16),
+    ("bool", BOOL),
+    ("boolean", BOOL),
     ("bytea", BYTEA),
     ("int8", INT8),
     ("bigint", INT8),
@@ -39,15 +43,15 @@ const NAMES: &[(&str, u32)] = &[
     ("character varying", VARCHAR),
     ("date", 1082),
     ("time", 1083),
-    ("timestamp", 1114),
-    ("timestamptz", 1184),
-    ("timestamp with time zone", 1184),
+    ("timestamp", TIMESTAMP),
+    ("timestamptz", TIMESTAMPTZ),
+    ("timestamp with time zone", TIMESTAMPTZ),
     ("interval", 1186),
     ("numeric", NUMERIC),
     ("decimal", NUMERIC),
     ("uuid", UUID),
     ("jsonb", 3802),
-    ("pg_lsn", 3220),
+    ("pg_lsn", PG_LSN),
 ];
 
 /// A type with its modifier.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::kind::Kind;
+use super::kind::{BOOL, INT8, Kind, NUMERIC, PG_LSN, TEXT, TIMESTAMP, TIMESTAMPTZ};
 use crate::model::{Format, Timestamp, Value};
 use crate::pgoutput::Begin;
 
@@ -57,14 +57,6 @@ pub(super) struct Stamp<'s> {
     pub(super) operation: Operation,
     pub(super) source: &'s str,
 }
-
-const BOOL: u32 = 16;
-const INT8: u32 = 20;
-const TIMESTAMP: u32 = 1114;
-const TIMESTAMPTZ: u32 = 1184;
-const NUMERIC: u32 = 1700;
-const TEXT: u32 = 25;
-const PG_LSN: u32 = 3220;
 
 impl Metadata {
     pub(super) fn parse(name: &str) -> Option<Metadata> {

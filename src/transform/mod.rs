@@ -23,7 +23,7 @@ pub use fit::{Choice, Refusal};
 pub use fold::{Fold, Group, GroupKind, NetRow, Replaces, RowKey};
 pub use planner::{Apart, Parameters, Planner, Step, Way};
 pub use redo::{must_be_empty, redo, truncate};
-pub use statement::{Check, Emptying, Many, Removal, Statement, StatementKind, take_in};
+pub use statement::{Check, Emptying, Many, Removal, Statement, StatementKind, equal, take_in};
 pub use target::{Equality, Found, Generated, Identity, Referring, TargetColumn, TargetTable};
 pub use types::{ColumnType, TypeKind};
 pub use undo::{

@@ -52,16 +52,13 @@ pub(in crate::transform) fn delete_all(
 
 /// Deletes the rows that are meant, or marks or ends them, however many.
 pub(in crate::transform) fn empty(id: u32, target: &TargetTable, emptying: &Emptying) -> Statement {
-    let equal =
-        |(column, text): &(String, String)| format!("{} = {}", quote_ident(column), quote_literal(text));
-    let mut conditions: Vec<String> = emptying.rows.iter().map(equal).collect();
-    let set = || join(emptying.set.iter().map(equal), ", ");
+    let mut conditions = equal(&emptying.rows);
     let table = only(target);
     let change = match &emptying.by {
         Removal::Delete => format!("DELETE FROM {table}"),
         Removal::Mark(marker) => {
             conditions.push(format!("{} IS NULL", quote_ident(marker)));
-            format!("UPDATE {table} SET {}", set())
+            format!("UPDATE {table} SET {}", equal(&emptying.set).join(", "))
         }
         Removal::End { from, to, time } => {
             let (from, to) = (quote_ident(from), quote_ident(to));
@@ -79,6 +76,11 @@ pub(in crate::transform) fn empty(id: u32, target: &TargetTable, emptying: &Empt
          PERFORM set_config('row_security', security, true); END"
     );
     Sql::new(format!("DO {}", quote_literal(&body)), Format::Text).statement(id, StatementKind::DeleteAll)
+}
+
+/// `column = text` for each, quoted.
+pub fn equal(texts: &[(String, String)]) -> Vec<String> {
+    texts.iter().map(|(column, text)| format!("{} = {}", quote_ident(column), quote_literal(text))).collect()
 }
 
 /// What a TRUNCATE is where it is none.

@@ -13,7 +13,7 @@ use arrival::{contested, giving_way, on_conflict, uncounted};
 
 pub use arrival::take_in;
 pub(super) use arrival::{end_version, version};
-pub use emptying::{Emptying, Removal};
+pub use emptying::{Emptying, Removal, equal};
 pub(super) use emptying::{delete_all, empty, truncate};
 
 /// A statement that is prepared once and executed for many rows. Cheap to clone.
