@@ -13,6 +13,7 @@
 //! What rows mean in such a log is in `docs/POLL.md`. Deliberately absent: deletions where no trigger tells of them.
 
 mod alarm;
+mod drain;
 mod due;
 mod limit;
 mod lock;
@@ -25,6 +26,7 @@ mod run;
 mod settings;
 mod shape;
 mod sink;
+mod snapshot;
 mod sql;
 mod state;
 

@@ -10,12 +10,10 @@ use super::log::Log;
 use super::look::{self, Clock, Sessions};
 use super::shape::{self, Control, Shape};
 use super::sink::Sink;
-use super::sql::{self, Range};
-use super::{Method, Table, TableState, queue};
-use crate::faults;
+use super::sql::Range;
+use super::{Method, Table, TableState};
 use crate::model::{Fault, Position, Timestamp};
 use crate::pg::{Pipeline, quote_ident, read_text, unload};
-use crate::pgoutput::{Message, Truncate};
 
 /// What is asked of a pull.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,10 +51,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The same where an earlier point is complete, so that there may be something to bring.
 const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 const GLANCE: Duration = Duration::from_millis(50);
-/// So old may be the last look at a snapshot's rows, for the server's statistics to decide that there is nothing new.
-const LOOK_AGE_MICROSECONDS: i64 = 3600 * 1_000_000;
-/// The server keeps statistics without losing any since then.
-const STATISTICS_SINCE: u32 = 150_000;
 const WARNING_PER_CENT: u64 = 75;
 
 impl Puller<'_> {
@@ -124,7 +118,7 @@ impl Puller<'_> {
         state.control = Some(counts);
         let mode = shape::mode(self.table, clock.is_standby)?;
         let (point, by) = match control {
-            Control::Number => self.highest_number(source, &mut state, clock, mode).await?,
+            Control::Number => self.highest_number(source, &shape, &mut state, clock, mode).await?,
             Control::Instant | Control::Local | Control::Day => self.latest_time(source, clock, mode).await?,
         };
         state.last_run = Some(clock.now.to_string());
@@ -188,6 +182,7 @@ impl Puller<'_> {
     async fn highest_number(
         &self,
         source: &mut Pipeline,
+        shape: &Shape,
         state: &mut TableState,
         clock: Clock,
         mode: Mode,
@@ -210,8 +205,7 @@ impl Puller<'_> {
         let since = clock.now.0.saturating_sub(state.highest_since.unwrap_or(clock.now.0));
         let mut since = Duration::from_micros(u64::try_from(since).unwrap_or(0));
         let cache = shape::sequence_cache(source, self.table).await?;
-        let is_hidden = cache.is_none()
-            && Shape::read(source, self.table).await?.hides_sequences(source.server_version_num());
+        let is_hidden = cache.is_none() && shape.hides_sequences(source.server_version_num());
         if is_hidden || cache.is_some_and(|cache| cache > 1) {
             since = Duration::ZERO;
         }
@@ -255,7 +249,7 @@ impl Puller<'_> {
     }
 
     /// Begins the one snapshot, with the table as it is under it. What would empty or rewrite the table behind the snapshot's back waits.
-    async fn begin(&self, source: &mut Pipeline) -> Result<(Shape, Timestamp), Fault> {
+    pub(super) async fn begin(&self, source: &mut Pipeline) -> Result<(Shape, Timestamp), Fault> {
         let version = source.server_version_num();
         let shape = Shape::read(source, self.table).await?;
         source.simple("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
@@ -270,7 +264,7 @@ impl Puller<'_> {
     }
 
     /// Reads rows of a range in the order of the control column; `state` is the table's behind it, but for what the rows say.
-    async fn read(
+    pub(super) async fn read(
         &self,
         source: &mut Pipeline,
         before: &TableState,
@@ -385,153 +379,6 @@ impl Puller<'_> {
         }
         Ok(pulled)
     }
-
-    /// The whole table, unless nothing changed.
-    async fn snapshot(
-        &self,
-        source: &mut Pipeline,
-        before: &TableState,
-        clock: Clock,
-    ) -> Result<Pulled, Fault> {
-        let shown = self.table.shown();
-        let mut state = before.clone();
-        state.last_run = Some(clock.now.to_string());
-        state.last_rows = 0;
-        state.error = None;
-        let shape = Shape::read(source, self.table).await?;
-        // Before the snapshot: what is counted by now has ended, so the snapshot shows it. What is counted later is one more look.
-        let statistics = statistics(source, self.table, &shape, clock).await?;
-        let is_recent =
-            before.looked.is_some_and(|looked| clock.now.0.saturating_sub(looked) < LOOK_AGE_MICROSECONDS);
-        let is_same = before.definition == Some(shape.definition(self.table));
-        if is_same && is_recent && statistics.is_some() && statistics == before.statistics {
-            state.decided_by = Some("statistics".into());
-            let pulled = self.note(before, state, clock.now).await?;
-            return Ok(Pulled { by: Some("unchanged by the server's statistics".into()), ..pulled });
-        }
-        let (shape, now) = self.begin(source).await?;
-        let content = look::cell(source, &sql::content(self.table, &shape.list())).await?;
-        let is_same = before.definition == Some(shape.definition(self.table));
-        state.statistics = statistics;
-        state.looked = Some(clock.now.0);
-        state.decided_by = Some(if is_same { "content hash" } else { "definition" }.into());
-        if is_same && content.is_some() && content == before.content {
-            source.simple("ROLLBACK").await?;
-            let pulled = self.note(before, state, now).await?;
-            return Ok(Pulled { by: Some("unchanged by the hash of its rows".into()), ..pulled });
-        }
-        let size = match shape.is_counted() {
-            true => look::cell(source, &format!("SELECT pg_table_size({})::text", shape.oid)).await?,
-            false => None,
-        };
-        let mut sink = Sink::new(self.log, now);
-        for message in shape.messages(self.table) {
-            sink.put(&message).await?;
-        }
-        let truncate = Truncate { relations: vec![shape.oid], cascade: false, restart_identity: false };
-        sink.put(&Message::Truncate(truncate)).await?;
-        let copy = Range::default().copy(self.table, &shape.list());
-        let mut reading = Reading { shape: &shape, sink, spare: Vec::new() };
-        let mut bytes = 0;
-        let rows = reading
-            .copy(source, &copy, async |sink, oid, row| {
-                bytes += row.iter().flatten().map(|value| value.len() as u64).sum::<u64>();
-                sink.insert(oid, row).await
-            })
-            .await?;
-        source.simple("COMMIT").await?;
-        state.definition = Some(shape.definition(self.table));
-        state.content = content;
-        state.method = self.table.method;
-        state.last_rows = rows;
-        state.rows = state.rows.saturating_add(rows);
-        let by = state.decided_by.clone();
-        look::settle(source).await?;
-        let position = reading.sink.commit(&shown, state, false).await?;
-        let mut pulled = Pulled { rows, position: Some(position), by, ..Pulled::default() };
-        let size = size.and_then(|size| size.parse().ok()).unwrap_or(0).max(bytes);
-        if size > self.table.warn_bytes {
-            pulled.alarms.push(Alarm {
-                kind: "poll_large",
-                table: shown.clone(),
-                is_critical: false,
-                message: format!(
-                    "{shown} has {size} bytes, more than the {} from which on a snapshot is much to bring each time",
-                    self.table.warn_bytes
-                ),
-                cure: "method upsert or queue, or append; or raise warn-size".into(),
-            });
-        }
-        Ok(pulled)
-    }
-
-    /// What the trigger has noted; the first time all rows.
-    async fn drain(&self, source: &mut Pipeline, before: &TableState, clock: Clock) -> Result<Pulled, Fault> {
-        let shown = self.table.shown();
-        let mut state = before.clone();
-        state.last_run = Some(clock.now.to_string());
-        state.error = None;
-        if !before.is_loaded {
-            state.is_loaded = true;
-            // What is touched from now on is in the queue.
-            look::cell(source, &queue::ids(self.table)).await?;
-            let pulled = self.read(source, before, &Range::default(), None, state).await?;
-            return Ok(Pulled { has_more: true, by: Some("all rows".into()), ..pulled });
-        }
-        state.last_rows = 0;
-        let (shape, now) = self.begin(source).await?;
-        let ids = source.simple(&queue::ids(self.table)).await?;
-        let ids: Vec<String> = ids.into_iter().flatten().flatten().collect();
-        let Some(last) = ids.last() else {
-            source.simple("ROLLBACK").await?;
-            return self.note(before, state, now).await;
-        };
-        let keys = self.table.key.len();
-        let places: Option<Vec<usize>> = self.table.key.iter().map(|name| shape.place(name)).collect();
-        let places = places.ok_or_else(|| Fault::stop(format!("a key column of {shown} is not read")))?;
-        let copy = queue::copy(self.table, shape.names().collect::<Vec<_>>().into_iter(), last);
-        let mut sink = Sink::new(self.log, now);
-        for message in shape.messages(self.table) {
-            sink.put(&message).await?;
-        }
-        let mut deleted = 0;
-        let width = shape.len();
-        let mut reading = Reading { shape: &shape, sink, spare: Vec::new() };
-        let rows = reading
-            .copy(source, &copy, async |sink, oid, row| {
-                let (key, values) =
-                    row.get(1..).unwrap_or_default().split_at_checked(keys).unwrap_or_default();
-                if row.first().copied().flatten().is_some() {
-                    return sink.insert(oid, values).await;
-                }
-                deleted += 1;
-                let mut gone = vec![None; width];
-                for (place, value) in places.iter().zip(key) {
-                    if let Some(cell) = gone.get_mut(*place) {
-                        *cell = *value;
-                    }
-                }
-                sink.delete(oid, &gone).await
-            })
-            .await?;
-        source.simple("COMMIT").await?;
-        let rows = rows.saturating_sub(deleted);
-        state.method = self.table.method;
-        state.last_rows = rows;
-        state.rows = state.rows.saturating_add(rows);
-        state.deleted = state.deleted.saturating_add(deleted);
-        look::settle(source).await?;
-        let position = reading.sink.commit(&shown, state, true).await?;
-        faults::point("poll.before_queue_delete");
-        source
-            .simple(&queue::delete(self.table, &ids))
-            .await
-            .map_err(|fault| fault.context(format!("removing what was read from the queue of {shown}")))?;
-        faults::point("poll.after_queue_delete");
-        let limit = self.table.limit.unwrap_or(Table::QUEUE_LIMIT);
-        let has_more = ids.len() as u64 >= limit;
-        Ok(Pulled { rows, deleted, position: Some(position), has_more, ..Pulled::default() })
-    }
 }
 
 fn near_limit(table: &str, rows: u64, limit: u64) -> Alarm {
@@ -546,44 +393,16 @@ fn near_limit(table: &str, rows: u64, limit: u64) -> Alarm {
     }
 }
 
-/// What the server has counted of a table's changes; none where that can't be relied upon.
-async fn statistics(
-    source: &mut Pipeline,
-    table: &Table,
-    shape: &Shape,
-    clock: Clock,
-) -> Result<Option<String>, Fault> {
-    // What a condition asks may change by itself.
-    let is_of_rows = table.condition.is_none();
-    if clock.is_standby
-        || !is_of_rows
-        || !shape.is_counted()
-        || source.server_version_num() < STATISTICS_SINCE
-    {
-        return Ok(None);
-    }
-    // What counts nothing says nothing: a crash begins anew at zero. A TRUNCATE is not counted, and shows in the file.
-    let sql = format!(
-        "SELECT format('%s/%s/%s/%s/%s/%s', s.n_tup_ins, s.n_tup_upd, s.n_tup_del, pg_relation_filenode(s.relid),
-                       pg_postmaster_start_time(), d.stats_reset)
-           FROM pg_stat_all_tables s, pg_stat_database d
-          WHERE s.relid = {} AND d.datname = current_database() AND current_setting('track_counts') = 'on'
-            AND s.n_tup_ins + s.n_tup_upd + s.n_tup_del > 0",
-        shape.oid
-    );
-    look::cell(source, &sql).await.map_err(|fault| fault.context(format!("statistics of {}", table.shown())))
-}
-
 /// Rows on their way from a COPY to the log.
-struct Reading<'a, 's> {
-    shape: &'s Shape,
-    sink: Sink<'a>,
-    spare: Vec<u8>,
+pub(super) struct Reading<'a, 's> {
+    pub(super) shape: &'s Shape,
+    pub(super) sink: Sink<'a>,
+    pub(super) spare: Vec<u8>,
 }
 
 impl<'a> Reading<'a, '_> {
     /// Runs a COPY in text form, and gives each row to `each`, with the sink and the relation's OID. Gives how many they were.
-    async fn copy(
+    pub(super) async fn copy(
         &mut self,
         source: &mut Pipeline,
         sql: &str,

@@ -42,29 +42,29 @@ impl<'a> Sink<'a> {
     }
 
     pub(super) async fn insert(&mut self, relation: u32, row: &[Option<&[u8]>]) -> Result<(), Fault> {
-        self.fill(row)?;
-        self.message.clear();
-        let insert = Message::Insert { relation, new: self.row.tuple() };
-        encode(&insert, &mut self.message).map_err(|error| unwritable(&error))?;
-        self.give().await
+        let row = self.filled(row)?;
+        let given = self.put(&Message::Insert { relation, new: row.tuple() }).await;
+        self.row = row;
+        given
     }
 
     /// A row that is gone, by its key; all else is null.
     pub(super) async fn delete(&mut self, relation: u32, key: &[Option<&[u8]>]) -> Result<(), Fault> {
-        self.fill(key)?;
-        self.message.clear();
-        let delete = Message::Delete { relation, old: Old::Key(self.row.tuple()) };
-        encode(&delete, &mut self.message).map_err(|error| unwritable(&error))?;
-        self.give().await
+        let row = self.filled(key)?;
+        let given = self.put(&Message::Delete { relation, old: Old::Key(row.tuple()) }).await;
+        self.row = row;
+        given
     }
 
-    fn fill(&mut self, row: &[Option<&[u8]>]) -> Result<(), Fault> {
-        self.row.clear();
+    /// The memory for rows, with one in it; to be given back.
+    fn filled(&mut self, row: &[Option<&[u8]>]) -> Result<TupleBuffer, Fault> {
+        let mut filled = std::mem::take(&mut self.row);
+        filled.clear();
         for value in row {
             let value = value.map_or(Value::Null, Value::Text);
-            self.row.push(value).map_err(|error| unwritable(&error))?;
+            filled.push(value).map_err(|error| unwritable(&error))?;
         }
-        Ok(())
+        Ok(filled)
     }
 
     async fn give(&mut self) -> Result<(), Fault> {
